@@ -1,0 +1,29 @@
+"""What can go wrong, one class each; every class is also the built-in a caller would catch anyway."""
+
+
+class ReplayError(Exception):
+    """The parent of every error that reverie raises on purpose."""
+
+
+class SpecMismatch(ReplayError, ValueError):
+    """A step or a batch does not fit the spec; nothing was stored."""
+
+
+class BadSetting(ReplayError, ValueError):
+    """An argument that configures or asks for something cannot be honoured."""
+
+
+class NotEnoughData(ReplayError, ValueError):
+    """No window of the asked kind exists yet."""
+
+
+class BufferFull(ReplayError, OverflowError):
+    """A store with a hard limit was asked to hold one step more."""
+
+
+class BufferClosed(ReplayError, RuntimeError):
+    """The buffer was closed; it takes and gives nothing any more."""
+
+
+class TooLarge(ReplayError, MemoryError):
+    """The asked capacity cannot fit into this machine's memory."""
