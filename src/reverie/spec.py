@@ -259,7 +259,9 @@ def _check_tree(name: str, tree: Tree, nested: bool = True) -> None:
         return
     if not nested or not isinstance(tree, Mapping) or not tree:
         wanted = "a Field or a non-empty dict of Fields" if nested else "a Field"
-        raise BadSetting(f"{name}: wanted {wanted}, got {tree!r}; write for example Field((3, 64, 64), 'uint8')")
+        raise BadSetting(
+            f"{name}: wanted {wanted}, got {tree!r}; write for example Field((3, 64, 64), 'uint8')"
+        )
     for key, child in tree.items():
         if not isinstance(key, str) or not re.fullmatch(r"\w+", key):
             raise BadSetting(f"{name}: wanted keys of letters, digits and _, got {key!r}; rename the key")

@@ -1,0 +1,9 @@
+"""The two drop-in classes."""
+
+
+class IRISReplayBuffer:
+    pass
+
+
+class IRISOnPolicyBuffer:
+    pass
