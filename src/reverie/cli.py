@@ -1,0 +1,127 @@
+"""The `reverie` command: record a game, run the demonstration."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import reverie
+from reverie.errors import ReplayError
+
+DESCRIPTION = "A replay engine for world models. `reverie --version` names the version."
+USER_ERROR = 2  # exit status, as for a misspelt option
+INTERRUPTED = 130  # exit status that shells give to Ctrl-C
+EXTRA_OF = {"gymnasium": "atari", "ale_py": "atari", "PIL": "atari", "torch": "iris",
+            "tensorboard": "iris", "matplotlib": "iris"}  # missing module -> the extra that brings it  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (the process's own if None) and return its exit status.
+
+    An error of the user's prints one line to stderr and returns 2; so does a missing extra.
+
+    Raises:
+        SystemExit: after `--help`, or when the arguments cannot be parsed.
+    """
+    args = sys.argv[1:] if argv is None else list(argv)
+    if args == ["--version"]:
+        print(f"reverie {reverie.__version__}")
+        return 0
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"record": record, "demo": demo}, prog="reverie", description=DESCRIPTION, args=args
+        )
+    except ReplayError as error:
+        print(f"reverie: {error}", file=sys.stderr)
+        return USER_ERROR
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA_OF:
+            raise
+        remedy = f"pip install 'reverie[{EXTRA_OF[missing]}]'"
+        print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("reverie: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def record(
+    game: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")],
+    steps: int = 5_000,
+    seed: int = 0,
+    capacity: int | None = None,
+    full_games: bool = False,
+) -> None:
+    """Record a game played at random into memory, and report what came of it. No file is written.
+
+    Args:
+        game: an Atari game in any spelling, such as Breakout or ms_pacman.
+        steps: agent steps to record; each is 4 frames of the game.
+        seed: fixes the game and the actions.
+        capacity: steps that the buffer keeps; all of them if not given.
+        full_games: end an episode with the game, as in testing, and not with each life, as in training.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from reverie.gymnasium import atari
+    from reverie.gymnasium import record as record_steps
+
+    env = atari(game, train=not full_games)
+    try:
+        spec = reverie.StepSpec.from_env(env)
+        # A bad number of steps is for the recorder to refuse, by its own name.
+        buffer = reverie.ReplayBuffer(spec, max(steps, 1) if capacity is None else capacity, seed=seed)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[rate]} steps/s"), TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(f"recording {game}", total=steps, rate="-")
+
+            def show(done: int) -> None:
+                speed = progress.tasks[0].speed
+                progress.update(task, completed=done, rate="-" if speed is None else f"{speed:,.0f}")
+
+            result = record_steps(env, buffer, steps=steps, seed=seed, on_step=show)
+    finally:
+        env.close()
+    print(
+        f"recorded  {result.steps:,} steps of {game}, played at random, in {result.duration_s:.1f} s "
+        f"({result.steps_per_s:,.0f} steps/s)"
+    )
+    if result.episodes:
+        mean_return = sum(result.returns) / result.episodes
+        mean_length = sum(result.lengths) / result.episodes
+        print(
+            f"episodes  {result.episodes:,} ended, mean return {mean_return:.2f}, "
+            f"mean length {mean_length:.1f} steps"
+        )
+    else:
+        print("episodes  none ended; record more steps to see an end")
+    print(f"buffer    {buffer!r}")
+
+
+def demo(
+    out: Annotated[Path, tyro.conf.arg(help="folder for what the demonstration writes")] = Path("runs/demo"),
+    steps: int = 5_000,
+    seed: int = 0,
+) -> None:
+    """Train a small IRIS from a replay buffer, and show what it dreams.
+
+    Args:
+        out: folder for what the demonstration writes.
+        steps: agent steps to record.
+        seed: fixes every random choice.
+    """
+    from reverie.iris.demo import run_demo
+
+    run_demo(out=out, steps=steps, seed=seed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
