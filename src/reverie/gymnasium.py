@@ -317,14 +317,14 @@ def _final_obs(env: VectorEnv[Any, Any, Any], obs: Tree, infos: Mapping[str, Any
 
 
 def _refuse_overwritten(env: VectorEnv[Any, Any, Any], lane: int, final: Tree) -> None:
-    """Refuse a lane of a SyncVectorEnv whose reset observation is the very array of its final one."""
+    """Refuse a lane of a SyncVectorEnv whose reset observation lies in the memory of its final one."""
     inner = env.unwrapped
     if not isinstance(inner, SyncVectorEnv):
         return
     # Gymnasium keeps each lane's newest observation here, as the lane returned it.
-    after = [leaf for _, leaf in tree_leaves("obs", inner._env_obs[lane])]
-    for _, leaf in tree_leaves("obs", final):
-        if isinstance(leaf, np.ndarray) and any(leaf is other for other in after):
+    after = dict(tree_leaves("obs", inner._env_obs[lane]))
+    for name, leaf in tree_leaves("obs", final):
+        if isinstance(leaf, np.ndarray) and np.shares_memory(leaf, after[name]):
             raise SpecMismatch(
                 f"env: wanted lane {lane} to keep its final observation apart from the next reset's, got one "
                 f"array for both, already overwritten; return a copy from its reset(), "
