@@ -80,7 +80,9 @@ def record(
         buffer = reverie.ReplayBuffer(spec, max(steps, 1) if capacity is None else capacity, seed=seed)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                    TextColumn("{task.fields[rate]} steps/s"), TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        console = Console(stderr=True)
+        # Nobody watches a bar in a log file.
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task(f"recording {game}", total=steps, rate="-")
 
             def show(done: int) -> None:
