@@ -11,17 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import SequenceBatch, StepBatch
-from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex, Ints
+from reverie.door import (
+    REWARD,
+    distinct_streams,
+    flag,
+    flags,
+    positive,
+    reward_number,
+    reward_numbers,
+    seed_number,
+)
+from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex
 from reverie.errors import BadSetting, BufferClosed, SpecMismatch
 from reverie.gather import Gatherer, Layout, is_obs
 from reverie.memory import Blocks, format_bytes, reserve
 from reverie.ring import Finals, Ring
 from reverie.samplers import Uniform
-from reverie.spec import Column, Field, StepSpec, Tree, flatten_value
+from reverie.spec import Column, StepSpec, Tree, flatten_value
 from reverie.windows import BOUNDARIES, Anchors
 
-REWARD = Field((), "float32")
-FLAG = Field((), "bool")
+# A step that was checked: the value of every column, the reward, how it ended, and the final observation.
+_Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
+
 KEPT_LAYOUTS = 8  # batch shapes whose layout is remembered; a training loop uses two or three
 
 
@@ -53,7 +64,7 @@ class ReplayBuffer:
                 f"each stream keeps capacity // streams steps: pass "
                 f"{max(self.capacity // self.streams, 1) * self.streams}"
             )
-        self._rng = np.random.Generator(np.random.Philox(_seed(seed)))
+        self._rng = np.random.Generator(np.random.Philox(seed_number(seed)))
         self._columns = spec.columns()
         self._obs_columns = tuple(column for column in self._columns if is_obs(column))
         stored = (*self._columns, Column("reward", REWARD))
@@ -128,19 +139,10 @@ class ReplayBuffer:
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed.
         """
-        ended = TERMINATED * _flag("terminated", terminated) + TRUNCATED * _flag("truncated", truncated)
-        amount = _reward(reward)
-        values = self._values(obs, action, extras, ())
-        final = None if final_obs is None else self._final(final_obs, ended)
-        values["reward"] = amount
+        step = self._prepare(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
             self._check_open()
-            stream = self._stream(stream)
-            slot, freed = self._index.make_room(stream)
-            self._finals.release(freed)
-            place = NO_FINAL if final is None else self._finals.put(final)
-            self._ring.write(slot, values)
-            self._index.commit(stream, slot, amount, ended, place)
+            self._store(self._stream(stream), step)
 
     def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
                   truncated: npt.ArrayLike, final_obs: Tree | None = None, streams: npt.ArrayLike | None = None,
@@ -157,10 +159,10 @@ class ReplayBuffer:
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed.
         """
-        which = self._all_streams() if streams is None else self._some_streams(streams)
+        which = np.arange(self.streams) if streams is None else distinct_streams(streams, self.streams)
         lanes = (len(which),)
-        rewards = _rewards(reward, lanes)
-        ends = TERMINATED * _flags("terminated", terminated, lanes) + TRUNCATED * _flags(
+        rewards = reward_numbers(reward, lanes)
+        ends = TERMINATED * flags("terminated", terminated, lanes) + TRUNCATED * flags(
             "truncated", truncated, lanes
         )
         values = self._values(obs, action, extras, lanes)
@@ -262,6 +264,24 @@ class ReplayBuffer:
         if self._closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
 
+    def _prepare(self, obs: Tree, action: Tree, reward: float, terminated: bool, truncated: bool,
+                 final_obs: Tree | None, extras: Mapping[str, object]) -> _Step:  # fmt: skip
+        """Return a step that is sure to fit, or raise SpecMismatch."""
+        ended = TERMINATED * flag("terminated", terminated) + TRUNCATED * flag("truncated", truncated)
+        amount = reward_number(reward)
+        values = self._values(obs, action, extras, ())
+        values["reward"] = amount
+        return values, amount, ended, None if final_obs is None else self._final(final_obs, ended)
+
+    def _store(self, stream: int, step: _Step) -> None:
+        """Store a prepared step; the caller holds the lock."""
+        values, amount, ended, final = step
+        slot, freed = self._index.make_room(stream)
+        self._finals.release(freed)
+        place = NO_FINAL if final is None else self._finals.put(final)
+        self._ring.write(slot, values)
+        self._index.commit(stream, slot, amount, ended, place)
+
     def _values(
         self, obs: Tree, action: Tree, extras: Mapping[str, object], lead: tuple[int, ...]
     ) -> dict[str, Any]:
@@ -309,23 +329,6 @@ class ReplayBuffer:
             )
         return int(stream)
 
-    def _all_streams(self) -> Ints:
-        return np.arange(self.streams)
-
-    def _some_streams(self, streams: npt.ArrayLike) -> Ints:
-        which = np.asarray(streams)
-        if which.ndim != 1 or len(which) == 0 or which.dtype.kind not in "iu":
-            raise SpecMismatch(
-                f"streams: wanted a list of integers, got {streams!r}; name at least one stream"
-            )
-        which = which.astype(np.int64)
-        if which.min() < 0 or which.max() >= self.streams or len(np.unique(which)) != len(which):
-            raise SpecMismatch(
-                f"streams: wanted different integers in 0..{self.streams - 1}, got {which.tolist()}; "
-                f"a call stores one step per stream"
-            )
-        return which
-
     def _layout(self, batch_size: int, length: int) -> Layout:
         layout = self._layouts.get((batch_size, length))
         if layout is None:
@@ -351,70 +354,3 @@ class ReplayBuffer:
         if self._index.live_steps() == 0:
             raise anchors.not_enough()
         return anchors
-
-
-def positive(name: str, value: object) -> int:
-    """Return `value` as an int if it is an integer of at least 1; raise BadSetting otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise BadSetting(
-            f"{name}: wanted an integer of at least 1, got {value!r}; pass a positive whole number"
-        )
-    return int(value)
-
-
-def _seed(seed: object) -> int:
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(2, np.uint64)[0])
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise BadSetting(
-            f"seed: wanted a non-negative integer or None, got {seed!r}; pass for example seed=0"
-        )
-    return int(seed)
-
-
-def _flag(name: str, value: object) -> bool:
-    if value is True or value is False:
-        return bool(value)
-    if getattr(value, "dtype", None) == np.bool_ and getattr(value, "shape", None) == ():
-        return bool(value)
-    raise SpecMismatch(
-        f"field {name!r}: wanted a bool, got {value!r}; write bool(...) around a number that means one"
-    )
-
-
-def _flags(name: str, value: npt.ArrayLike, lanes: tuple[int, ...]) -> Ints:
-    return FLAG.validate(name, value, lanes).astype(np.int64)
-
-
-def _reward(value: object) -> float:
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
-    if not isinstance(value, (int, float)) and not (
-        kind and kind in "biuf" and getattr(value, "shape", None) == ()
-    ):
-        raise SpecMismatch(f"field 'reward': wanted one number, got {value!r}; pass a float")
-    amount = float(value)  # type: ignore[arg-type]  # a 0-d array is fine here
-    # `x - x` is 0 for every finite x and NaN for the others; the second test catches what float32 cannot hold.
-    if amount - amount != 0.0 or abs(amount) > _FLOAT32_MAX:
-        raise SpecMismatch(
-            f"field 'reward': wanted a finite float32, got {amount!r}; find out where it came from"
-        )
-    return amount
-
-
-def _rewards(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    array = np.asarray(value)
-    if array.shape != lanes or array.dtype.kind not in "biuf":
-        raise SpecMismatch(
-            f"field 'reward': wanted numbers of shape {lanes}, got {array.dtype} of shape {array.shape}; "
-            f"pass one reward per lane"
-        )
-    with np.errstate(over="ignore"):
-        rewards = array.astype(np.float32)
-    if not np.isfinite(rewards).all():
-        raise SpecMismatch(
-            f"field 'reward': wanted finite float32 numbers, got {array.tolist()}; find out where they came from"
-        )
-    return rewards
-
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)

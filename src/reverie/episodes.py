@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +150,33 @@ class EpisodeIndex:
         self._end(stream, row, CUT, final)
         return True
 
+    def restore(self, stream: int, head: int, tail: int, episodes: Iterable[tuple[int, int, int, int, float]],
+                ) -> None:  # fmt: skip
+        """Replace all that is known of one stream.
+
+        Args:
+            stream: the stream; what was known of it is forgotten, its final places included.
+            head: the next id to be written; tail: the oldest live id.
+            episodes: (start, stop, ended, final, total) of each episode that has a live step, oldest
+                first and without gaps; only the last one may be RUNNING.
+        """
+        for row in self._queues[stream]:
+            if row not in (self.front_row[stream], self.open_row[stream]):
+                self._lengths.remove(self.stop.item(row) - self.start.item(row), row)
+            self._free_rows.append(row)
+        self._queues[stream].clear()
+        self.front_row[stream] = self.open_row[stream] = NO_ROW
+        self._front_stop[stream] = np.iinfo(np.int64).max
+        self.head[stream], self.tail[stream] = head, tail
+        for start, stop, ended, final, total in episodes:
+            row = self._begin(stream, start)
+            self.stop[row] = stop
+            self.total[row] = total
+            ids = np.arange(max(start, tail), stop)
+            self.row_of_slot[stream * self.capacity + ids % self.capacity] = row
+            if ended:
+                self._end(stream, row, ended, final)
+
     def _begin(self, stream: int, head: int) -> int:
         if not self._free_rows:
             self._allocate(2 * len(self.start))
@@ -210,7 +238,7 @@ class EpisodeIndex:
         slots = ids % self.capacity
         if self.streams > 1:
             slots += stream * self.capacity
-        return self.row_of_slot.take(slots)
+        return self.row_of_slot.take(slots).astype(np.int64)
 
     def live_start(self, rows: Ints) -> Ints:
         """Return the first live id of each episode."""

@@ -14,13 +14,12 @@ LEAST_ACCEPTED = 1 / 8
 def uniform_steps(index: EpisodeIndex, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
     """Return (row, id) of `count` live steps, each step being equally likely. Some step must be live."""
     if index.streams == 1:
-        tail = index.tail.item(0)
-        ids = rng.integers(tail, index.head.item(0), count)
+        ids: Ints = rng.integers(index.tail.item(0), index.head.item(0), count)
         return index.rows_at(0, ids), ids
-    ends = np.cumsum(index.head - index.tail)
-    rank = rng.integers(0, int(ends[-1]), count)
+    ends: Ints = np.cumsum(index.head - index.tail)
+    rank: Ints = rng.integers(0, int(ends[-1]), count)
     stream = np.searchsorted(ends, rank, side="right")
-    ids = index.head[stream] - (ends[stream] - rank)
+    ids = rank + (index.head - ends)[stream]
     return index.rows_at(stream, ids), ids
 
 

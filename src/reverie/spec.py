@@ -100,7 +100,8 @@ class Field:
             return f"not every value fits into {self.dtype}: check the range, or declare a wider Field"
         if self.dtype == np.uint8 and array.dtype.kind == "f":
             return "pass the frame as uint8 in 0..255, before any scaling to floats"
-        return f"convert it first with .astype({self.dtype.name!r}), or declare Field({self.shape}, {array.dtype.name!r})"
+        wider = f"Field({self.shape}, {array.dtype.name!r})"
+        return f"convert it first with .astype({self.dtype.name!r}), or declare {wider}"
 
 
 def _as_array(name: str, value: object) -> npt.NDArray[Any]:

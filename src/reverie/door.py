@@ -1,0 +1,147 @@
+"""What comes in at the door beside the fields: flags, rewards, streams and settings, each checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.errors import BadSetting, SpecMismatch
+from reverie.spec import Field
+
+Ints = npt.NDArray[np.int64]
+
+REWARD = Field((), "float32")
+FLAG = Field((), "bool")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def positive(name: str, value: object) -> int:
+    """Return `value` as an int if it is an integer of at least 1; raise BadSetting otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise BadSetting(
+            f"{name}: wanted an integer of at least 1, got {value!r}; pass a positive whole number"
+        )
+    return int(value)
+
+
+def natural(name: str, value: object) -> int:
+    """Return `value` as an int if it is an integer of at least 0; raise BadSetting otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise BadSetting(
+            f"{name}: wanted a non-negative integer, got {value!r}; pass 0 or a positive whole number"
+        )
+    return int(value)
+
+
+def seed_number(seed: object) -> int:
+    """Return `seed`, or one from the operating system for None; raise BadSetting otherwise."""
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(2, np.uint64)[0])
+    return natural("seed", seed)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return `value` if it is a bool, NumPy's included; raise SpecMismatch otherwise."""
+    if value is True or value is False:
+        return bool(value)
+    if getattr(value, "dtype", None) == np.bool_ and getattr(value, "shape", None) == ():
+        return bool(value)
+    raise SpecMismatch(
+        f"field {name!r}: wanted a bool, got {value!r}; write bool(...) around a number that means one"
+    )
+
+
+def flags(name: str, value: npt.ArrayLike, lanes: tuple[int, ...]) -> Ints:
+    """Return bools of shape `lanes` as 0 and 1; raise SpecMismatch otherwise."""
+    return FLAG.validate(name, value, lanes).astype(np.int64)
+
+
+def reward_number(value: object, name: str = "reward") -> float:
+    """Return `value` if it is one finite number; raise SpecMismatch otherwise."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if not isinstance(value, (int, float)) and not (
+        kind and kind in "biuf" and getattr(value, "shape", None) == ()
+    ):
+        raise SpecMismatch(f"field {name!r}: wanted one number, got {value!r}; pass a float")
+    amount = float(value)  # type: ignore[arg-type]  # a 0-d array is fine here
+    # `x - x` is 0 for every finite x and NaN for the rest; then what float32 cannot hold.
+    if amount - amount != 0.0 or abs(amount) > _FLOAT32_MAX:
+        raise SpecMismatch(
+            f"field {name!r}: wanted a finite float32, got {amount!r}; find out where it came from"
+        )
+    return amount
+
+
+def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return finite numbers of shape `lanes` as float32; raise SpecMismatch otherwise."""
+    array = np.asarray(value)
+    if array.shape != lanes or array.dtype.kind not in "biuf":
+        raise SpecMismatch(
+            f"field 'reward': wanted numbers of shape {lanes}, got {array.dtype} of shape {array.shape}; "
+            f"pass one reward per lane"
+        )
+    with np.errstate(over="ignore"):
+        rewards = array.astype(np.float32)
+    if not np.isfinite(rewards).all():
+        raise SpecMismatch(
+            f"field 'reward': wanted finite float32 numbers, got {array.tolist()}; find out where they came from"
+        )
+    return rewards
+
+
+def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
+    """Return `value` as different stream numbers; raise SpecMismatch otherwise."""
+    which = np.asarray(value)
+    if which.ndim != 1 or len(which) == 0 or which.dtype.kind not in "iu":
+        raise SpecMismatch(f"streams: wanted a list of integers, got {value!r}; name at least one stream")
+    which = which.astype(np.int64)
+    if which.min() < 0 or which.max() >= streams or len(np.unique(which)) != len(which):
+        raise SpecMismatch(
+            f"streams: wanted different integers in 0..{streams - 1}, got {which.tolist()}; "
+            f"a call stores one step per stream"
+        )
+    return which
+
+
+def terminal_flag(value: object) -> bool:
+    """Return a terminal given as bool, 0 or 1, of any numeric type; raise SpecMismatch otherwise."""
+    number = reward_number(value, "terminal")
+    if number not in (0.0, 1.0):
+        raise SpecMismatch(
+            f"field 'terminal': wanted a bool, 0 or 1, got {value!r}; say whether the episode ended"
+        )
+    return number == 1.0
+
+
+def action_value(action: npt.ArrayLike) -> Any:
+    """Return an action as a Python integer, or as a float32 vector of its own."""
+    array = np.asarray(action)
+    if array.dtype.kind not in "iuf" or array.ndim > 1 or (array.ndim == 0 and array.dtype.kind == "f"):
+        raise SpecMismatch(
+            f"field 'action': wanted an integer or a vector of numbers, got {action!r}; "
+            f"pass the index of a discrete action, or its vector"
+        )
+    return int(array) if array.ndim == 0 else array.astype(np.float32)
+
+
+def action_vector(action: npt.ArrayLike, size: int) -> npt.NDArray[np.float32]:
+    """Return an action as a float32 vector of `size`: an integer one-hot, a vector as it is."""
+    value = action_value(action)
+    if isinstance(value, int):
+        if not 0 <= value < size:
+            raise SpecMismatch(
+                f"field 'action': wanted an integer in 0..{size - 1}, got {value}; check action_size"
+            )
+        vector = np.zeros(size, np.float32)
+        vector[value] = 1.0
+        return vector
+    same_shape("action", value.shape, (size,))
+    return value  # type: ignore[no-any-return]  # a float32 vector by now
+
+
+def same_shape(name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise SpecMismatch unless the shapes are equal."""
+    if got != wanted:
+        raise SpecMismatch(f"field {name!r}: wanted shape {wanted}, got {got}; nothing is broadcast")

@@ -1,0 +1,82 @@
+"""Every small buffer there is: index arithmetic is proved by trying all of it."""
+
+import numpy as np
+import pytest
+
+import reverie as rv
+from helpers import assert_row_equals, scalar_spec
+from reverie.episodes import NO_FINAL, TERMINATED, EpisodeIndex
+from reverie.testing import NaiveBuffer
+from reverie.windows import BOUNDARIES, Anchors
+
+ADDS = 14
+
+
+def drawn_by_rank(anchors: Anchors) -> list[tuple[int, int]]:
+    """All windows that the counting path can return, one per rank."""
+    rows, ids = anchors.at_rank(np.arange(anchors.count()))
+    return list(zip(anchors.index.stream[rows].tolist(), ids.tolist(), strict=True))
+
+
+def check_every_length(index: EpisodeIndex, wanted_by_length: list[set[tuple[int, int]]]) -> None:
+    """Both paths to a window, trying and counting, must reach exactly the wanted ones."""
+    stream = np.repeat(np.arange(index.streams), index.head - index.tail)
+    ids = np.concatenate([np.arange(*ends) for ends in zip(index.tail, index.head, strict=True)])
+    rows = index.rows_at(stream, ids)
+    for length, wanted in enumerate(wanted_by_length, start=1):
+        anchors = Anchors(index, BOUNDARIES["inside"], length)
+        good = anchors.accept(rows, ids)
+        assert set(zip(stream[good].tolist(), ids[good].tolist(), strict=True)) == wanted
+        assert anchors.count() == len(wanted)
+        if wanted:
+            by_rank = drawn_by_rank(anchors)
+            assert len(by_rank) == len(wanted), "one rank per window"
+            assert set(by_rank) == wanted
+
+
+@pytest.mark.parametrize(
+    ("capacity", "streams"),
+    [(capacity, 1) for capacity in range(1, 10)] + [(capacity, 2) for capacity in (2, 4, 6, 8)],
+)
+def test_drawable_windows_are_those_of_the_twin(capacity, streams):
+    """For every pattern of ends on up to 14 adds and every length, what can be drawn is what the twin lists."""
+    lengths = range(1, capacity // streams + 2)
+    for pattern in range(2**ADDS):
+        index = EpisodeIndex(streams, capacity // streams)
+        twin = NaiveBuffer(capacity, streams)
+        for number in range(ADDS):
+            stream, ends = number % streams, bool(pattern >> number & 1)
+            slot, _ = index.make_room(stream)
+            index.commit(stream, slot, 0.0, TERMINATED * ends, NO_FINAL)
+            twin.add(obs=0, action=0, reward=0.0, terminated=ends, truncated=False, stream=stream)
+            # Later ends do not matter here: check each prefix once, in the pattern that adds none.
+            if pattern >> (number + 1) == 0 and (number == 0 or pattern < 2 ** (number + 1)):
+                check_every_length(index, [twin.windows(length) for length in lengths])
+
+
+@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (4, 2), (6, 2), (6, 3)])
+def test_every_small_buffer_returns_the_right_bytes(capacity, streams):
+    """For every pattern of ends and cuts on up to 6 adds, every sampled row equals the twin's window."""
+    adds = 6
+    for pattern in range(3**adds):
+        buffer = rv.ReplayBuffer(scalar_spec(), capacity, streams=streams, seed=pattern)
+        twin = NaiveBuffer(capacity, streams)
+        for number in range(adds):
+            stream, kind = number % streams, pattern // 3**number % 3
+            step = {"obs": 100 + number, "action": number, "reward": float(number), "stream": stream,
+                    "terminated": kind == 1, "truncated": False,
+                    "final_obs": 900 + number if kind == 1 else None}  # fmt: skip
+            for target in (buffer, twin):
+                target.add(**step)
+                if kind == 2:
+                    target.cut(stream)
+        for length in range(1, capacity // streams + 1):
+            wanted = twin.windows(length)
+            if not wanted:
+                with pytest.raises(rv.NotEnoughData):
+                    buffer.sample(1, length)
+                continue
+            batch = buffer.sample(24, length)
+            for row, address in enumerate(zip(batch.stream.tolist(), batch.start.tolist(), strict=True)):
+                assert address in wanted
+                assert_row_equals(batch, row, twin.window(*address, length))
