@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers import assert_row_equals, scalar_spec
 
 import reverie as rv
-from helpers import assert_row_equals, scalar_spec
 from reverie.episodes import NO_FINAL, TERMINATED, EpisodeIndex
 from reverie.testing import NaiveBuffer
 from reverie.windows import BOUNDARIES, Anchors
@@ -54,7 +54,9 @@ def test_drawable_windows_are_those_of_the_twin(capacity, streams):
                 check_every_length(index, [twin.windows(length) for length in lengths])
 
 
-@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (4, 2), (6, 2), (6, 3)])
+@pytest.mark.parametrize(
+    ("capacity", "streams"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (4, 2), (6, 2), (6, 3)]
+)
 def test_every_small_buffer_returns_the_right_bytes(capacity, streams):
     """For every pattern of ends and cuts on up to 6 adds, every sampled row equals the twin's window."""
     adds = 6
