@@ -100,6 +100,34 @@ def test_policy_may_scribble_on_what_it_sees_and_reuse_its_action() -> None:
     assert len({told[1] for told in contents(buffer)[0]}) == 5
 
 
+class ScribblesOnActions(gym.ActionWrapper):
+    """Hands a copy of the action inwards, then spoils the one it was given."""
+
+    def action(self, action: Any) -> Any:
+        inner = action.copy()
+        action[...] = 14
+        return inner
+
+
+class LanesScribbleOnActions(gym.vector.VectorActionWrapper):
+    """The same for a vector environment."""
+
+    actions = ScribblesOnActions.action
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_an_environment_may_scribble_on_the_action_it_is_given(lanes: int) -> None:
+    """The stored action is what the policy chose, whatever the environment does to its array."""
+    env = (
+        ScribblesOnActions(Scripted())
+        if lanes == 1
+        else LanesScribbleOnActions(lanes_of(AutoresetMode.SAME_STEP))
+    )
+    buffer = buffer_for(env)
+    record(env, buffer, lambda obs: np.full((4,) if lanes == 4 else (), 11), 20)
+    assert set(buffer.sample_steps(100).action.tolist()) == {11}
+
+
 def test_policy_gets_the_observation_that_is_stored_beside_its_action() -> None:
     """The policy is asked once per step, with the observation stored for that step."""
     env = Scripted(0, SCRIPTS[0])
@@ -146,6 +174,13 @@ def test_every_autoreset_mode_matches_the_log(mode: AutoresetMode, steps: int) -
     assert sum(result.lengths) == sum(
         length for lane in range(4) for length, ended in ends(buffer, lane) if ended != "cut"
     )
+
+
+def test_lanes_reset_no_more_than_needed() -> None:
+    """With autoreset disabled, a run that stops exactly at an end does not reset again."""
+    env = lanes_of(AutoresetMode.DISABLED, [[(3, TERMINATED)]] * 2)
+    record(env, buffer_for(env), steps=12)
+    assert [lane.resets for lane in env.envs] == [2, 2]
 
 
 @settings(max_examples=60, deadline=None, database=None)
@@ -409,6 +444,15 @@ def test_a_seed_fixes_the_run_and_another_changes_it(lanes: int) -> None:
     for which in (0, 1):
         assert len({run[which] for run in (first, other, unseeded, again)}) == 4
     assert not set(first[0]) & set(first[1])
+
+
+def test_random_actions_leave_the_environments_own_generator_alone() -> None:
+    """policy=None draws from a copy of the action space, so the caller's later samples do not change."""
+    env = Scripted()
+    env.action_space.seed(3)
+    before = env.action_space.np_random.bit_generator.state
+    record(env, buffer_for(env), steps=5, seed=3)
+    assert env.action_space.np_random.bit_generator.state == before
 
 
 # --- what is refused up front ------------------------------------------------------------------------
