@@ -171,7 +171,7 @@ class StepSpec:
         self.extras: dict[str, Field] = dict(extras or {})
         for name, field in self.extras.items():
             if name in RESERVED:
-                raise BadSetting(f"extras: {name!r} is a name that steps and batches use; choose another")
+                raise BadSetting(f"extras: wanted a free name, got {name!r}, which steps or batches use; choose another")
             if not isinstance(name, str) or not name.isidentifier():
                 raise BadSetting(f"extras: wanted names that are Python identifiers, got {name!r}; rename it")
             _check_tree(name, field, nested=False)

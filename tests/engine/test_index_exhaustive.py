@@ -54,12 +54,10 @@ def test_drawable_windows_are_those_of_the_twin(capacity, streams):
                 check_every_length(index, [twin.windows(length) for length in lengths])
 
 
-@pytest.mark.parametrize(
-    ("capacity", "streams"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (4, 2), (6, 2), (6, 3)]
-)
+@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (2, 1), (3, 1), (5, 1), (4, 2), (6, 3)])
 def test_every_small_buffer_returns_the_right_bytes(capacity, streams):
-    """For every pattern of ends and cuts on up to 6 adds, every sampled row equals the twin's window."""
-    adds = 6
+    """For every pattern of ends and cuts on 5 adds, every sampled row equals the twin's window."""
+    adds = 5
     for pattern in range(3**adds):
         buffer = rv.ReplayBuffer(scalar_spec(), capacity, streams=streams, seed=pattern)
         twin = NaiveBuffer(capacity, streams)
@@ -78,7 +76,7 @@ def test_every_small_buffer_returns_the_right_bytes(capacity, streams):
                 with pytest.raises(rv.NotEnoughData):
                     buffer.sample(1, length)
                 continue
-            batch = buffer.sample(24, length)
+            batch = buffer.sample(12, length)
             for row, address in enumerate(zip(batch.stream.tolist(), batch.start.tolist(), strict=True)):
                 assert address in wanted
                 assert_row_equals(batch, row, twin.window(*address, length))

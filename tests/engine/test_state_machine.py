@@ -91,7 +91,7 @@ def stacked(values):
 
 
 BufferBesideTwin.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 TestBufferBesideTwin = BufferBesideTwin.TestCase

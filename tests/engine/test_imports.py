@@ -1,0 +1,74 @@
+"""Importing reverie stays light, and its pages stay honest."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import reverie as rv
+
+HEAVY = (
+    "torch",
+    "jax",
+    "gymnasium",
+    "ale_py",
+    "PIL",
+    "matplotlib",
+    "rich",
+    "tyro",
+    "ray",
+    "scipy",
+    "tensorboard",
+)
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(*sys.modules)"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", script], check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
+
+
+def test_import_needs_numpy_alone():
+    """import reverie loads no framework and none of the command line's libraries."""
+    assert not modules_after("import reverie") & set(HEAVY)
+
+
+def test_the_import_test_can_fail():
+    """The check above sees a heavy module when one is loaded."""
+    assert "scipy" in modules_after("import reverie, scipy") & set(HEAVY)
+
+
+def test_every_public_name_is_documented():
+    """Every public name has a docstring, and so has each of its public methods."""
+    for name in rv.__all__:
+        thing = getattr(rv, name)
+        if isinstance(thing, str):
+            continue
+        assert inspect.getdoc(thing), name
+        for attribute, member in vars(thing).items():
+            if not attribute.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+                assert inspect.getdoc(member), f"{name}.{attribute}"
+
+
+@pytest.mark.parametrize("error", [rv.SpecMismatch, rv.BadSetting, rv.NotEnoughData])
+def test_errors_are_also_the_builtin_one_would_catch(error):
+    """Every error is a ReplayError and a ValueError, so both habits of catching work."""
+    assert issubclass(error, (rv.ReplayError,))
+    assert issubclass(error, ValueError)
+    assert issubclass(rv.TooLarge, MemoryError)
+
+
+def test_a_spec_survives_json():
+    """to_json and from_json are inverse, byte order and nesting included."""
+    spec = rv.StepSpec(
+        {"a": rv.Field((2, 3), ">u2"), "b": {"c": rv.Field((), "bool")}},
+        rv.Field((4,), np.float32),
+        {"value": rv.Field((), "float64")},
+    )
+    assert rv.StepSpec.from_json(spec.to_json()) == spec
+    assert spec.obs["a"].dtype == np.uint16
