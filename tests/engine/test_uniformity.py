@@ -5,6 +5,7 @@ from helpers import fill, scalar_spec
 from scipy import stats
 
 import reverie as rv
+from reverie.testing import NaiveBuffer
 
 DRAWS = 200_000
 
@@ -40,10 +41,17 @@ def test_uniform_when_hardly_any_start_fits():
 def test_streams_of_different_age_are_weighted_by_their_windows():
     """A stream that has little to offer is drawn from as often as it has windows."""
     buffer = rv.ReplayBuffer(scalar_spec(), 900, streams=3, seed=15)
+    twin = NaiveBuffer(900, 3)
     for stream, steps in enumerate((5, 120, 450)):
         for number in range(steps):
-            buffer.add(
-                obs=number, action=0, reward=0.0, terminated=number % 40 == 39, truncated=False, stream=stream
-            )
+            step = {
+                "obs": number,
+                "action": 0,
+                "reward": 0.0,
+                "terminated": number % 40 == 39,
+                "truncated": False,
+            }
+            for target in (buffer, twin):
+                target.add(**step, stream=stream)
     assert buffer.count_windows(4) == len(twin.windows(4))
     assert chi_square(buffer, twin.windows(4), 4, 100_000) > 0.001
