@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class SequenceBatch:
     stream: Ints
     start: Ints
     extras: dict[str, npt.NDArray[Any]]
+    # The layout that made this batch: such a batch may be filled again without looking at each array.
+    _layout: object = field(default=None)
 
     def __len__(self) -> int:
         return len(self.stream)

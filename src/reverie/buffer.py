@@ -289,7 +289,7 @@ class ReplayBuffer:
         values: dict[str, Any] = {}
         flatten_value("obs", self.spec.obs, obs, values)
         flatten_value("action", self.spec.action, action, values)
-        if extras.keys() != self.spec.extras.keys():
+        if (extras or self.spec.extras) and extras.keys() != self.spec.extras.keys():
             unknown, missing = (
                 extras.keys() - self.spec.extras.keys(),
                 self.spec.extras.keys() - extras.keys(),

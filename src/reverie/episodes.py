@@ -34,9 +34,10 @@ class EpisodeIndex:
         capacity: steps each stream keeps.
         head, tail: (streams,) next id to be written; oldest live id.
         row_of_slot: (streams * capacity,) slot -> row of the episode that the step there belongs to.
-        start, stop, running, ended, final, stream, order, total: the table, one entry per row. `stop` of a
-            running episode is its stream's head; `running` is 1 then, else 0; `final` is the place of the
-            final observation or NO_FINAL; `order` counts episodes as they began; `total` is the return.
+        start, stop, settled, ended, final, stream, order, total: the table, one entry per row. `stop` of a
+            running episode is its stream's head; `settled` is one past the last id whose successor is
+            known: stop - 1 while it runs, then stop; `final` is the place of the final observation or
+            NO_FINAL; `order` counts episodes as they began; `total` is the return.
         open_row, front_row: (streams,) the running episode, the oldest live episode, or NO_ROW.
     """
 
@@ -59,7 +60,7 @@ class EpisodeIndex:
 
     def _allocate(self, rows: int) -> None:
         old = len(getattr(self, "start", ()))
-        for name in ("start", "stop", "running", "final", "stream", "order"):
+        for name in ("start", "stop", "settled", "final", "stream", "order"):
             column = np.zeros(rows, np.int64)
             if old:
                 column[:old] = getattr(self, name)
@@ -72,7 +73,7 @@ class EpisodeIndex:
 
     start: Ints
     stop: Ints
-    running: Ints
+    settled: Ints
     final: Ints
     stream: Ints
     order: Ints
@@ -83,7 +84,7 @@ class EpisodeIndex:
     def nbytes(self) -> int:
         """Bytes of the arrays, which do not depend on what is stored but for the episode table."""
         table = sum(getattr(self, name).nbytes for name in
-                    ("start", "stop", "running", "final", "stream", "order", "ended", "total"))  # fmt: skip
+                    ("start", "stop", "settled", "final", "stream", "order", "ended", "total"))  # fmt: skip
         return int(self.row_of_slot.nbytes + table + 5 * self.head.nbytes)
 
     def live_steps(self) -> int:
@@ -105,7 +106,7 @@ class EpisodeIndex:
         heads = self.head[streams]
         freed: list[int] = []
         full = heads - self.tail[streams] == self.capacity
-        if full.any():
+        if np.count_nonzero(full):
             full_streams = streams[full]
             self.tail[full_streams] += 1
             for stream in full_streams[self.tail[full_streams] >= self._front_stop[full_streams]].tolist():
@@ -120,8 +121,8 @@ class EpisodeIndex:
             row = self._begin(stream, head)
         self.row_of_slot[slot] = row
         self.total[row] += reward
-        self.stop[row] = head + 1
-        self.head[stream] = head + 1
+        self.settled[row] = head
+        self.stop[row] = self.head[stream] = head + 1
         if ended:
             self._end(stream, row, ended, final)
 
@@ -133,12 +134,14 @@ class EpisodeIndex:
             for stream in streams[rows < 0].tolist():
                 self._begin(stream, self.head.item(stream))
             rows = self.open_row[streams]
-        heads = self.head[streams] + 1
+        heads = self.head[streams]
         self.row_of_slot[slots] = rows
         self.total[rows] += rewards
+        self.settled[rows] = heads
+        heads += 1
         self.stop[rows] = heads
         self.head[streams] = heads
-        if ended.any():
+        if np.count_nonzero(ended):
             for lane in np.flatnonzero(ended).tolist():
                 self._end(int(streams[lane]), int(rows[lane]), int(ended[lane]), int(finals[lane]))
 
@@ -170,7 +173,7 @@ class EpisodeIndex:
         self.head[stream], self.tail[stream] = head, tail
         for start, stop, ended, final, total in episodes:
             row = self._begin(stream, start)
-            self.stop[row] = stop
+            self.stop[row], self.settled[row] = stop, stop - 1
             self.total[row] = total
             ids = np.arange(max(start, tail), stop)
             self.row_of_slot[stream * self.capacity + ids % self.capacity] = row
@@ -181,8 +184,7 @@ class EpisodeIndex:
         if not self._free_rows:
             self._allocate(2 * len(self.start))
         row = self._free_rows.pop()
-        self.start[row] = self.stop[row] = head
-        self.running[row] = 1
+        self.start[row] = self.stop[row] = self.settled[row] = head
         self.ended[row] = RUNNING
         self.final[row] = NO_FINAL
         self.stream[row] = stream
@@ -197,7 +199,7 @@ class EpisodeIndex:
         return row
 
     def _end(self, stream: int, row: int, ended: int, final: int) -> None:
-        self.running[row] = 0
+        self.settled[row] = self.stop[row]
         self.ended[row] = ended
         self.final[row] = final
         self.open_row[stream] = NO_ROW
@@ -216,7 +218,7 @@ class EpisodeIndex:
         freed = []
         queue = self._queues[stream]
         tail = self.tail.item(stream)
-        while queue and not self.running.item(queue[0]) and self.stop.item(queue[0]) <= tail:
+        while queue and self.ended.item(queue[0]) and self.stop.item(queue[0]) <= tail:
             row = queue.popleft()
             if self.final.item(row) != NO_FINAL:
                 freed.append(self.final.item(row))
@@ -226,7 +228,7 @@ class EpisodeIndex:
             if queue:
                 front = queue[0]
                 self.front_row[stream] = front
-                if not self.running.item(front):
+                if self.ended.item(front):
                     self._front_stop[stream] = self.stop[front]
                     self._lengths.remove(self.stop.item(front) - self.start.item(front), front)
         return freed
@@ -244,10 +246,6 @@ class EpisodeIndex:
         """Return the first live id of each episode."""
         return np.maximum(self.start[rows], self.tail[self.stream[rows]])
 
-    def settled_stop(self, rows: Ints) -> Ints:
-        """Return one past the last id whose successor is settled, for each episode."""
-        return self.stop.take(rows) - self.running.take(rows)
-
     def live_rows(self) -> Ints:
         """Return the rows of all live episodes, in the order in which they began."""
         rows = np.fromiter((row for queue in self._queues for row in queue), np.int64)
@@ -264,13 +262,13 @@ class EpisodeIndex:
     def count_windows(self, length: int) -> int:
         """Return how many windows of `length` settled steps lie inside one episode."""
         special = self.special_rows()
-        fits = self.settled_stop(special) - self.live_start(special) - (length - 1)
+        fits = self.settled[special] - self.live_start(special) - (length - 1)
         return int(fits[fits > 0].sum()) + self._lengths.count_windows(length)
 
     def longest(self) -> int:
         """Return the settled steps of the longest live episode; 0 when there is none."""
         special = self.special_rows()
-        lengths = self.settled_stop(special) - self.live_start(special)
+        lengths = self.settled[special] - self.live_start(special)
         return max(int(lengths.max(initial=0)), self._lengths.longest())
 
     def window_at_rank(self, length: int, rank: Ints) -> tuple[Ints, Ints]:
@@ -279,7 +277,7 @@ class EpisodeIndex:
         The order is arbitrary but fixed until the next change: a uniform rank gives a uniform window.
         """
         special = self.special_rows()
-        fits = np.maximum(self.settled_stop(special) - self.live_start(special) - (length - 1), 0)
+        fits = np.maximum(self.settled[special] - self.live_start(special) - (length - 1), 0)
         ends = np.cumsum(fits)
         in_special = int(ends[-1]) if len(ends) else 0
         row, offset = np.empty_like(rank), np.empty_like(rank)

@@ -71,6 +71,7 @@ class Layout:
             stream=arrays["stream"],
             start=arrays["start"],
             extras={name: arrays[f"extras/{name}"] for name in spec.extras},
+            _layout=self,
         )
 
     def check(self, out: object) -> SequenceBatch:
@@ -81,6 +82,8 @@ class Layout:
         """
         if not isinstance(out, SequenceBatch):
             raise BadSetting(f"out: wanted a SequenceBatch, got {type(out).__name__}; pass an earlier batch")
+        if out._layout is self:
+            return out
         arrays = batch_arrays(out)
         for leaf in self.leaves:
             array = arrays.get(leaf.name)
@@ -137,33 +140,35 @@ class Gatherer:
     def sequences(self, windows: Windows, batch: SequenceBatch) -> None:
         """Fill every array of `batch`, whose shape is that of `windows`."""
         index, length = self._index, windows.length
-        arrays = batch_arrays(batch)
+        slots = self._slots(windows)
         # An end inside the window can only be its last real step; its successor lies beside the ring.
         at_end = np.flatnonzero(windows.stop == index.stop.take(windows.row))
-        slots = self._slots(windows, at_end)
+        if len(at_end):
+            slots[at_end, length] = slots[at_end, length - 1]
         step_slots = np.ascontiguousarray(slots[:, :length])
+        arrays = batch_arrays(batch)
         for column in self._columns:
             self._store.gather(column.name, slots if is_obs(column) else step_slots, arrays[column.name])
         self._store.gather("reward", step_slots, batch.reward)
-        batch.terminated[...] = False
-        batch.truncated[...] = False
-        batch.is_first[...] = False
-        batch.mask[...] = True
-        batch.obs_mask[...] = True
-        batch.weight[...] = 1.0
+        batch.terminated.fill(False)
+        batch.truncated.fill(False)
+        batch.is_first.fill(False)
+        batch.mask.fill(True)
+        batch.obs_mask.fill(True)
+        batch.weight.fill(1.0)
         batch.stream[...] = windows.stream
         batch.start[...] = windows.start
         opens = np.flatnonzero(index.start.take(windows.row) == windows.first)
-        batch.is_first[opens, windows.first[opens] - windows.start[opens]] = True
+        if len(opens):
+            batch.is_first[opens, windows.first[opens] - windows.start[opens]] = True
         if len(at_end):
             self._ends(windows, at_end, batch, arrays)
 
-    def _slots(self, windows: Windows, at_end: Ints) -> Ints:
-        """Return the slot of every observation, (B, L+1); where none is stored, the last frame's."""
+    def _slots(self, windows: Windows) -> Ints:
+        """Return the slot of every step and of the id after the last one, (B, L+1)."""
         capacity = self._index.capacity
         slots = (windows.start % capacity)[:, None] + np.arange(windows.length + 1)
-        slots[at_end, windows.length] -= 1
-        if slots.max() >= capacity:
+        if slots[:, -1].max() >= capacity:
             slots[slots >= capacity] -= capacity
         if self._index.streams > 1:
             slots += (windows.stream * capacity)[:, None]
@@ -185,8 +190,9 @@ class Gatherer:
     def steps(self, windows: Windows, spec: StepSpec) -> StepBatch:
         """Return single steps with their successors; the windows are of length 1."""
         index = self._index
+        slots = self._slots(windows)
         at_end = np.flatnonzero(windows.stop == index.stop.take(windows.row))
-        slots = self._slots(windows, at_end)
+        slots[at_end, 1] = slots[at_end, 0]
         here, after = np.ascontiguousarray(slots[:, 0]), np.ascontiguousarray(slots[:, 1])
         values: dict[str, Array] = {}
         following: dict[str, Array] = {}

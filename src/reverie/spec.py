@@ -30,7 +30,7 @@ class Field:
         BadSetting: a negative, zero or fractional axis, or a dtype that has no fixed plain bytes.
     """
 
-    __slots__ = ("_row_bytes", "dtype", "shape")
+    __slots__ = ("_integers", "_row_bytes", "dtype", "shape")
 
     def __init__(self, shape: tuple[int, ...] | list[int] | int, dtype: npt.DTypeLike) -> None:
         axes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
@@ -53,6 +53,9 @@ class Field:
             )
         self.dtype = self.dtype.newbyteorder("=")
         self.shape = tuple(int(axis) for axis in axes)
+        # What a Python integer may be, where the value is one integer: the commonest action there is.
+        limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" and not self.shape else None
+        self._integers = range(int(limits.min), int(limits.max) + 1) if limits else range(0)
         self._row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     @property
@@ -69,8 +72,8 @@ class Field:
     def __hash__(self) -> int:
         return hash((self.shape, self.dtype))
 
-    def validate(self, name: str, value: object, lead: tuple[int, ...] = ()) -> npt.NDArray[Any]:
-        """Return `value` as an array of shape `lead + self.shape` whose cast to the dtype loses nothing.
+    def validate(self, name: str, value: Any, lead: tuple[int, ...] = ()) -> Any:
+        """Return `value` as something of shape `lead + self.shape` whose cast to the dtype loses nothing.
 
         A NumPy array must have the field's dtype or one that casts to it safely; Python numbers and lists
         of them are taken when the dtype can hold every value.
@@ -78,6 +81,8 @@ class Field:
         Raises:
             SpecMismatch: shape or dtype differ; the message says what was wanted, what came, and the remedy.
         """
+        if type(value) is int and value in self._integers and not lead:
+            return value
         want = lead + self.shape
         if type(value) is np.ndarray and value.dtype == self.dtype and value.shape == want:
             return value
@@ -171,7 +176,9 @@ class StepSpec:
         self.extras: dict[str, Field] = dict(extras or {})
         for name, field in self.extras.items():
             if name in RESERVED:
-                raise BadSetting(f"extras: wanted a free name, got {name!r}, which steps or batches use; choose another")
+                raise BadSetting(
+                    f"extras: wanted a free name, got {name!r}, which steps or batches use; choose another"
+                )
             if not isinstance(name, str) or not name.isidentifier():
                 raise BadSetting(f"extras: wanted names that are Python identifiers, got {name!r}; rename it")
             _check_tree(name, field, nested=False)
@@ -238,8 +245,8 @@ def flatten_value(name: str, spec: Tree, value: Tree, out: dict[str, Any]) -> No
     Raises:
         SpecMismatch: a key is missing or unknown, or a dict came where an array was wanted (or the reverse).
     """
-    if not isinstance(spec, Mapping):
-        if isinstance(value, Mapping):
+    if type(spec) is Field:
+        if isinstance(value, dict):
             raise SpecMismatch(
                 f"field {name!r}: wanted one array, got a dict with keys {sorted(map(str, value))}; "
                 f"pass the array alone, or declare a dict of Fields"

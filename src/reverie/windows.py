@@ -12,7 +12,7 @@ from reverie.episodes import EpisodeIndex, Ints
 from reverie.errors import NotEnoughData
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Windows:
     """The addresses of B windows of L steps; all arrays are (B,) int64.
 
@@ -37,8 +37,8 @@ class Windows:
 class Boundary(Protocol):
     """What a boundary rule has to say; `reverie.windows.BOUNDARIES` lists those there are."""
 
-    def anchor_bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
-        """Return (first, stop): the valid anchors of each episode are `first <= id < stop`."""
+    def anchor_stop(self, index: EpisodeIndex, rows: Ints, length: int) -> Ints:
+        """Return, for each episode, one past its last valid anchor; all live steps before are valid."""
 
     def count(self, index: EpisodeIndex, length: int) -> int:
         """Return how many valid anchors there are in all live episodes."""
@@ -54,8 +54,8 @@ class Boundary(Protocol):
 class Inside:
     """Never leave the episode: the anchor is the first of `length` settled steps."""
 
-    def anchor_bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
-        return index.live_start(rows), index.settled_stop(rows) - (length - 1)
+    def anchor_stop(self, index: EpisodeIndex, rows: Ints, length: int) -> Ints:
+        return index.settled.take(rows) - (length - 1)
 
     def count(self, index: EpisodeIndex, length: int) -> int:
         return index.count_windows(length)
@@ -111,8 +111,8 @@ class Anchors:
 
     def bounds(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return (first, stop) ids of the anchors in each episode; none where stop <= first."""
-        return self._boundary.anchor_bounds(self.index, rows, self.length)
+        return self.index.live_start(rows), self._boundary.anchor_stop(self.index, rows, self.length)
 
     def accept(self, rows: Ints, ids: Ints) -> npt.NDArray[np.bool_]:
         """Return which of these live steps are valid anchors."""
-        return ids < self.bounds(rows)[1]
+        return ids < self._boundary.anchor_stop(self.index, rows, self.length)
