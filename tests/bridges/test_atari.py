@@ -81,6 +81,7 @@ class ByHand:
     [
         ("Breakout", True, None, 260),
         ("Breakout", True, 203, 120),
+        ("Breakout", True, 7, 12),  # shorter than most starts: the no-ops themselves reach the limit
         ("Breakout", False, None, 260),
         ("Pong", True, 90, 60),
         ("MsPacman", True, None, 120),
@@ -93,6 +94,7 @@ def test_stack_equals_the_construction_by_hand(game: str, train: bool, limit: in
     hand = ByHand(game, limit=limit or default, most_noops=30 if train else 1, episodic=train)
     rng = np.random.default_rng(0)
     obs, _ = env.reset(seed=5)
+    assert obs.flags.c_contiguous
     np.testing.assert_array_equal(obs, hand.reset(seed=5))
     ended = 0
     for _ in range(steps):
@@ -185,34 +187,43 @@ def test_a_reset_that_no_lost_life_explains_is_real(how: str) -> None:
 
 
 class Dying(gym.Env[Any, Any]):
-    """A stand-in emulator: 3 lives; the no-op after the first lost life ends the game."""
+    """A stand-in emulator whose lives after each frame are scripted, and whose game ends with the script."""
 
     observation_space = gym.spaces.Box(0, 255, (210, 160, 3), np.uint8)
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self) -> None:
+    def __init__(self, lives: list[int]) -> None:
+        self.lives = lives
         self.games = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.games += 1
-        self.lives, self.t = 3, 0
+        self.t = 0
         return np.full((210, 160, 3), self.games, np.uint8), {"lives": 3}
 
     def step(self, action: Any) -> Any:
         self.t += 1
-        self.lives = 2 if self.t > 1 else 3
         frame = np.full((210, 160, 3), 100 + self.t, np.uint8)
-        return frame, 1.0, self.t == 7, False, {"lives": self.lives}
+        return frame, 1.0, self.t == len(self.lives), False, {"lives": self.lives[self.t - 1]}
+
+
+def stub(
+    monkeypatch: pytest.MonkeyPatch, lives: list[int], *, train: bool, **options: Any
+) -> tuple[Any, Dying]:
+    """Return the stack around a stand-in emulator, with exactly one no-op at the start."""
+    emulator = Dying(lives)
+    monkeypatch.setattr("reverie.atari.gymnasium.make", lambda *args, **kwargs: emulator)
+    env = atari("Breakout", train=train, **options)
+    skip = env.env.env if train else env.env
+    monkeypatch.setattr(skip.env, "_most", 1)
+    env.reset()
+    return env, emulator
 
 
 def test_a_noop_that_ends_the_game_leads_to_a_real_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     """If going on after a lost life ends the game at once, the game starts anew."""
-    emulator = Dying()
-    monkeypatch.setattr("reverie.atari.gymnasium.make", lambda *args, **kwargs: emulator)
-    env = atari("Breakout", train=True, seed=0, max_frames=1_000)
-    monkeypatch.setattr(env.env.env.env, "_most", 1)  # one no-op at the start, as in testing
-    env.reset()
+    env, emulator = stub(monkeypatch, [3, 2, 2, 2, 2, 2, 0], train=True)
     _, reward, terminated, _, info = env.step(1)  # raw frames 2 to 5
     assert (reward, terminated, info["life_lost"]) == (4.0, True, True)
     obs, info = env.reset()  # raw frames 6 and 7, where the game ends
@@ -224,20 +235,36 @@ def test_a_noop_that_ends_the_game_leads_to_a_real_reset(monkeypatch: pytest.Mon
 
 def test_an_end_in_mid_skip_shows_the_last_two_frames_played(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that ends on its first raw frame shows that frame; on a later one, the maximum of two."""
-    emulator = Dying()
-    monkeypatch.setattr("reverie.atari.gymnasium.make", lambda *args, **kwargs: emulator)
-    env = atari("Breakout", train=False)
-    env.reset()
+    env, _ = stub(monkeypatch, [3, 2, 2, 2, 2, 2, 0], train=False)
     env.step(0)  # raw frames 2 to 5
     obs, reward, terminated, _, info = env.step(0)  # 6 and 7
     assert (reward, terminated, info["game_over"]) == (2.0, True, True)
     assert (obs == 107).all()
-    env = atari("Breakout", train=False, max_frames=6)
-    env.reset()
+    env, _ = stub(monkeypatch, [3] * 9, train=False, max_frames=6)
     env.step(0)
     obs, reward, _, truncated, _ = env.step(0)  # 6 alone
     assert (reward, truncated) == (1.0, True)
     assert (obs == 106).all()
+
+
+def test_no_lives_left_is_no_lost_life_until_the_game_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A game that shows 0 lives before it ends has its episode ended once, by the game."""
+    env, emulator = stub(monkeypatch, [1] * 3 + [0] * 6, train=True)
+    *_, terminated, _, info = env.step(0)  # raw frames 2 to 5
+    assert (terminated, info["life_lost"], info["lives"]) == (False, False, 0)
+    *_, terminated, _, info = env.step(0)  # 6 to 9
+    assert (terminated, info["life_lost"], info["game_over"]) == (True, False, True)
+    env.reset()
+    assert emulator.games == 2
+
+
+def test_a_life_lost_at_the_time_limit_is_followed_by_a_real_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a step loses a life and reaches the time limit, both flags are set and the game is over."""
+    env, emulator = stub(monkeypatch, [3, 3, 2, 2, 2, 2, 2, 2], train=True, max_frames=5)
+    *_, terminated, truncated, info = env.step(0)
+    assert (terminated, truncated, info["life_lost"], info["game_over"]) == (True, True, True, False)
+    env.reset()
+    assert emulator.games == 2
 
 
 def test_noops_are_one_in_testing_and_up_to_thirty_in_training() -> None:
@@ -246,9 +273,9 @@ def test_noops_are_one_in_testing_and_up_to_thirty_in_training() -> None:
     train = atari("Breakout")
     start = test.reset(seed=0)[1]["episode_frame_number"]
     assert {test.reset()[1]["episode_frame_number"] for _ in range(5)} == {start}
-    counts = [train.reset()[1]["episode_frame_number"] - start + 1 for _ in range(60)]
-    assert 1 <= min(counts) < 4
-    assert 27 < max(counts) <= 30
+    counts = [train.reset()[1]["episode_frame_number"] - start + 1 for _ in range(30)]
+    assert 1 <= min(counts) < 10
+    assert 20 < max(counts) <= 30
     seeds = [train.reset(seed=seed)[1]["episode_frame_number"] for seed in (4, 4, 5, 6)]
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) > 1
