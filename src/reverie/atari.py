@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.wrappers import TimeLimit
 
+from reverie.door import positive
 from reverie.errors import BadSetting
 
 Frame = npt.NDArray[np.uint8]
@@ -69,9 +70,9 @@ def atari(
         BadSetting: an unknown game (the message names close ones), or a time limit below 1.
         ModuleNotFoundError: ale-py or Pillow is missing.
     """
-    limit = (MAX_FRAMES_TRAIN if train else MAX_FRAMES_TEST) if max_frames is None else max_frames
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise BadSetting(f"max_frames: wanted a positive integer, got {limit!r}; pass raw frames, 4 per step")
+    limit = MAX_FRAMES_TRAIN if train else MAX_FRAMES_TEST
+    if max_frames is not None:
+        limit = positive("max_frames", max_frames)
     raw = gymnasium.make(
         _game_id(game),
         frameskip=1,

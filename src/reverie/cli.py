@@ -110,6 +110,7 @@ def record(
 
 def demo(
     out: Annotated[Path, tyro.conf.arg(help="folder for what the demonstration writes")] = Path("runs/demo"),
+    game: str = "Breakout",
     steps: int = 5_000,
     seed: int = 0,
 ) -> None:
@@ -117,12 +118,13 @@ def demo(
 
     Args:
         out: folder for what the demonstration writes.
+        game: an Atari game in any spelling.
         steps: agent steps to record.
         seed: fixes every random choice.
     """
     from reverie.iris.demo import run_demo
 
-    run_demo(out=out, steps=steps, seed=seed)
+    run_demo(out, steps=steps, seed=seed, game=game)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from reverie.atari import atari
 from reverie.buffer import ReplayBuffer
+from reverie.door import positive, seed_number
 from reverie.errors import BadSetting, SpecMismatch
 from reverie.spec import Column, StepSpec, Tree, tree_leaves
 
@@ -98,8 +99,8 @@ def record(
         SpecMismatch: `env` and `buffer` disagree about a field (nothing was played), or the environment
             returned something that its spaces do not promise.
     """
-    steps = _whole("steps", steps, 1)
-    seed = None if seed is None else _whole("seed", seed, 0)
+    steps = positive("steps", steps)
+    seed = None if seed is None else seed_number(seed)
     lanes = _count_lanes(env)
     _check_fit(env, lanes, buffer)
     play = _random_policy(env, seed) if policy is None else policy
@@ -226,14 +227,6 @@ class _Tally:
     def result(self) -> Recording:
         duration_s = time.perf_counter() - self._started
         return Recording(self._steps, tuple(self._returns), tuple(self._lengths), duration_s)
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise BadSetting(
-            f"{name}: wanted an integer of at least {least}, got {value!r}; pass for example {name}=1000"
-        )
-    return int(value)
 
 
 def _count_lanes(env: AnyEnv) -> int:

@@ -195,6 +195,7 @@ class Dying(gym.Env[Any, Any]):
     def __init__(self, lives: list[int]) -> None:
         self.lives = lives
         self.games = 0
+        self.frames = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -204,6 +205,7 @@ class Dying(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         self.t += 1
+        self.frames += 1
         frame = np.full((210, 160, 3), 100 + self.t, np.uint8)
         return frame, 1.0, self.t == len(self.lives), False, {"lives": self.lives[self.t - 1]}
 
@@ -264,7 +266,7 @@ def test_a_life_lost_at_the_time_limit_is_followed_by_a_real_reset(monkeypatch: 
     *_, terminated, truncated, info = env.step(0)
     assert (terminated, truncated, info["life_lost"], info["game_over"]) == (True, True, True, False)
     env.reset()
-    assert emulator.games == 2
+    assert (emulator.games, emulator.frames) == (2, 5 + 1)
 
 
 def test_noops_are_one_in_testing_and_up_to_thirty_in_training() -> None:
@@ -334,7 +336,7 @@ def test_an_unknown_game_gets_close_matches(game: str, message: str) -> None:
 @pytest.mark.parametrize("limit", [0, -4, 2.5, True])
 def test_a_time_limit_below_one_is_refused(limit: Any) -> None:
     """max_frames must be a positive integer."""
-    with pytest.raises(rv.BadSetting, match="max_frames: wanted a positive integer"):
+    with pytest.raises(rv.BadSetting, match="max_frames: wanted an integer of at least 1"):
         atari("Breakout", max_frames=limit)
 
 

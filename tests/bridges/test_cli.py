@@ -118,15 +118,11 @@ def fake_demo(monkeypatch: pytest.MonkeyPatch, run_demo: Any) -> None:
 
 
 def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`reverie demo` calls the demonstration with the folder, steps and seed of the command line."""
-    calls: list[dict[str, Any]] = []
-    fake_demo(monkeypatch, lambda **options: calls.append(options))
-    assert main(["demo", "--out", str(tmp_path), "--steps", "7", "--seed", "2"]) == 0
-    assert {key: calls[0][key] for key in ("out", "steps", "seed")} == {
-        "out": tmp_path,
-        "steps": 7,
-        "seed": 2,
-    }
+    """`reverie demo` calls the demonstration with the folder, game, steps and seed of the command line."""
+    calls: list[Any] = []
+    fake_demo(monkeypatch, lambda out, **options: calls.append((out, options)))
+    assert main(["demo", "--out", str(tmp_path), "--steps", "7", "--seed", "2", "--game", "pong"]) == 0
+    assert calls == [(tmp_path, {"steps": 7, "seed": 2, "game": "pong"})]
 
 
 def test_demo_without_torch_gets_a_one_line_remedy(
@@ -134,7 +130,7 @@ def test_demo_without_torch_gets_a_one_line_remedy(
 ) -> None:
     """Without torch, `reverie demo` names the pip command that brings it."""
 
-    def run_demo(**_: Any) -> None:
+    def run_demo(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     fake_demo(monkeypatch, run_demo)
@@ -147,7 +143,7 @@ def test_ctrl_c_ends_without_a_traceback(
 ) -> None:
     """An interrupted command says so in one line and exits as shells expect."""
 
-    def run_demo(**_: Any) -> None:
+    def run_demo(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     fake_demo(monkeypatch, run_demo)
