@@ -1,0 +1,202 @@
+"""The demonstration: record a game, train a small IRIS on it, and show what it dreams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Display
+
+from reverie import ReplayBuffer, StepSpec
+from reverie.gymnasium import atari, record
+from reverie.iris.config import presets
+from reverie.iris.imagination import Imagination
+from reverie.iris.pictures import Frames, draw_animation, draw_losses, draw_strip
+from reverie.iris.tokenizer import Tokenizer
+from reverie.iris.train import History, Progress, to_frames, train_tokenizer, train_world_model
+from reverie.iris.world_model import WorldModel
+
+HELD_OUT_STEPS = 400  # a second recording, that training never sees
+DREAM_STEPS = 16
+CANDIDATES = 256  # windows that the shown one is chosen from
+TEMPERATURE = 0.7  # below 1: a model trained for two minutes gives unlikely tokens too much credit
+REAL, RECONSTRUCTED, IMAGINED = "real", "reconstructed", "imagined from the first frame with the same actions"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demonstration made.
+
+    Attributes:
+        files: the pictures: losses.png, dream.png, dream.gif.
+        tokenizer, world_model: what their training reported.
+        rows: label -> (T, 3, H, W) uint8, the frames of the dream picture.
+        reconstruction_error, imagination_error: mean distance of these rows from the real one, in 0..255.
+        duration_s: how long it all took.
+    """
+
+    files: tuple[Path, ...]
+    tokenizer: History
+    world_model: History
+    rows: dict[str, Frames]
+    reconstruction_error: float
+    imagination_error: float
+    duration_s: float
+
+
+def run_demo(
+    out: Path,
+    *,
+    steps: int = 5_000,
+    seed: int = 0,
+    game: str = "Breakout",
+    tokenizer_steps: int | None = None,
+    world_model_steps: int | None = None,
+    console: Console | None = None,
+) -> DemoResult:
+    """Record a game played at random, train the `demo` preset on it, and write three pictures into `out`.
+
+    The dream starts from a frame of a second recording that training never sees.
+
+    Args:
+        out: the folder, made if missing; files of the same names in it are replaced.
+        steps: steps to record, each 4 frames of the game.
+        seed: fixes every random choice. The arithmetic of the processor still differs between machines.
+        game: an Atari game.
+        tokenizer_steps, world_model_steps: updates; None for the preset's.
+        console: where progress shows; None for the standard output.
+
+    Raises:
+        BadSetting: an unknown game, or fewer than one step or update.
+        NotEnoughData: so few steps that no episode fills the world model's context.
+    """
+    began = perf_counter()
+    console = console or Console()
+    config = presets["demo"]
+    tokenizer_training, world_model_training = config.tokenizer_training, config.world_model_training
+    if tokenizer_steps is not None:
+        tokenizer_training = replace(tokenizer_training, steps=tokenizer_steps)
+    if world_model_steps is not None:
+        world_model_training = replace(world_model_training, steps=world_model_steps)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+
+    with Display(TextColumn("{task.description:<24}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+                 TextColumn("{task.fields[report]}"), console=console) as display:  # fmt: skip
+        env = atari(game)
+        spec = StepSpec.from_env(env)
+        buffer = ReplayBuffer(spec, steps, seed=seed)
+        held_out = ReplayBuffer(spec, HELD_OUT_STEPS, seed=seed)
+        task = display.add_task(f"recording {game}", total=steps, report="")
+        record(env, buffer, None, steps, seed=seed, on_step=lambda done: display.update(task, completed=done))
+        display.update(task, report=f"{len(buffer.episodes)} episodes, uniformly random actions")
+        record(env, held_out, None, HELD_OUT_STEPS, seed=seed + 1)
+        actions = int(env.action_space.n)  # type: ignore[attr-defined]
+        env.close()
+
+        tokenizer = Tokenizer(config.tokenizer)
+        training = train_tokenizer(tokenizer, buffer, tokenizer_training, config.tokenizer_loss)
+        tokenizer_history = _watch(display, "training the tokenizer", tokenizer_training.steps, training)
+        world_model = WorldModel(
+            config.world_model,
+            tokens_per_frame=config.tokenizer.tokens_per_frame,
+            codebook_size=config.tokenizer.codebook_size,
+            actions=actions,
+        )
+        training = train_world_model(world_model, tokenizer, buffer, world_model_training)
+        world_model_history = _watch(
+            display, "training the world model", world_model_training.steps, training
+        )
+
+    rows = dream(tokenizer, world_model, held_out, seed)
+    files = (out / "losses.png", out / "dream.png", out / "dream.gif")
+    draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
+    draw_strip(files[1], rows)
+    draw_animation(files[2], rows)
+    result = DemoResult(
+        files,
+        tokenizer_history,
+        world_model_history,
+        rows,
+        _distance(rows[RECONSTRUCTED], rows[REAL]),
+        _distance(rows[IMAGINED], rows[REAL]),
+        perf_counter() - began,
+    )
+    _explain(console, result)
+    return result
+
+
+def dream(
+    tokenizer: Tokenizer, world_model: WorldModel, held_out: ReplayBuffer, seed: int
+) -> dict[str, Frames]:
+    """Return a window of `held_out` three times: as it was, reconstructed, and imagined.
+
+    Of many windows drawn uniformly it is the one in which most pixels ever change. The imagined row sees its
+    first frame and its actions, nothing more.
+
+    Returns:
+        label -> (T, 3, H, W) uint8, in the order in which pictures show them.
+    """
+    batch = held_out.sample(CANDIDATES, DREAM_STEPS)
+    changes = (batch.obs != batch.obs[:, :1]).any((1, 2)).sum((1, 2))  # (B,) pixels that ever change
+    chosen = int(changes.argmax())
+    device = tokenizer.embedding.weight.device
+    real = to_frames(batch.obs[chosen], device)  # (T, 3, H, W)
+    actions = torch.from_numpy(batch.action[chosen]).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    game = Imagination(tokenizer, world_model, temperature=TEMPERATURE, generator=generator)
+    imagined = [game.reset(real[:1])]
+    imagined += [game.step(action).frame for action in actions.unsqueeze(1)]
+    return {
+        REAL: batch.obs[chosen],
+        RECONSTRUCTED: _to_bytes(tokenizer.encode_decode(real)),
+        IMAGINED: _to_bytes(torch.cat(imagined)),
+    }
+
+
+def _watch(display: Display, title: str, steps: int, training: Iterator[Progress]) -> History:
+    """Run a training to its end under the eyes of the user."""
+    history = History()
+    task = display.add_task(title, total=steps, report="")
+    for progress in training:
+        history.add(progress)
+        report = (
+            f"loss {history.recent('total'):.3f}, {history.sequences_per_s:,.0f} sequences/s, "
+            f"{history.waiting_share:.1%} of the time waiting for data"
+        )
+        display.update(task, advance=1, report=report)
+    return history
+
+
+def _distance(frames: Frames, others: Frames) -> float:
+    return float(np.abs(frames.astype(np.int16) - others).mean())
+
+
+def _to_bytes(frames: torch.Tensor) -> Frames:
+    return (255 * frames).round().byte().cpu().numpy()
+
+
+def _explain(console: Console, result: DemoResult) -> None:
+    losses, strip, animation = result.files
+    tokenizer, world_model = result.tokenizer, result.world_model
+    console.print(
+        f"\n{losses}  the losses of both models, update by update"
+        f"\n{strip}  a game that training never saw: {REAL}, {RECONSTRUCTED}, {IMAGINED}"
+        f"\n{animation}  the same, moving"
+        f"\n\nreconstructed frames are off by {result.reconstruction_error:.2f} of 255 per pixel, "
+        f"imagined ones by {result.imagination_error:.2f} (they may take another course than the game did)"
+        f"\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
+        f"to {world_model.recent('observation'):.2f} nats"
+        f"\nthe buffer fed {tokenizer.sequences_per_s:,.0f} frames/s to the tokenizer and "
+        f"{world_model.sequences_per_s:,.0f} windows/s to the world model, which waited for it during "
+        f"{tokenizer.waiting_share:.1%} and {world_model.waiting_share:.1%} of their time"
+        f"\nall of it took {result.duration_s:.0f} s",
+        highlight=False,
+        soft_wrap=True,
+    )

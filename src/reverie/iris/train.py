@@ -1,0 +1,208 @@
+"""Training of the tokenizer and of the world model on batches drawn from a replay buffer.
+
+Both are generators: each update yields a `Progress`, so a caller shows, logs or stops as it likes. Frames
+travel as uint8 and become floats on the model's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from reverie import ReplayBuffer
+from reverie.iris.config import Optimisation, TokenizerLoss
+from reverie.iris.tokenizer import Perceptual, Tokenizer, TokenizerLosses, tokenizer_losses
+from reverie.iris.world_model import WorldModel, WorldModelLosses
+
+MEAN_FRAME_STEPS = 512  # frames that the mean frame is estimated from
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One update.
+
+    Attributes:
+        step: its number, from 0.
+        losses: its terms, scalars on the model's device, without gradient.
+        sequences: frames (tokenizer) or windows (world model) in its batch.
+        waiting_s: seconds spent until the buffer had handed the batch over.
+        total_s: seconds of the whole update, waiting included.
+    """
+
+    step: int
+    losses: TokenizerLosses | WorldModelLosses
+    sequences: int
+    waiting_s: float
+    total_s: float
+
+
+class History:
+    """What a training run reported, gathered: feed it every `Progress`.
+
+    Attributes:
+        losses: term -> its value after each update.
+        sequences: frames or windows used so far.
+        waiting_s, total_s: seconds spent waiting for data, and altogether.
+    """
+
+    def __init__(self) -> None:
+        self.losses: dict[str, list[float]] = {}
+        self.sequences = 0
+        self.waiting_s = 0.0
+        self.total_s = 0.0
+
+    def add(self, progress: Progress) -> None:
+        """Take one more update in."""
+        for name, term in progress.losses._asdict().items():
+            self.losses.setdefault(name, []).append(float(term))
+        self.sequences += progress.sequences
+        self.waiting_s += progress.waiting_s
+        self.total_s += progress.total_s
+
+    @property
+    def sequences_per_s(self) -> float:
+        """Frames or windows used per second."""
+        return self.sequences / self.total_s
+
+    @property
+    def waiting_share(self) -> float:
+        """The part of the time that went into waiting for data, in 0..1."""
+        return self.waiting_s / self.total_s
+
+    def recent(self, name: str, count: int = 20) -> float:
+        """Return the mean of a term over the last `count` updates."""
+        values = self.losses[name][-count:]
+        return sum(values) / len(values)
+
+
+def new_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.AdamW:
+    """Return AdamW for a model: the weights of linear layers decay, nothing else does.
+
+    With a weight decay of 0 it is Adam.
+    """
+    decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    groups = [
+        {
+            "params": [p for p in model.parameters() if id(p) in decayed],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+
+
+def train_tokenizer(
+    tokenizer: Tokenizer,
+    buffer: ReplayBuffer,
+    settings: Optimisation,
+    loss: TokenizerLoss,
+    *,
+    optimiser: torch.optim.Optimizer | None = None,
+    perceptual: Perceptual | None = None,
+) -> Iterator[Progress]:
+    """Yield after each of `settings.steps` updates of the tokenizer.
+
+    Args:
+        tokenizer: trained in place, and left in evaluation mode when the steps are done.
+        buffer: holds `obs` as one uint8 array a step; its steps are drawn uniformly.
+        settings, loss: how, and for what.
+        optimiser: one that goes on from an earlier call; None begins with a new one.
+        perceptual: the distance that "perceptual" reconstruction adds.
+
+    Raises:
+        NotEnoughData: the buffer is empty.
+        BadSetting: frames of another size, or no perceptual distance where the settings want one.
+    """
+    optimiser = optimiser or new_optimiser(tokenizer, settings)
+    device = tokenizer.embedding.weight.device
+    mean_frame = None
+    if loss.pixel_weight:
+        mean_frame = to_frames(buffer.sample_steps(MEAN_FRAME_STEPS).obs, device).mean(0)
+    idle = torch.ones(tokenizer.config.codebook_size, dtype=torch.bool, device=device)  # unused since revival
+    tokenizer.train()
+    for step in range(settings.steps):
+        began = perf_counter()
+        batch = buffer.sample_steps(settings.batch_size)
+        arrived = perf_counter()
+        frames = to_frames(batch.obs, device)
+        if loss.revive_every and step % loss.revive_every == 0:
+            with torch.no_grad():
+                tokenizer.revive(idle, tokenizer.encode(frames).z)
+            idle.fill_(True)
+        losses, encoded = tokenizer_losses(tokenizer, frames, loss, mean_frame, perceptual)
+        used = encoded.tokens.flatten().bincount(minlength=len(idle)) > 0
+        idle &= ~used
+        _update(tokenizer, optimiser, settings, step, losses.total)
+        detached = TokenizerLosses(*(term.detach() for term in losses))
+        waiting, total = arrived - began, perf_counter() - began
+        yield Progress(step, detached, len(batch), waiting, total)
+    tokenizer.eval()
+
+
+def train_world_model(
+    world_model: WorldModel,
+    tokenizer: Tokenizer,
+    buffer: ReplayBuffer,
+    settings: Optimisation,
+    *,
+    optimiser: torch.optim.Optimizer | None = None,
+) -> Iterator[Progress]:
+    """Yield after each of `settings.steps` updates of the world model.
+
+    Windows are as long as the model's context, inside one episode and uniform over all such windows; the
+    tokenizer encodes them on the way and is not trained.
+
+    Args:
+        world_model: trained in place, and left in evaluation mode when the steps are done.
+        tokenizer: turns frames into tokens, in evaluation mode throughout.
+        buffer: holds `obs` as one uint8 array and `action` as one integer a step.
+        settings: how.
+        optimiser: one that goes on from an earlier call; None begins with a new one.
+
+    Raises:
+        NotEnoughData: no episode holds as many steps as the model's context.
+    """
+    optimiser = optimiser or new_optimiser(world_model, settings)
+    device = world_model.positions.weight.device
+    tokenizer.eval()
+    world_model.train()
+    batch = None
+    for step in range(settings.steps):
+        began = perf_counter()
+        batch = buffer.sample(settings.batch_size, world_model.config.blocks, boundary="inside", out=batch)
+        arrived = perf_counter()
+        # A window carries the observation after its last step as well; the model predicts up to that step.
+        with torch.no_grad():
+            tokens = tokenizer.encode(to_frames(batch.obs[:, :-1], device)).tokens  # (B, L, K)
+        action, reward, mask = (
+            torch.from_numpy(array).to(device) for array in (batch.action, batch.reward, batch.mask)
+        )
+        end = torch.from_numpy(batch.terminated | batch.truncated).to(device)
+        losses = world_model.losses(tokens, action, reward, end, mask)
+        _update(world_model, optimiser, settings, step, losses.total)
+        detached = WorldModelLosses(*(term.detach() for term in losses))
+        waiting, total = arrived - began, perf_counter() - began
+        yield Progress(step, detached, len(batch), waiting, total)
+    world_model.eval()
+
+
+def to_frames(obs: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Return frames on the device as float32 in 0..1; they cross over as bytes, a quarter of the size."""
+    return torch.from_numpy(np.ascontiguousarray(obs)).to(device).float() / 255
+
+
+def _update(
+    model: nn.Module, optimiser: torch.optim.Optimizer, settings: Optimisation, step: int, loss: Tensor
+) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = settings.rate(step)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    optimiser.step()
