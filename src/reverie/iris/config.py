@@ -12,6 +12,8 @@ from typing import Literal
 
 from reverie import BadSetting
 
+NORM_GROUPS = 32  # GroupNorm's groups; channels come in multiples of it
+
 
 def _at_least(least: float, **settings: float) -> None:
     for name, value in settings.items():
@@ -27,11 +29,10 @@ class TokenizerConfig:
         frame: (channels, height, width) of a frame; height and width are equal.
         patch: fold squares of `patch` × `patch` pixels into channels before the first convolution. 1 as
             published; more makes a small tokenizer much cheaper, for convolutions then run on a smaller grid.
-        local: tokenise every patch by itself, blind to its neighbours: convolutions of side 1, no attention,
-            norms within the patch. Equal patches then get equal tokens, which are easy to predict. Off as
+        local: let the encoder see every patch by itself: convolutions of side 1 everywhere, and in the encoder
+            no norms and no attention. Equal patches then get equal tokens, which are easy to predict. Off as
             published.
-        channels: feature maps at every level.
-        norm_groups: groups of channels that GroupNorm normalises apart; `channels` is a multiple of it.
+        channels: feature maps at every level, a multiple of 32.
         levels: resolutions that the convolutions visit; each level halves the one before.
         res_blocks: residual blocks a level in the encoder; the decoder has one more.
         attention_at: sides of the levels that attend after each residual block.
@@ -44,7 +45,6 @@ class TokenizerConfig:
     patch: int = 1
     local: bool = False
     channels: int = 64
-    norm_groups: int = 32
     levels: int = 5
     res_blocks: int = 2
     attention_at: tuple[int, ...] = (8, 16)
@@ -53,15 +53,14 @@ class TokenizerConfig:
     bounded: bool = False
 
     def __post_init__(self) -> None:
-        _at_least(1, channels=self.channels, norm_groups=self.norm_groups)
         _at_least(
             1, patch=self.patch, levels=self.levels, res_blocks=self.res_blocks, token_dim=self.token_dim
         )
         _at_least(2, codebook_size=self.codebook_size)
-        if self.channels % self.norm_groups:
+        if self.channels < 1 or self.channels % NORM_GROUPS:
             raise BadSetting(
-                f"channels: wanted a multiple of norm_groups = {self.norm_groups}, got {self.channels}; "
-                f"change either"
+                f"channels: wanted a multiple of {NORM_GROUPS}, got {self.channels}; "
+                f"GroupNorm splits them into {NORM_GROUPS} groups"
             )
         if self.local and (self.levels > 1 or self.attention_at):
             raise BadSetting(
@@ -78,7 +77,7 @@ class TokenizerConfig:
     @property
     def grid(self) -> int:
         """How many tokens a frame has on each side."""
-        return self.frame[1] // (self.patch * 2 ** (self.levels - 1))
+        return self.frame[1] // self.patch >> (self.levels - 1)
 
     @property
     def tokens_per_frame(self) -> int:
@@ -208,7 +207,6 @@ presets = {
             patch=8,
             local=True,
             channels=64,
-            norm_groups=1,
             levels=1,
             res_blocks=1,
             attention_at=(),

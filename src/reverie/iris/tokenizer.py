@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import BadSetting
-from reverie.iris.config import TokenizerConfig, TokenizerLoss
+from reverie.iris.config import NORM_GROUPS, TokenizerConfig, TokenizerLoss
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Takes frames and reconstructions, (B, C, H, W) in -1..1, and returns a distance for each, (B,)."""
@@ -109,10 +109,25 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def revive(self, dead: Tensor, z: Tensor) -> None:
-        """Move the codes flagged in `dead` (V,) bool onto encoder outputs drawn from `z` (B, D, h, w)."""
+        """Move the codes flagged in `dead` (V,) bool onto encoder outputs in `z` (B, D, h, w) that lack one.
+
+        An output is drawn the likelier the farther it lies from every code, so a common output does not get
+        many codes, between which tokens would flicker.
+        """
         outputs = z.movedim(1, -1).reshape(-1, z.shape[1])
-        drawn = torch.randint(len(outputs), (int(dead.sum()),), device=z.device)
-        self.embedding.weight[dead] = outputs[drawn]
+        far = torch.ones(len(outputs), device=z.device)  # output -> squared distance from the nearest code
+        if not dead.all():
+            far = _squared_distance(outputs, self.embedding.weight[~dead]).amin(1)
+        places = dead.nonzero().flatten()
+        while len(places) and far.any():
+            # Twice as many each time: codes placed together cannot see that they are alike.
+            count = min(
+                max(1, len(self.embedding.weight) - len(places)), len(places), int(far.count_nonzero())
+            )
+            drawn = outputs[far.multinomial(count)]
+            self.embedding.weight[places[:count]] = drawn
+            places = places[count:]
+            far = torch.minimum(far, _squared_distance(outputs, drawn).amin(1))
 
     def _nearest(self, z: Tensor) -> Tensor:
         # In half precision the expanded distance picks wrong codes, so autocast must not touch it.
@@ -175,16 +190,53 @@ def tokenizer_losses(
     return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
 
 
+def _squared_distance(rows: Tensor, others: Tensor) -> Tensor:
+    # The usual shortcut by a matrix product leaves rounding errors where equal rows should have distance 0.
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+class _Kit(NamedTuple):
+    """How one side of the tokenizer builds its layers."""
+
+    channels: int
+    kernel: int  # side of the convolutions
+    normed: bool
+    attention_at: tuple[int, ...] | None  # None: nowhere, not even in the middle
+
+    @classmethod
+    def of(cls, config: TokenizerConfig, *, normed: bool) -> _Kit:
+        if config.local:
+            return cls(config.channels, 1, normed, None)
+        return cls(config.channels, 3, normed, config.attention_at)
+
+    def conv(self, inward: int, outward: int) -> nn.Conv2d:
+        return nn.Conv2d(inward, outward, self.kernel, padding=self.kernel // 2)
+
+    def norm(self) -> nn.Module:
+        return nn.GroupNorm(NORM_GROUPS, self.channels, eps=1e-6) if self.normed else nn.Identity()
+
+    def step(self, outward: int) -> list[nn.Module]:
+        return [self.norm(), nn.SiLU(), self.conv(self.channels, outward)]
+
+    def level(self, side: int, blocks: int) -> list[nn.Module]:
+        layers: list[nn.Module] = []
+        for _ in range(blocks):
+            layers.append(_Residual(self))
+            if self.attention_at and side in self.attention_at:
+                layers.append(_Attention(self))
+        return layers
+
+    def middle(self) -> list[nn.Module]:
+        between = [] if self.attention_at is None else [_Attention(self)]
+        return [_Residual(self), *between, _Residual(self)]
+
+
 class _Residual(nn.Module):
     """Adds a correction made of two convolutions."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, kit: _Kit) -> None:
         super().__init__()
-        channels = config.channels
-        self.body = nn.Sequential(
-            *_norm_swish(config), _conv(config, channels, channels),
-            *_norm_swish(config), _conv(config, channels, channels),
-        )  # fmt: skip
+        self.body = nn.Sequential(*kit.step(kit.channels), *kit.step(kit.channels))
 
     def forward(self, x: Tensor) -> Tensor:
         corrected: Tensor = x + self.body(x)
@@ -194,14 +246,12 @@ class _Residual(nn.Module):
 class _Attention(nn.Module):
     """Adds what each place of the grid reads from all others, with a single head."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, kit: _Kit) -> None:
         super().__init__()
-        channels = config.channels
-        self.norm = _norm(config)
-        self.query = nn.Conv2d(channels, channels, 1)
-        self.key = nn.Conv2d(channels, channels, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.project = nn.Conv2d(channels, channels, 1)
+        self.norm = kit.norm()
+        self.query, self.key, self.value, self.project = (
+            nn.Conv2d(kit.channels, kit.channels, 1) for _ in range(4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
@@ -211,88 +261,27 @@ class _Attention(nn.Module):
         return added
 
 
-class _Down(nn.Module):
-    """Halves the grid."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        halved: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return halved
-
-
-class _Apart(nn.Module):
-    """Makes every place of the grid an image of its own: (B, C, h, w) to (B·h·w, C, 1, 1)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.movedim(1, -1).reshape(-1, x.shape[1], 1, 1)
-
-
-class _Together(nn.Module):
-    """Undoes `_Apart`."""
-
-    def __init__(self, grid: int) -> None:
-        super().__init__()
-        self.grid = grid
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.view(-1, self.grid, self.grid, x.shape[1]).movedim(-1, 1)
-
-
 def _encoder(config: TokenizerConfig) -> nn.Sequential:
-    channels = config.channels
-    layers: list[nn.Module] = [_conv(config, config.frame[0] * config.patch**2, channels)]
+    kit = _Kit.of(config, normed=not config.local)
     side = config.frame[1] // config.patch
+    layers = [nn.PixelUnshuffle(config.patch), kit.conv(config.frame[0] * config.patch**2, kit.channels)]
     for level in range(config.levels):
         if level:
-            layers.append(_Down(channels))
+            # One more row and column on the right and below, so that the grid halves exactly.
+            layers += [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(kit.channels, kit.channels, 3, stride=2)]
             side //= 2
-        layers += _level(config, side, config.res_blocks)
-    layers += [*_middle(config), *_norm_swish(config), _conv(config, channels, config.token_dim)]
-    return nn.Sequential(nn.PixelUnshuffle(config.patch), *_alone(config, layers))
+        layers += kit.level(side, config.res_blocks)
+    return nn.Sequential(*layers, *kit.middle(), *kit.step(config.token_dim))
 
 
 def _decoder(config: TokenizerConfig) -> nn.Sequential:
-    channels = config.channels
-    layers: list[nn.Module] = [_conv(config, config.token_dim, channels), *_middle(config)]
+    kit = _Kit.of(config, normed=True)
     side = config.grid
+    layers = [kit.conv(config.token_dim, kit.channels), *kit.middle()]
     for level in range(config.levels):
         if level:
-            layers += [nn.Upsample(scale_factor=2), _conv(config, channels, channels)]
+            layers += [nn.Upsample(scale_factor=2), kit.conv(kit.channels, kit.channels)]
             side *= 2
-        layers += _level(config, side, config.res_blocks + 1)
-    layers += [*_norm_swish(config), _conv(config, channels, config.frame[0] * config.patch**2)]
-    return nn.Sequential(*_alone(config, layers), nn.PixelShuffle(config.patch))
-
-
-def _alone(config: TokenizerConfig, layers: list[nn.Module]) -> list[nn.Module]:
-    return [_Apart(), *layers, _Together(config.grid)] if config.local else layers
-
-
-def _level(config: TokenizerConfig, side: int, blocks: int) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for _ in range(blocks):
-        layers.append(_Residual(config))
-        if side in config.attention_at:
-            layers.append(_Attention(config))
-    return layers
-
-
-def _middle(config: TokenizerConfig) -> list[nn.Module]:
-    # A patch alone has nothing to attend to.
-    between = [] if config.local else [_Attention(config)]
-    return [_Residual(config), *between, _Residual(config)]
-
-
-def _conv(config: TokenizerConfig, inward: int, outward: int) -> nn.Conv2d:
-    return nn.Conv2d(inward, outward, 1) if config.local else nn.Conv2d(inward, outward, 3, padding=1)
-
-
-def _norm(config: TokenizerConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.norm_groups, config.channels, eps=1e-6)
-
-
-def _norm_swish(config: TokenizerConfig) -> list[nn.Module]:
-    return [_norm(config), nn.SiLU()]
+        layers += kit.level(side, config.res_blocks + 1)
+    layers += kit.step(config.frame[0] * config.patch**2)
+    return nn.Sequential(*layers, nn.PixelShuffle(config.patch))

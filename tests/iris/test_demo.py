@@ -1,0 +1,62 @@
+"""The demonstration and its pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from reverie import BadSetting
+from reverie.iris.demo import IMAGINED, REAL, RECONSTRUCTED, run_demo
+from reverie.iris.pictures import draw_strip
+
+
+def test_the_demonstration_leaves_three_pictures(tmp_path: Path) -> None:
+    """It records, trains, dreams on a game that it did not train on, and says what it made."""
+    screen = io.StringIO()
+    result = run_demo(tmp_path / "out", steps=200, tokenizer_steps=4, world_model_steps=2,
+                      console=Console(file=screen, width=200))  # fmt: skip
+    assert [path.name for path in result.files] == ["losses.png", "dream.png", "dream.gif"]
+    assert len(result.tokenizer.losses["total"]) == 4
+    assert len(result.world_model.losses["total"]) == 2
+    assert list(result.rows) == [REAL, RECONSTRUCTED, IMAGINED]
+    real, reconstructed, imagined = result.rows.values()
+    assert real.shape == reconstructed.shape == imagined.shape == (17, 3, 64, 64)
+    assert len(np.unique(real[0])) > 10  # Breakout has its wall, its grey sides and its score
+    assert (real[0] != real[16]).any()
+    assert np.array_equal(reconstructed[0], imagined[0])  # the dream begins where the tokenizer saw it
+    assert (reconstructed[8] != imagined[8]).any()
+    with Image.open(result.files[1]) as strip:
+        assert strip.width > 64 * 9
+        assert len(strip.convert("RGB").getcolors(1 << 20) or ()) > 50
+    with Image.open(result.files[2]) as animation:
+        assert animation.n_frames == 17  # type: ignore[attr-defined]
+    with Image.open(result.files[0]) as losses:
+        assert losses.width > 800
+    for path in result.files:
+        assert str(path) in screen.getvalue()
+
+
+def test_a_strip_shows_every_pixel_as_a_square(tmp_path: Path) -> None:
+    """Enlarged frames keep their colours exactly; rows follow in order, columns skip steps."""
+    frames = np.zeros((4, 3, 8, 8), np.uint8)
+    frames[:, 0] = (10 * np.arange(4)).reshape(4, 1, 1)
+    draw_strip(tmp_path / "strip.png", {"one": frames, "two": frames + 100}, every=2, scale=4)
+    with Image.open(tmp_path / "strip.png") as image:
+        shown = np.asarray(image)
+    for row, more in enumerate((0, 100)):
+        for column, step in enumerate((0, 2)):
+            y, x = 24 + row * 38, 150 + column * 38
+            square = shown[y : y + 32, x : x + 32]
+            assert (square == (10 * step + more, more, more)).all()
+
+
+def test_rows_of_unequal_length_are_refused(tmp_path: Path) -> None:
+    """Nothing is drawn from rows that do not show the same steps."""
+    frames = np.zeros((4, 3, 8, 8), np.uint8)
+    with pytest.raises(BadSetting, match="cut them to the same steps"):
+        draw_strip(tmp_path / "strip.png", {"one": frames, "two": frames[1:]})

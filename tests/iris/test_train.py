@@ -1,0 +1,83 @@
+"""Training on a replay buffer: what is drawn, what moves, what is reported."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reverie import Field, NotEnoughData, ReplayBuffer, StepSpec
+from reverie.iris.config import Optimisation, TokenizerLoss
+from reverie.iris.tokenizer import Tokenizer
+from reverie.iris.train import History, train_tokenizer, train_world_model
+from reverie.iris.world_model import WorldModel
+
+
+@pytest.fixture
+def buffer() -> ReplayBuffer:
+    """Twelve episodes of ten steps: the frame's colour tells the time of the episode."""
+    spec = StepSpec(obs=Field((3, 16, 16), "uint8"), action=Field((), "int64"))
+    buffer = ReplayBuffer(spec, 120, seed=0)
+    for step in range(120):
+        frame = np.full((3, 16, 16), 25 * (step % 10), np.uint8)
+        last = step % 10 == 9
+        buffer.add(obs=frame, action=step % 3, reward=float(last), terminated=last, truncated=False,
+                   final_obs=np.full((3, 16, 16), 250, np.uint8) if last else None)  # fmt: skip
+    return buffer
+
+
+def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_the_tokenizer_learns_from_the_buffer(tokenizer: Tokenizer, buffer: ReplayBuffer) -> None:
+    """Its losses fall, its history adds up, and it is left in evaluation mode."""
+    settings = Optimisation(steps=40, batch_size=8, learning_rate=3e-3, final_learning_rate=1e-3)
+    loss = TokenizerLoss(pixel_weight=1.0, revive_every=5)
+    history = History()
+    for progress in train_tokenizer(tokenizer, buffer, settings, loss):
+        history.add(progress)
+    assert len(history.losses["total"]) == 40
+    assert history.recent("reconstruction", 5) < 0.5 * history.losses["reconstruction"][0]
+    assert history.sequences == 320
+    assert 0 < history.waiting_share < 1
+    assert not tokenizer.training
+
+
+def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
+    tokenizer: Tokenizer, world_model: WorldModel, buffer: ReplayBuffer
+) -> None:
+    """Its losses fall to what the colours foretell; not a weight of the tokenizer moves."""
+    tokenizer.revive(
+        torch.ones(32, dtype=torch.bool),
+        tokenizer.encode(torch.linspace(0, 1, 11).view(11, 1, 1, 1).expand(11, 3, 16, 16)).z.detach(),
+    )
+    before = snapshot(tokenizer)
+    settings = Optimisation(steps=60, batch_size=8, learning_rate=3e-3, weight_decay=0.01)
+    history = History()
+    for progress in train_world_model(world_model, tokenizer, buffer, settings):
+        history.add(progress)
+    assert history.recent("observation", 5) < 1.0
+    assert history.recent("reward", 5) < 0.5
+    assert history.sequences == 480
+    assert not world_model.training
+    after = snapshot(tokenizer)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_learning_rate_follows_its_line() -> None:
+    """It is constant unless a final rate is given, to which it falls linearly."""
+    assert Optimisation(learning_rate=1e-3).rate(150) == 1e-3
+    falling = Optimisation(steps=100, learning_rate=1e-3, final_learning_rate=2e-4)
+    assert falling.rate(0) == 1e-3
+    assert falling.rate(50) == pytest.approx(6e-4)
+
+
+def test_too_little_data_is_refused_by_the_buffer(tokenizer: Tokenizer, world_model: WorldModel) -> None:
+    """Episodes shorter than the context give no window."""
+    spec = StepSpec(obs=Field((3, 16, 16), "uint8"), action=Field((), "int64"))
+    short = ReplayBuffer(spec, 8, seed=0)
+    for _ in range(4):
+        short.add(obs=np.zeros((3, 16, 16), np.uint8), action=0, reward=0.0, terminated=True, truncated=False)
+    with pytest.raises(NotEnoughData):
+        next(train_world_model(world_model, tokenizer, short, Optimisation()))
