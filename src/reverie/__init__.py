@@ -1,6 +1,6 @@
 """reverie: a replay engine for world models. This page lists the public names."""
 
-from reverie.batch import SequenceBatch, StepBatch
+from reverie.batch import RowBatch, SequenceBatch, StepBatch
 from reverie.buffer import ReplayBuffer
 from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
 from reverie.errors import (
@@ -12,6 +12,18 @@ from reverie.errors import (
     SpecMismatch,
     TooLarge,
 )
+from reverie.nstep import NStep, n_step
+from reverie.samplers import (
+    EpisodeUniform,
+    Fresh,
+    Mixture,
+    Prioritized,
+    Recent,
+    Sampler,
+    Shuffled,
+    Uniform,
+    VisitBalanced,
+)
 from reverie.spec import Field, StepSpec
 
 __version__ = "0.1.0"
@@ -20,16 +32,28 @@ __all__ = [
     "BadSetting",
     "BufferClosed",
     "BufferFull",
+    "EpisodeUniform",
     "Field",
+    "Fresh",
     "IRISOnPolicyBuffer",
     "IRISReplayBuffer",
+    "Mixture",
+    "NStep",
     "NotEnoughData",
+    "Prioritized",
+    "Recent",
     "ReplayBuffer",
     "ReplayError",
+    "RowBatch",
+    "Sampler",
     "SequenceBatch",
+    "Shuffled",
     "SpecMismatch",
     "StepBatch",
     "StepSpec",
     "TooLarge",
+    "Uniform",
+    "VisitBalanced",
     "__version__",
+    "n_step",
 ]

@@ -29,8 +29,11 @@ class SequenceBatch:
         mask: (B, L) bool; False on padding.
         obs_mask: (B, L+1) bool; False where no true observation is known: on padding, and after an end
             whose final observation was never given (there the last frame stands, repeated).
+        train_mask: (B, L) bool; `mask` without the context that burn_in= put in front.
         weight: (B,) float32 importance weights, ones unless the sampler says otherwise.
-        stream, start: (B,) int64; the address of each window: its stream and the id of its first step.
+        stream, start: (B,) int64; the address of each window: its stream and the id at position 0, which
+            lies before the episode where the window begins with padding.
+        anchor: (B,) int64; the id of the step that the sampler drew.
         extras: the spec's extra fields by name, each (B, L, …).
     """
 
@@ -42,12 +45,19 @@ class SequenceBatch:
     is_first: Bools
     mask: Bools
     obs_mask: Bools
+    train_mask: Bools
     weight: Floats
     stream: Ints
     start: Ints
+    anchor: Ints
     extras: dict[str, npt.NDArray[Any]]
     # The layout that made this batch: such a batch may be filled again without looking at each array.
     _layout: object = field(default=None)
+    _sampler: object = field(default=None)  # drew it, and takes the priorities that are learned from it
+
+    def step_ids(self) -> Ints:
+        """Return the id of the step at each position, (B, L); meaningless where `mask` is False."""
+        return self.start[:, None] + np.arange(self.reward.shape[1])
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -55,6 +65,62 @@ class SequenceBatch:
     def __repr__(self) -> str:
         batch, length = self.reward.shape
         return f"SequenceBatch({batch} windows of {length} steps)"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RowBatch:
+    """B windows of L rows that run across episodes, as DreamerV3's replay gives them (boundary="cross").
+
+    There is one row for every observation. A row holds what came with it, the reward and whether it ended
+    the episode, and the action taken after it; the row that closes an episode has no action.
+
+    Attributes:
+        obs: (B, L, …) the field's dtype, or a dict of such arrays.
+        action: (B, L, …); what was done after seeing `obs`; zeros in closing rows.
+        reward: (B, L) float32; what came with `obs`; 0 in the first row of an episode.
+        is_first, is_last, is_terminal: (B, L) bool; the observation opens an episode; closes one, however
+            it ended; closes one that terminated.
+        mask: (B, L) bool; False on padding, which only burn_in= brings.
+        obs_mask: (B, L) bool; False where no true observation is known: on padding, and in the closing row
+            of an episode whose final observation was never given (there the last frame stands, repeated).
+        train_mask: (B, L) bool; `mask` without the context that burn_in= put in front.
+        weight: (B,) float32 importance weights.
+        stream, anchor: (B,) int64; the stream, and the id of the step that the sampler drew: the first one
+            after the context.
+        id: (B, L) int64; the step of each row; -1 in closing rows and on padding.
+        extras: the spec's extra fields by name, each (B, L, …); zeros in closing rows.
+    """
+
+    obs: Tree
+    action: Tree
+    reward: Floats
+    is_first: Bools
+    is_last: Bools
+    is_terminal: Bools
+    mask: Bools
+    obs_mask: Bools
+    train_mask: Bools
+    weight: Floats
+    stream: Ints
+    anchor: Ints
+    id: Ints
+    extras: dict[str, npt.NDArray[Any]]
+    _layout: object = field(default=None)  # as in SequenceBatch
+    _sampler: object = field(default=None)
+
+    def step_ids(self) -> Ints:
+        """Return the id of the step at each position, (B, L); -1 where there is none."""
+        return self.id
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __repr__(self) -> str:
+        batch, length = self.reward.shape
+        return f"RowBatch({batch} windows of {length} rows)"
+
+
+Batch = SequenceBatch | RowBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import SequenceBatch, StepBatch
-from reverie.door import (
-    REWARD,
-    distinct_streams,
-    flag,
-    flags,
-    positive,
-    reward_number,
-    reward_numbers,
-    seed_number,
-)
-from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex
+from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
+from reverie.door import REWARD, distinct_streams, natural, positive, seed_number
+from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
 from reverie.errors import BadSetting, BufferClosed, SpecMismatch
 from reverie.gather import Gatherer, Layout, is_obs
+from reverie.intake import Intake, Step
 from reverie.memory import Blocks, format_bytes, reserve
 from reverie.ring import Finals, Ring
-from reverie.samplers import Uniform
-from reverie.spec import Column, StepSpec, Tree, flatten_value
-from reverie.windows import BOUNDARIES, Anchors
-
-# A step that was checked: the value of every column, the reward, how it ended, and the final observation.
-_Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
+from reverie.samplers import Sampler, Uniform
+from reverie.spec import Column, StepSpec, Tree
+from reverie.windows import BOUNDARIES, Anchors, Windows
 
 KEPT_LAYOUTS = 8  # batch shapes whose layout is remembered; a training loop uses two or three
 
@@ -77,7 +65,8 @@ class ReplayBuffer:
         self._finals = Finals(self._obs_columns)
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks = Blocks()
-        self._layouts: dict[tuple[int, int], Layout] = {}
+        self._intake = Intake(spec, self._columns, self._obs_columns)
+        self._layouts: dict[tuple[bool, int, int], Layout] = {}
         self._uniform = Uniform()
         self._lock = threading.RLock()
         self._closed = False
@@ -114,11 +103,13 @@ class ReplayBuffer:
         return (f"ReplayBuffer({len(self):,} of {self.capacity:,} steps, {streams}, "
                 f"{format_bytes(self.nbytes)} of RAM: {fields}{state})")  # fmt: skip
 
-    def count_windows(self, length: int) -> int:
-        """Return how many different windows of `length` steps can be drawn inside one episode now."""
+    def count_windows(self, length: int, boundary: str = "inside") -> int:
+        """Return how many different anchors there are now for windows of `length` steps."""
         length = positive("length", length)
+        if boundary not in BOUNDARIES:
+            raise BadSetting(f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see sample")
         with self._lock:
-            return self._index.count_windows(length)
+            return Anchors(self._index, boundary, length).count()
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -139,7 +130,7 @@ class ReplayBuffer:
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed.
         """
-        step = self._prepare(obs, action, reward, terminated, truncated, final_obs, extras)
+        step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
             self._check_open()
             self._store(self._stream(stream), step)
@@ -160,28 +151,19 @@ class ReplayBuffer:
             BufferClosed: the buffer was closed.
         """
         which = np.arange(self.streams) if streams is None else distinct_streams(streams, self.streams)
-        lanes = (len(which),)
-        rewards = reward_numbers(reward, lanes)
-        ends = TERMINATED * flags("terminated", terminated, lanes) + TRUNCATED * flags(
-            "truncated", truncated, lanes
+        values, rewards, ended, final = self._intake.lanes(
+            len(which), obs, action, reward, terminated, truncated, final_obs, extras
         )
-        values = self._values(obs, action, extras, lanes)
-        final: dict[str, Any] = {}
-        if final_obs is not None:
-            flatten_value("obs", self.spec.obs, final_obs, final)
-            for column in self._obs_columns:
-                final[column.name] = column.field.validate(f"final_{column.name}", final[column.name], lanes)
-        values["reward"] = rewards
         with self._lock:
             self._check_open()
             slots, freed = self._index.make_room_many(which)
             self._finals.release(freed)
-            places = np.full(lanes, NO_FINAL)
-            if final:
-                for lane in np.flatnonzero(ends).tolist():
+            places = np.full(len(which), NO_FINAL)
+            if final is not None:
+                for lane in np.flatnonzero(ended).tolist():
                     places[lane] = self._finals.put({name: rows[lane] for name, rows in final.items()})
             self._ring.write(slots, values)
-            self._index.commit_many(which, slots, rewards, ends, places)
+            self._index.commit_many(which, slots, rewards, ended, places)
 
     def cut(self, stream: int = 0, *, final_obs: Tree | None = None) -> None:
         """End the running episode of `stream`: the recording stopped here and goes on elsewhere.
@@ -193,7 +175,7 @@ class ReplayBuffer:
             SpecMismatch: `stream` or `final_obs` does not fit.
             BufferClosed: the buffer was closed.
         """
-        final = None if final_obs is None else self._final(final_obs, TRUNCATED)
+        final = None if final_obs is None else self._intake.final(final_obs)
         with self._lock:
             self._check_open()
             stream = self._stream(stream)
@@ -202,32 +184,65 @@ class ReplayBuffer:
 
     # --- sampling --------------------------------------------------------------------------------------
 
-    def sample(self, batch_size: int, length: int, *, boundary: str = "inside",
-               out: SequenceBatch | None = None) -> SequenceBatch:  # fmt: skip
-        """Return `batch_size` windows of `length` steps, every valid window being equally likely.
+    @overload
+    def sample(self, batch_size: int, length: int, *, boundary: Literal["cross"], sampler: Sampler | None = None,
+               burn_in: int = 0, out: RowBatch | None = None) -> RowBatch: ...  # fmt: skip
+
+    @overload
+    def sample(self, batch_size: int, length: int, *,
+               boundary: Literal["inside", "pad_right", "pad_left", "pad_both"] = "inside",
+               sampler: Sampler | None = None, burn_in: int = 0,
+               out: SequenceBatch | None = None) -> SequenceBatch: ...  # fmt: skip
+
+    @overload
+    def sample(self, batch_size: int, length: int, *, boundary: str, sampler: Sampler | None = None,
+               burn_in: int = 0, out: Batch | None = None) -> Batch: ...  # fmt: skip
+
+    def sample(self, batch_size: int, length: int, *, boundary: str = "inside", sampler: Sampler | None = None,
+               burn_in: int = 0, out: Batch | None = None) -> Batch:  # fmt: skip
+        """Return `batch_size` windows of `length` steps. `docs/semantics.md` defines every word of this.
 
         Args:
             batch_size: windows to draw, with replacement, at least 1.
-            length: steps in each, at least 1 and at most what a stream keeps.
-            boundary: "inside": a window never leaves its episode.
+            length: steps in each, at least 1.
+            boundary: "inside": a window never leaves its episode; "pad_right", "pad_left", "pad_both": it
+                may, and is zero and masked there; "cross": it runs on into the stream's next episodes.
+            sampler: chooses the anchors of the windows; None takes every valid one with equal probability.
+            burn_in: steps of context put before each window; never from another episode, masked where there
+                are none, and left out of `train_mask`.
             out: a batch returned earlier for the same sizes; it is filled again and returned. Without it
                 the batch owns its memory, and no later call changes it.
 
+        Returns:
+            A SequenceBatch of `burn_in + length` steps, or a RowBatch of as many rows for "cross".
+
         Raises:
-            NotEnoughData: no episode holds `length` steps with a known successor yet.
+            NotEnoughData: there is no valid window yet.
             BadSetting: an argument of the wrong kind or range.
             BufferClosed: the buffer was closed.
         """
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
-        layout = self._layout(batch_size, length)
-        if out is not None:
-            layout.check(out)
+        burn_in = natural("burn_in", burn_in)
+        if sampler is None:
+            sampler = self._uniform
+        elif not isinstance(sampler, Sampler):
+            raise BadSetting(
+                f"sampler: wanted a Sampler, got {sampler!r}; pass an object such as reverie.Uniform()"
+            )
         with self._lock:
             anchors = self._anchors(boundary, length)
-            rows, ids = self._uniform.draw(anchors, self._rng, batch_size)
-            windows = anchors.windows(rows, ids, self._rng)
+            layout = self._layout(boundary == "cross", batch_size, burn_in + length)
+            if out is not None:
+                layout.check(out)
+            drawn = sampler.draw(anchors, self._rng, batch_size)
             batch = layout.allocate(self._blocks) if out is None else out
-            self._gatherer.sequences(windows, batch)
+            self._gatherer.fill(anchors.windows(drawn, burn_in, self._rng), batch)
+            if drawn.weight is None:
+                batch.weight.fill(1.0)
+            else:
+                batch.weight[...] = drawn.weight
+            # Frozen for users; a batch that is filled again may come from another sampler than before.
+            object.__setattr__(batch, "_sampler", sampler)
         return batch
 
     def sample_steps(self, batch_size: int) -> StepBatch:
@@ -241,13 +256,82 @@ class ReplayBuffer:
         batch_size = positive("batch_size", batch_size)
         with self._lock:
             anchors = self._anchors("inside", 1)
-            rows, ids = self._uniform.draw(anchors, self._rng, batch_size)
-            return self._gatherer.steps(anchors.windows(rows, ids, self._rng), self.spec)
+            windows = anchors.windows(self._uniform.draw(anchors, self._rng, batch_size), 0, self._rng)
+            assert isinstance(windows, Windows)
+            return self._gatherer.steps(windows, self.spec)
+
+    # --- learning from a batch -------------------------------------------------------------------------
+
+    def update_priorities(self, batch: Batch, td_errors: npt.ArrayLike) -> None:
+        """Give the windows of a batch new priorities; those whose anchor was evicted meanwhile are ignored.
+
+        Args:
+            batch: as `sample` returned it.
+            td_errors: (B, L) TD errors of the steps, of which those outside `train_mask` are left out, or
+                (B,) one for each window.
+
+        Raises:
+            SpecMismatch: errors of another shape, or one that is not finite.
+            BadSetting: the batch was drawn by a sampler that keeps no priorities.
+        """
+        sampler = batch._sampler
+        assert isinstance(sampler, Sampler)
+        errors = np.asarray(td_errors)
+        mask = batch.train_mask if errors.ndim == 2 else np.ones((len(batch), 1), np.bool_)
+        if errors.ndim == 1:
+            errors = errors[:, None]
+        if errors.shape != mask.shape or errors.dtype.kind not in "biuf":
+            raise SpecMismatch(
+                f"td_errors: wanted numbers of shape {batch.train_mask.shape} or ({len(batch)},), got "
+                f"{errors.dtype} of shape {np.shape(td_errors)}; pass one per step, or one per window"
+            )
+        if not np.isfinite(errors[mask]).all():
+            raise SpecMismatch(
+                "td_errors: wanted finite numbers, got NaN or infinity; find out where they came from"
+            )
+        priorities = sampler.window_priorities(errors, mask)
+        with self._lock:
+            self._check_open()
+            live = self._live(batch.stream, batch.anchor)
+            sampler.update(self._index, batch.stream[live], batch.anchor[live], priorities[live])
+
+    def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
+        """Store new values of extra fields for the steps of a batch, such as recurrent states or latents.
+
+        Steps that were evicted meanwhile are ignored, and so are padding and closing rows. Where windows
+        overlap, the later row of the batch counts.
+
+        Args:
+            batch: as `sample` returned it.
+            **values: for each extra field to be written, an array (B, L, …) of the field's dtype.
+
+        Raises:
+            SpecMismatch: an unknown field, or a value that does not fit it.
+        """
+        ids = batch.step_ids()
+        real = batch.mask & (ids >= 0)
+        checked = {}
+        for name, value in values.items():
+            if name not in self.spec.extras:
+                raise SpecMismatch(
+                    f"write_back: wanted one of the extra fields {sorted(self.spec.extras)}, got {name!r}; "
+                    f"declare it in the spec's extras"
+                )
+            checked[f"extras/{name}"] = self.spec.extras[name].validate(name, value, ids.shape)
+        stream = np.broadcast_to(batch.stream[:, None], ids.shape)
+        with self._lock:
+            self._check_open()
+            real &= self._live(stream, ids)
+            slots = stream[real] * self._index.capacity + ids[real] % self._index.capacity
+            self._ring.write(slots, {name: np.asarray(value)[real] for name, value in checked.items()})
+
+    def _live(self, stream: Ints, ids: Ints) -> npt.NDArray[np.bool_]:
+        return (ids >= self._index.tail[stream]) & (ids < self._index.head[stream])
 
     # --- closing ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the memory. The buffer takes and gives nothing any more; closing twice is fine."""
+        """Take and give nothing any more. Closing twice is fine."""
         with self._lock:
             self._closed = True
 
@@ -264,16 +348,7 @@ class ReplayBuffer:
         if self._closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
 
-    def _prepare(self, obs: Tree, action: Tree, reward: float, terminated: bool, truncated: bool,
-                 final_obs: Tree | None, extras: Mapping[str, object]) -> _Step:  # fmt: skip
-        """Return a step that is sure to fit, or raise SpecMismatch."""
-        ended = TERMINATED * flag("terminated", terminated) + TRUNCATED * flag("truncated", truncated)
-        amount = reward_number(reward)
-        values = self._values(obs, action, extras, ())
-        values["reward"] = amount
-        return values, amount, ended, None if final_obs is None else self._final(final_obs, ended)
-
-    def _store(self, stream: int, step: _Step) -> None:
+    def _store(self, stream: int, step: Step) -> None:
         """Store a prepared step; the caller holds the lock."""
         values, amount, ended, final = step
         slot, freed = self._index.make_room(stream)
@@ -281,41 +356,6 @@ class ReplayBuffer:
         place = NO_FINAL if final is None else self._finals.put(final)
         self._ring.write(slot, values)
         self._index.commit(stream, slot, amount, ended, place)
-
-    def _values(
-        self, obs: Tree, action: Tree, extras: Mapping[str, object], lead: tuple[int, ...]
-    ) -> dict[str, Any]:
-        """Return every column's validated value by flat name."""
-        values: dict[str, Any] = {}
-        flatten_value("obs", self.spec.obs, obs, values)
-        flatten_value("action", self.spec.action, action, values)
-        if (extras or self.spec.extras) and extras.keys() != self.spec.extras.keys():
-            unknown, missing = (
-                extras.keys() - self.spec.extras.keys(),
-                self.spec.extras.keys() - extras.keys(),
-            )
-            what = f"unknown {sorted(unknown)}" if unknown else f"none for {sorted(missing)}"
-            raise SpecMismatch(
-                f"extra fields: wanted {sorted(self.spec.extras) or 'none'}, got {what}; "
-                f"pass exactly the extras that the spec declares"
-            )
-        for name, value in extras.items():
-            values[f"extras/{name}"] = value
-        for column in self._columns:
-            values[column.name] = column.field.validate(column.name, values[column.name], lead)
-        return values
-
-    def _final(self, final_obs: Tree, ended: int) -> dict[str, Any]:
-        if not ended:
-            raise SpecMismatch(
-                "final_obs: wanted it only with an end, got it with terminated=False and truncated=False; "
-                "leave it out, or pass truncated=True if the episode stops here"
-            )
-        final: dict[str, Any] = {}
-        flatten_value("obs", self.spec.obs, final_obs, final)
-        for column in self._obs_columns:
-            final[column.name] = column.field.validate(f"final_{column.name}", final[column.name])
-        return final
 
     def _stream(self, stream: int) -> int:
         if (
@@ -329,28 +369,28 @@ class ReplayBuffer:
             )
         return int(stream)
 
-    def _layout(self, batch_size: int, length: int) -> Layout:
-        layout = self._layouts.get((batch_size, length))
+    def _layout(self, cross: bool, batch_size: int, length: int) -> Layout:
+        key = (cross, batch_size, length)
+        layout = self._layouts.get(key)
         if layout is None:
-            if length > self._index.capacity:
-                raise BadSetting(
-                    f"length: wanted at most the {self._index.capacity} steps that a stream keeps, got {length}; "
-                    f"make the buffer larger, or ask for shorter windows"
-                )
-            layout = Layout(self.spec, batch_size, length)
+            layout = Layout(self.spec, RowBatch if cross else SequenceBatch, batch_size, length)
             if len(self._layouts) >= KEPT_LAYOUTS:
                 self._layouts.clear()
-            self._layouts[batch_size, length] = layout
+            self._layouts[key] = layout
         return layout
 
     def _anchors(self, boundary: str, length: int) -> Anchors:
         self._check_open()
-        rule = BOUNDARIES.get(boundary) if isinstance(boundary, str) else None
-        if rule is None:
+        if not isinstance(boundary, str) or boundary not in BOUNDARIES:
             raise BadSetting(
                 f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see the docstring of sample"
             )
-        anchors = Anchors(self._index, rule, length)
+        if boundary == "inside" and length > self._index.capacity:
+            raise BadSetting(
+                f"length: wanted at most the {self._index.capacity} steps that a stream keeps, got {length}; "
+                f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
+            )
+        anchors = Anchors(self._index, boundary, length)
         if self._index.live_steps() == 0:
             raise anchors.not_enough()
         return anchors

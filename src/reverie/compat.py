@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,20 @@ from reverie.door import (
     same_shape,
     terminal_flag,
 )
+from reverie.draws import uniform_steps
 from reverie.episodes import CUT, NO_FINAL, RUNNING, TERMINATED, Ints
 from reverie.errors import BadSetting, BufferFull, NotEnoughData, SpecMismatch
-from reverie.samplers import uniform_steps
 from reverie.spec import Field, StepSpec
 
 Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-# What `terminals` holds for a step after which the recording broke off without a termination (truncated or
-# cut). It equals 0.0 for every reader, and still tells the seam when a trainer's checkpoint, which saves the
-# four arrays and nothing else, is loaded again.
+# What `terminals` holds for a truncated step, and before a cut. It equals 0.0 for every reader, and still
+# tells the seam when a trainer's checkpoint, which saves the four arrays and nothing else, is loaded again.
 SEAM = np.float32(-0.0)
+
+MOST = 2**62  # no counter goes beyond: ids are int64
+FIXED = frozenset({"size", "obs_shape", "action_size", "observations", "actions", "rewards", "terminals"})
 
 
 class IRISReplayBuffer:
@@ -50,8 +53,9 @@ class IRISReplayBuffer:
     Attributes:
         observations: (size, *obs_shape) uint8; actions: (size, action_size) float32;
         rewards, terminals: (size,) float32. Real arrays in ring order: row i is slot i, rows 0..len-1 are
-        valid, and they may be written. Setting one of the counters `idx`, `full`, `steps`, `episodes`
-        makes the episodes be read again from `terminals`, which is how trainers restore a checkpoint.
+        valid; write into them, do not replace them. Setting a counter (`idx`, `full`, `steps`, `episodes`)
+        makes the episodes be read again from `terminals`: so trainers restore a checkpoint. What is added
+        after `idx` or `full` was set is never joined to what was there.
 
     Raises:
         BadSetting: a size, shape or count that is no positive integer.
@@ -66,9 +70,7 @@ class IRISReplayBuffer:
         self.batch_size = positive("batch_size", batch_size)
         frame = Field(obs_shape, "uint8")
         if not frame.shape:
-            raise BadSetting(
-                f"obs_shape: wanted at least one axis, got {obs_shape!r}; pass for example (3, 64, 64)"
-            )
+            raise BadSetting("obs_shape: wanted at least one axis, got (); pass for example (3, 64, 64)")
         self.obs_shape = frame.shape
         spec = StepSpec(frame, Field((self.action_size,), "float32"), {"terminals": Field((), "float32")})
         self._engine = ReplayBuffer(spec, self.size, seed=seed)
@@ -77,10 +79,15 @@ class IRISReplayBuffer:
         self.actions: Floats = columns["action"]
         self.rewards: Floats = columns["reward"]
         self.terminals: Floats = columns["extras/terminals"]
-        self._frame = frame
         self._set: dict[str, int] = {}  # counters that were set from outside and not yet acted upon
         self._steps_before = 0  # steps of an earlier life: `steps` minus the engine's head
         self._episodes = 0
+        self._moved = False  # the head was set from outside: what comes next belongs to another recording
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FIXED and self.__dict__.get(name, value) is not value:
+            raise BadSetting(f"{name}: wanted it kept, got another; write into it, or make a new buffer")
+        super().__setattr__(name, value)
 
     # --- counters --------------------------------------------------------------------------------------
 
@@ -105,7 +112,7 @@ class IRISReplayBuffer:
 
     @full.setter
     def full(self, value: bool) -> None:
-        self._set_counter("full", bool(value), 1)
+        self._set_counter("full", value, 1)
 
     @property
     def steps(self) -> int:
@@ -114,7 +121,7 @@ class IRISReplayBuffer:
 
     @steps.setter
     def steps(self, value: int) -> None:
-        self._set_counter("steps", value, None)
+        self._set_counter("steps", value, MOST)
 
     @property
     def episodes(self) -> int:
@@ -123,16 +130,15 @@ class IRISReplayBuffer:
 
     @episodes.setter
     def episodes(self, value: int) -> None:
-        self._set_counter("episodes", value, None)
+        self._set_counter("episodes", value, MOST)
 
-    def _set_counter(self, name: str, value: Any, limit: int | None) -> None:
+    def _set_counter(self, name: str, value: Any, limit: int) -> None:
         # A checkpoint helper hands back what it loaded: 0-d arrays and NumPy scalars are counters, too.
-        number = int(value)
-        if number != value or number < 0 or (limit is not None and number > limit):
-            bound = "a non-negative integer" if limit is None else f"an integer in 0..{limit}"
-            raise BadSetting(f"{name}: wanted {bound}, got {value!r}; restore a checkpoint of the same size")
+        number = np.asarray(value)
+        if number.shape or number.dtype.kind not in "biuf" or not 0 <= number <= limit or number % 1:
+            raise BadSetting(f"{name}: wanted an integer in 0..{limit}, got {value!r}; check the checkpoint")
         with self._engine._lock:
-            self._set[name] = number
+            self._set[name] = int(number)
 
     def _read_ring(self) -> None:
         """Act upon counters that were set: find the episodes again in `terminals`."""
@@ -142,33 +148,26 @@ class IRISReplayBuffer:
         count = self.size if full else idx
         # The head must lie at slot idx; when the step counter agrees, ids simply go on from it.
         head = steps if steps % self.size == idx and steps >= count else idx + self.size * full
-        ids = np.arange(head - count, head)
-        terminals = self.terminals[ids % self.size]
-        if not np.isin(terminals, (0.0, 1.0)).all():
-            raise BadSetting(
-                "terminals: wanted 0 and 1 only in the restored rows, got others; check the checkpoint"
-            )
-        seams = np.flatnonzero((terminals == 1.0) | np.signbit(terminals))
-        starts = [head - count, *(ids[seams] + 1).tolist()]
-        stops = [*(ids[seams] + 1).tolist(), head]
-        kinds = [TERMINATED if terminals[seam] == 1.0 else CUT for seam in seams.tolist()] + [RUNNING]
-        returns = np.concatenate([[0.0], np.cumsum(self.rewards[ids % self.size], dtype=np.float64)])
-        engine = self._engine
-        engine._finals.release(
-            place for place in engine._index.final[engine._index.live_rows()].tolist() if place != NO_FINAL
-        )
-        engine._index.restore(
-            0,
-            head,
-            head - count,
-            [
-                (start, stop, kind, NO_FINAL, float(returns[stop - starts[0]] - returns[start - starts[0]]))
-                for start, stop, kind in zip(starts, stops, kinds, strict=True)
-                if stop > start
-            ],
-        )
-        self._set.clear()
+        tail = head - count
+        slots = np.arange(tail, head) % self.size
+        terminals, rewards = self.terminals[slots], self.rewards[slots].astype(np.float64)
+        if not np.isin(terminals, (0.0, 1.0)).all() or not np.isfinite(rewards).all():
+            raise BadSetting("rows: wanted terminals 0 or 1 and finite rewards, got others; check them")
+        last = (terminals == 1.0) | np.signbit(terminals)
+        last[-1:] = True
+        stops = np.flatnonzero(last) + 1
+        starts = np.concatenate([[0], stops])[:-1]
+        ends = terminals[stops - 1]
+        kinds = np.where(ends == 1.0, TERMINATED, np.where(np.signbit(ends), CUT, RUNNING))
+        columns = (starts + tail, stops + tail, kinds, np.full_like(stops, NO_FINAL),
+                   np.add.reduceat(rewards, starts))  # fmt: skip
+        index = self._engine._index
+        places = index.final[index.live_rows()]
+        index.restore(0, head, tail, zip(*(column.tolist() for column in columns), strict=True))
+        self._engine._finals.release(places[places != NO_FINAL].tolist())
+        self._moved = self._moved or bool(self._set.keys() & {"idx", "full"})
         self._steps_before, self._episodes = steps - head, episodes
+        self._set.clear()
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -198,16 +197,16 @@ class IRISReplayBuffer:
             self._engine._check_open()
             self._store(step)
 
-    def _prepare(
-        self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: bool, final_obs: Any
-    ) -> Any:
+    def _prepare(self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: bool, final: Any) -> Any:
         ended = terminal_flag(terminal)
         marker = np.float32(1.0) if ended else SEAM if flag("truncated", truncated) else np.float32(0.0)
         vector = action_vector(action, self.action_size)
-        return self._engine._prepare(obs, vector, reward, ended, truncated, final_obs, {"terminals": marker})
+        return self._engine._intake.step(obs, vector, reward, ended, truncated, final, {"terminals": marker})
 
     def _store(self, step: Any) -> None:
         self._read_ring()
+        if self._moved:
+            self.cut()
         self._engine._store(0, step)
         self._episodes += bool(step[2] & TERMINATED)
 
@@ -215,9 +214,9 @@ class IRISReplayBuffer:
         """End the running episode: the recording goes on elsewhere, and nothing joins across this point."""
         with self._engine._lock:
             self._read_ring()
-            head = int(self._engine._index.head[0])
+            self._moved = False
             if self._engine._index.open_row[0] >= 0:
-                self.terminals[(head - 1) % self.size] = SEAM
+                self.terminals[self.idx - 1] = SEAM
                 self._engine.cut()
 
     # --- sampling --------------------------------------------------------------------------------------
@@ -249,8 +248,7 @@ class IRISReplayBuffer:
             NotEnoughData: nothing is stored yet.
         """
         with self._engine._lock:
-            _, ids = self._draw_steps(1)
-            slot = int(ids[0]) % self.size
+            slot = int(self._draw_steps(1)[1][0]) % self.size
             # abs: a truncated step is marked by -0.0, which is nobody's business outside.
             return (self.observations[slot].copy(), self.actions[slot].copy(), float(self.rewards[slot]),
                     abs(float(self.terminals[slot])))  # fmt: skip
@@ -263,8 +261,7 @@ class IRISReplayBuffer:
             BadSetting: `batch_size` is no positive integer.
         """
         with self._engine._lock:
-            _, ids = self._draw_steps(positive("batch_size", batch_size))
-            return self._frames(ids)
+            return self._frames(self._draw_steps(positive("batch_size", batch_size))[1])
 
     def sample_with_burn_in(self, batch_size: int, burn_in: int) -> tuple[Frames, Frames]:
         """Return start frames and the frames before them, from inside one episode.
@@ -281,8 +278,7 @@ class IRISReplayBuffer:
             NotEnoughData: nothing is stored yet.
             BadSetting: `batch_size` is no positive integer, or `burn_in` no non-negative one.
         """
-        count = positive("batch_size", batch_size)
-        before = natural("burn_in", burn_in)
+        count, before = positive("batch_size", batch_size), natural("burn_in", burn_in)
         with self._engine._lock:
             rows, ids = self._draw_steps(count)
             wanted = ids[:, None] - np.arange(before, 0, -1)
@@ -297,8 +293,7 @@ class IRISReplayBuffer:
         return uniform_steps(self._engine._index, self._engine._rng, count)
 
     def _frames(self, ids: Ints) -> Frames:
-        column = next(column for column in self._engine._columns if column.name == "obs")
-        return self._engine._gatherer.rows(column, ids % self.size)
+        return self._engine._gatherer.values(self._engine._obs_columns[0], ids % self.size)
 
     def __repr__(self) -> str:
         return f"IRISReplayBuffer({len(self):,} of {self.size:,} transitions: {self._engine!r})"
@@ -317,7 +312,7 @@ class IRISOnPolicyBuffer:
 
     def __init__(self, max_steps: int = 1000) -> None:
         self.max_steps = positive("max_steps", max_steps)
-        self._frame_shape: tuple[int, ...] = (0, 0, 0)  # of the last trajectory; IRIS frames are (C, H, W)
+        self._frame_shape: tuple[int, ...] = (0, 0, 0)  # of the newest step ever: the rank when empty
         self._action_shape: tuple[int, ...] = (0,)
         self.clear()
 
@@ -342,23 +337,15 @@ class IRISOnPolicyBuffer:
             SpecMismatch: a value of the wrong kind, or of another shape than those before it.
         """
         if len(self) >= self.max_steps:
-            raise BufferFull(
-                f"wanted room for one step more, got {self.max_steps} of max_steps={self.max_steps}; "
-                f"call move_to(buffer) or clear(), or make it with a larger max_steps"
-            )
-        frame = np.array(Field(np.shape(obs), "uint8").validate("obs", obs), dtype=np.uint8)
-        taken = action_value(action)
+            raise BufferFull(f"wanted room for a step, got all {self.max_steps} taken; call move_to or clear")
+        field = Field(self._frame_shape if len(self) else np.shape(obs), "uint8")
+        frame, taken = np.array(field.validate("obs", obs), np.uint8), action_value(action)
         if len(self):
-            same_shape("obs", frame.shape, self.observations[0].shape)
-            same_shape("action", np.shape(taken), np.shape(self.actions[0]))
+            same_shape("action", np.shape(taken), self._action_shape)
         ended, stopped, amount = terminal_flag(terminal), flag("truncated", truncated), reward_number(reward)
-        final = None
-        if final_obs is not None:
-            if not (ended or stopped):
-                raise SpecMismatch(
-                    "final_obs: wanted it only with an end, got it inside an episode; leave it out"
-                )
-            final = np.array(Field(frame.shape, "uint8").validate("final_obs", final_obs), dtype=np.uint8)
+        if final_obs is not None and not (ended or stopped):
+            raise SpecMismatch("final_obs: wanted it only with an end, got it without; leave it out")
+        final = None if final_obs is None else np.array(field.validate("final_obs", final_obs), np.uint8)
         self.observations.append(frame)
         self.actions.append(taken)
         self.rewards.append(amount)
@@ -372,13 +359,9 @@ class IRISOnPolicyBuffer:
 
         An empty buffer gives arrays of the same ranks with T = 0.
         """
-        count = len(self)
-        return (
-            np.array(self.observations, np.uint8).reshape(count, *self._frame_shape),
-            np.array(self.actions, np.float32).reshape(count, *self._action_shape),
-            np.array(self.rewards, np.float32),
-            np.array(self.terminals, np.float32),
-        )
+        observations = np.array(self.observations, np.uint8).reshape(len(self), *self._frame_shape)
+        actions = np.array(self.actions, np.float32).reshape(len(self), *self._action_shape)
+        return observations, actions, np.array(self.rewards, np.float32), np.array(self.terminals, np.float32)
 
     def move_to(self, buffer: IRISReplayBuffer | ReplayBuffer, *, stream: int = 0) -> None:
         """Add all steps to `buffer`, then clear. If it refuses a step, nothing is moved.
@@ -390,25 +373,27 @@ class IRISOnPolicyBuffer:
             SpecMismatch: a step does not fit the target, or `stream` does not exist there.
             BufferClosed: the target was closed.
         """
+        if not isinstance(buffer, (IRISReplayBuffer, ReplayBuffer)):
+            raise BadSetting(f"buffer: wanted a replay buffer, got {type(buffer).__name__}; pass one of ours")
         engine = buffer._engine if isinstance(buffer, IRISReplayBuffer) else buffer
         with engine._lock:
             engine._check_open()
             stream = engine._stream(stream)
             records = zip(self.observations, self.actions, self.rewards, self.terminals, self._truncated,
                           self._final_obs, strict=True)  # fmt: skip
+            # All are checked before the first is stored.
             if isinstance(buffer, IRISReplayBuffer):
+                cut, store = buffer.cut, buffer._store
                 steps = [buffer._prepare(*record) for record in records]
-                buffer.cut()
-                for step in steps:
-                    buffer._store(step)
-                buffer.cut()
             else:
+                cut, store = partial(engine.cut, stream), partial(engine._store, stream)
                 steps = [
-                    engine._prepare(obs, action, reward, bool(terminal), truncated, final, {})
+                    engine._intake.step(obs, action, reward, bool(terminal), truncated, final, {})
                     for obs, action, reward, terminal, truncated, final in records
                 ]
-                engine.cut(stream)
+            if steps:
+                cut()
                 for step in steps:
-                    engine._store(stream, step)
-                engine.cut(stream)
+                    store(step)
+                cut()
         self.clear()

@@ -55,7 +55,8 @@ def flag(name: str, value: object) -> bool:
 
 def flags(name: str, value: npt.ArrayLike, lanes: tuple[int, ...]) -> Ints:
     """Return bools of shape `lanes` as 0 and 1; raise SpecMismatch otherwise."""
-    return FLAG.validate(name, value, lanes).astype(np.int64)
+    checked: npt.NDArray[np.bool_] = FLAG.validate(name, value, lanes)
+    return checked.astype(np.int64)
 
 
 def reward_number(value: object, name: str = "reward") -> float:

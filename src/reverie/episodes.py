@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+
+from reverie.lengths import LengthTable
 
 Ints = npt.NDArray[np.int64]
 
 RUNNING, TERMINATED, TRUNCATED, CUT = 0, 1, 2, 4  # how an episode ended; the first two may come together
 NO_ROW = -1
 NO_FINAL = -1
+NEVER = np.iinfo(np.int64).max
 
 ENDED_NAMES = {RUNNING: "running", TERMINATED: "terminated", TRUNCATED: "truncated",
                TERMINATED | TRUNCATED: "terminated", CUT: "cut"}  # fmt: skip
@@ -34,11 +36,14 @@ class EpisodeIndex:
         capacity: steps each stream keeps.
         head, tail: (streams,) next id to be written; oldest live id.
         row_of_slot: (streams * capacity,) slot -> row of the episode that the step there belongs to.
-        start, stop, settled, ended, final, stream, order, total: the table, one entry per row. `stop` of a
-            running episode is its stream's head; `settled` is one past the last id whose successor is
-            known: stop - 1 while it runs, then stop; `final` is the place of the final observation or
-            NO_FINAL; `order` counts episodes as they began; `total` is the return.
+        start, stop, settled, ended, final, stream, ordinal, order, total: the table, one entry per row.
+            `stop` of a running episode is its stream's head; `settled` is one past the last id whose
+            successor is known: stop - 1 while it runs, then stop; `final` is the place of the final
+            observation or NO_FINAL; `ordinal` counts the episodes of its stream as they began, `order`
+            those of all streams; `total` is the return.
         open_row, front_row: (streams,) the running episode, the oldest live episode, or NO_ROW.
+        begun, dropped: (streams,) episodes ever begun, and of these how many are live no more: the live
+            ones of a stream have the ordinals `dropped <= ordinal < begun`.
     """
 
     def __init__(self, streams: int, capacity: int) -> None:
@@ -49,18 +54,18 @@ class EpisodeIndex:
         self.row_of_slot = np.zeros(streams * capacity, np.int32)
         self.open_row = np.full(streams, NO_ROW, np.int64)
         self.front_row = np.full(streams, NO_ROW, np.int64)
-        self._front_stop = np.full(
-            streams, np.iinfo(np.int64).max
-        )  # where the front episode ended, if it has
-        self._queues: list[deque[int]] = [deque() for _ in range(streams)]  # rows of a stream, oldest first
+        self._front_stop = np.full(streams, NEVER)  # where the front episode ended, if it has
+        self.begun = np.zeros(streams, np.int64)
+        self.dropped = np.zeros(streams, np.int64)
+        self._row_of = np.full((streams, 8), NO_ROW, np.int64)  # stream, ordinal % width -> row
         self._lengths = LengthTable()
         self._free_rows: list[int] = []
-        self._begun = 0  # episodes ever begun
+        self._order = 0  # episodes ever begun, over all streams
         self._allocate(max(64, streams))
 
     def _allocate(self, rows: int) -> None:
         old = len(getattr(self, "start", ()))
-        for name in ("start", "stop", "settled", "final", "stream", "order"):
+        for name in ("start", "stop", "settled", "final", "stream", "ordinal", "order"):
             column = np.zeros(rows, np.int64)
             if old:
                 column[:old] = getattr(self, name)
@@ -76,6 +81,7 @@ class EpisodeIndex:
     settled: Ints
     final: Ints
     stream: Ints
+    ordinal: Ints
     order: Ints
     ended: npt.NDArray[np.int8]
     total: npt.NDArray[np.float64]
@@ -84,7 +90,7 @@ class EpisodeIndex:
     def nbytes(self) -> int:
         """Bytes of the arrays, which do not depend on what is stored but for the episode table."""
         table = sum(getattr(self, name).nbytes for name in
-                    ("start", "stop", "settled", "final", "stream", "order", "ended", "total"))  # fmt: skip
+                    ("start", "stop", "settled", "final", "stream", "ordinal", "order", "ended", "total"))  # fmt: skip
         return int(self.row_of_slot.nbytes + table + 5 * self.head.nbytes)
 
     def live_steps(self) -> int:
@@ -163,13 +169,14 @@ class EpisodeIndex:
             episodes: (start, stop, ended, final, total) of each episode that has a live step, oldest
                 first and without gaps; only the last one may be RUNNING.
         """
-        for row in self._queues[stream]:
+        for ordinal in range(self.dropped.item(stream), self.begun.item(stream)):
+            row = self.row_of(stream, ordinal)
             if row not in (self.front_row[stream], self.open_row[stream]):
                 self._lengths.remove(self.stop.item(row) - self.start.item(row), row)
             self._free_rows.append(row)
-        self._queues[stream].clear()
+        self.dropped[stream] = self.begun[stream]
         self.front_row[stream] = self.open_row[stream] = NO_ROW
-        self._front_stop[stream] = np.iinfo(np.int64).max
+        self._front_stop[stream] = NEVER
         self.head[stream], self.tail[stream] = head, tail
         for start, stop, ended, final, total in episodes:
             row = self._begin(stream, start)
@@ -188,22 +195,48 @@ class EpisodeIndex:
         self.ended[row] = RUNNING
         self.final[row] = NO_FINAL
         self.stream[row] = stream
-        self.order[row] = self._begun
+        self.order[row] = self._order
+        self._order += 1
         self.total[row] = 0.0
-        self._begun += 1
-        queue = self._queues[stream]
-        queue.append(row)
+        ordinal = self.begun.item(stream)
+        self.ordinal[row] = ordinal
+        if ordinal - self.dropped.item(stream) == self._row_of.shape[1]:
+            self._widen()
+        self._row_of[stream, ordinal % self._row_of.shape[1]] = row
+        self.begun[stream] = ordinal + 1
         self.open_row[stream] = row
-        if len(queue) == 1:
+        if ordinal == self.dropped.item(stream):
             self.front_row[stream] = row
         return row
+
+    def _widen(self) -> None:
+        """Make room for twice as many live episodes in each stream."""
+        width = self._row_of.shape[1]
+        wider = np.full((self.streams, 2 * width), NO_ROW, np.int64)
+        for stream in range(self.streams):
+            ordinals = np.arange(self.dropped[stream], self.begun[stream])
+            wider[stream, ordinals % (2 * width)] = self._row_of[stream, ordinals % width]
+        self._row_of = wider
+
+    def rows_of(self, stream: Ints, ordinal: Ints) -> Ints:
+        """Return the rows of live episodes; for an ordinal that is none, some row."""
+        rows: Ints = self._row_of[stream, ordinal % self._row_of.shape[1]]
+        return rows
+
+    def is_live(self, rows: Ints) -> npt.NDArray[np.bool_]:
+        """Return which rows hold an episode that has not been dropped."""
+        return self.ordinal[rows] >= self.dropped[self.stream[rows]]
+
+    def row_of(self, stream: int, ordinal: int) -> int:
+        """Return the row of a live episode."""
+        return self._row_of.item(stream, ordinal % self._row_of.shape[1])
 
     def _end(self, stream: int, row: int, ended: int, final: int) -> None:
         self.settled[row] = self.stop[row]
         self.ended[row] = ended
         self.final[row] = final
         self.open_row[stream] = NO_ROW
-        if self._queues[stream][0] == row:
+        if self.front_row.item(stream) == row:
             self._front_stop[stream] = self.stop[row]
         else:
             self._lengths.add(self.stop.item(row) - self.start.item(row), row)
@@ -216,17 +249,17 @@ class EpisodeIndex:
     def _drop_fronts(self, stream: int) -> list[int]:
         """Forget the episodes that lie wholly before the tail; return the final places they held."""
         freed = []
-        queue = self._queues[stream]
         tail = self.tail.item(stream)
-        while queue and self.ended.item(queue[0]) and self.stop.item(queue[0]) <= tail:
-            row = queue.popleft()
+        while self._front_stop.item(stream) <= tail:
+            row = self.front_row.item(stream)
             if self.final.item(row) != NO_FINAL:
                 freed.append(self.final.item(row))
             self._free_rows.append(row)
-            self._front_stop[stream] = np.iinfo(np.int64).max
+            self.dropped[stream] += 1
+            self._front_stop[stream] = NEVER
             self.front_row[stream] = NO_ROW
-            if queue:
-                front = queue[0]
+            if self.dropped.item(stream) < self.begun.item(stream):
+                front = self.row_of(stream, self.dropped.item(stream))
                 self.front_row[stream] = front
                 if self.ended.item(front):
                     self._front_stop[stream] = self.stop[front]
@@ -248,14 +281,32 @@ class EpisodeIndex:
 
     def live_rows(self) -> Ints:
         """Return the rows of all live episodes, in the order in which they began."""
-        rows = np.fromiter((row for queue in self._queues for row in queue), np.int64)
+        width = self._row_of.shape[1]
+        rows = np.concatenate([
+            self._row_of[stream, np.arange(dropped, begun) % width]
+            for stream, (dropped, begun) in enumerate(zip(self.dropped, self.begun, strict=True))
+        ])  # fmt: skip
         return rows[np.argsort(self.order[rows], kind="stable")]
+
+    def uniform_rows(self, rng: np.random.Generator, count: int) -> Ints:
+        """Return the rows of `count` live episodes, each being equally likely. Some episode must be live."""
+        ends = np.cumsum(self.begun - self.dropped)
+        rank: Ints = rng.integers(0, int(ends[-1]), count)
+        stream = np.searchsorted(ends, rank, side="right") if self.streams > 1 else np.zeros(count, np.int64)
+        return self.rows_of(stream, rank + (self.begun - ends)[stream])
+
+    def step_at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
+        """Return (row, id) of the live steps with these ranks: streams in order, oldest first."""
+        ends = np.cumsum(self.head - self.tail)
+        stream = np.searchsorted(ends, rank, side="right")
+        ids = rank + (self.head - ends)[stream]
+        return self.rows_at(stream, ids), ids
 
     def special_rows(self) -> Ints:
         """Return the rows that the length table leaves out: each stream's oldest and its running one."""
         if self.streams == 1:
             front, opened = self.front_row.item(0), self.open_row.item(0)
-            return np.array([row for row in {front, opened} if row >= 0], np.int64)
+            return np.array([row for row in dict.fromkeys((front, opened)) if row >= 0], np.int64)
         rows = np.concatenate([self.front_row, self.open_row[self.open_row != self.front_row]])
         return rows[rows >= 0]
 
@@ -287,7 +338,9 @@ class EpisodeIndex:
             row[here] = special[which]
             offset[here] = rank[here] - (ends[which] - fits[which])
         if not here.all():
-            row[~here], offset[~here] = self._lengths.window_at_rank(length, rank[~here] - in_special)
+            row[~here], offset[~here] = self._lengths.window_at_rank(
+                length, rank[~here] - in_special, self.order
+            )
         return row, self.live_start(row) + offset
 
     def table(self) -> npt.NDArray[np.void]:
@@ -300,65 +353,3 @@ class EpisodeIndex:
         table["return"] = self.total[rows]
         table["ended"] = [ENDED_NAMES[ended] for ended in self.ended[rows].tolist()]
         return table
-
-
-class LengthTable:
-    """Whole ended episodes by their length.
-
-    D episodes of different lengths hold at least D * (D + 1) / 2 steps, so there are at most about
-    sqrt(2 * capacity) distinct lengths: what is done per distinct length stays cheap at any size.
-    """
-
-    __slots__ = ("_counts", "_place", "_rows", "_sorted", "_stale")
-
-    def __init__(self) -> None:
-        self._rows: dict[int, list[int]] = {}  # length -> rows of the episodes of that length
-        self._place: dict[int, int] = {}  # row -> its place in that list
-        self._sorted = np.zeros(0, np.int64)  # distinct lengths, ascending
-        self._counts = np.zeros(0, np.int64)
-        self._stale = False
-
-    def add(self, length: int, row: int) -> None:
-        rows = self._rows.setdefault(length, [])
-        self._place[row] = len(rows)
-        rows.append(row)
-        self._stale = True
-
-    def remove(self, length: int, row: int) -> None:
-        rows = self._rows[length]
-        place, last = self._place.pop(row), rows.pop()
-        if last != row:
-            rows[place] = last
-            self._place[last] = place
-        if not rows:
-            del self._rows[length]
-        self._stale = True
-
-    def _refresh(self) -> None:
-        if self._stale:
-            self._sorted = np.array(sorted(self._rows), np.int64)
-            self._counts = np.array([len(self._rows[length]) for length in self._sorted.tolist()], np.int64)
-            self._stale = False
-
-    def longest(self) -> int:
-        self._refresh()
-        return int(self._sorted[-1]) if len(self._sorted) else 0
-
-    def count_windows(self, length: int) -> int:
-        self._refresh()
-        first = np.searchsorted(self._sorted, length)
-        return int((self._counts[first:] * (self._sorted[first:] - (length - 1))).sum())
-
-    def window_at_rank(self, length: int, rank: Ints) -> tuple[Ints, Ints]:
-        """Return (row, offset into the episode) of the windows with these ranks."""
-        self._refresh()
-        first = int(np.searchsorted(self._sorted, length))
-        fits = self._sorted[first:] - (length - 1)
-        ends = np.cumsum(self._counts[first:] * fits)
-        which = np.searchsorted(ends, rank, side="right")
-        within = rank - (ends[which] - self._counts[first:][which] * fits[which])
-        member, offset = np.divmod(within, fits[which])
-        lengths = self._sorted[first:][which]
-        pairs = zip(lengths.tolist(), member.tolist(), strict=True)
-        rows = [self._rows[episode_length][place] for episode_length, place in pairs]
-        return np.array(rows, np.int64), offset

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import SequenceBatch, StepBatch
+from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
 from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.memory import ALIGNMENT, Blocks
 from reverie.ring import Finals, Ring
 from reverie.spec import Column, StepSpec, tree_build, tree_leaves
-from reverie.windows import Windows
+from reverie.windows import CrossWindows, Windows
 
 Array = npt.NDArray[Any]
+
+FLOAT, FLAG, ID = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
+# What a batch holds beside the fields of the spec: name, dtype, and what is added to L (None: no time axis).
+SEQUENCE_LEAVES = (("reward", FLOAT, 0), ("terminated", FLAG, 0), ("truncated", FLAG, 0), ("is_first", FLAG, 1),
+                   ("mask", FLAG, 0), ("obs_mask", FLAG, 1), ("train_mask", FLAG, 0), ("weight", FLOAT, None),
+                   ("stream", ID, None), ("start", ID, None), ("anchor", ID, None))  # fmt: skip
+ROW_LEAVES = (("reward", FLOAT, 0), ("is_first", FLAG, 0), ("is_last", FLAG, 0), ("is_terminal", FLAG, 0),
+              ("mask", FLAG, 0), ("obs_mask", FLAG, 0), ("train_mask", FLAG, 0), ("weight", FLOAT, None),
+              ("stream", ID, None), ("anchor", ID, None), ("id", ID, 0))  # fmt: skip
 
 
 class Leaf(NamedTuple):
@@ -28,63 +38,61 @@ class Leaf(NamedTuple):
 
 
 class Layout:
-    """Where each array of a batch of `batch` windows of `length` steps lies in one block of memory."""
+    """Where each array of a batch of `batch` windows of `length` steps lies in one block of memory.
 
-    __slots__ = ("_tree", "leaves", "nbytes", "shape")
+    Args:
+        spec: the fields.
+        kind: SequenceBatch, or RowBatch for windows that cross episodes.
+        batch, length: windows, and steps or rows of each, context included.
+    """
 
-    def __init__(self, spec: StepSpec, batch: int, length: int) -> None:
-        self._tree = spec
-        self.shape = (batch, length)
+    __slots__ = ("_kind", "_others", "_spec", "leaves", "nbytes")
+
+    def __init__(self, spec: StepSpec, kind: type[Batch], batch: int, length: int) -> None:
+        self._spec = spec
+        self._kind = kind
+        self._others = SEQUENCE_LEAVES if kind is SequenceBatch else ROW_LEAVES
         self.leaves: list[Leaf] = []
         self.nbytes = 0
         for column in spec.columns():
-            steps = length + 1 if is_obs(column) else length
+            steps = length + 1 if is_obs(column) and kind is SequenceBatch else length
             self._place(column.name, (batch, steps, *column.field.shape), column.field.dtype)
-        self._place("reward", (batch, length), np.dtype(np.float32))
-        for name, steps in (("terminated", length), ("truncated", length), ("is_first", length + 1),
-                            ("mask", length), ("obs_mask", length + 1)):  # fmt: skip
-            self._place(name, (batch, steps), np.dtype(np.bool_))
-        self._place("weight", (batch,), np.dtype(np.float32))
-        self._place("stream", (batch,), np.dtype(np.int64))
-        self._place("start", (batch,), np.dtype(np.int64))
+        for name, dtype, more in self._others:
+            self._place(name, (batch,) if more is None else (batch, length + more), dtype)
 
     def _place(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.leaves.append(Leaf(name, shape, dtype, self.nbytes))
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         self.nbytes += -(-size // ALIGNMENT) * ALIGNMENT
 
-    def allocate(self, blocks: Blocks) -> SequenceBatch:
+    def allocate(self, blocks: Blocks) -> Batch:
         """Return a batch with unknown content."""
         block = blocks.take(self.nbytes)
         arrays = {leaf.name: np.ndarray(leaf.shape, leaf.dtype, block, leaf.offset) for leaf in self.leaves}
-        spec = self._tree
-        return SequenceBatch(
+        spec = self._spec
+        others = {name: arrays[name] for name, _, _ in self._others}
+        return self._kind(
             obs=tree_build("obs", spec.obs, arrays),
             action=tree_build("action", spec.action, arrays),
-            reward=arrays["reward"],
-            terminated=arrays["terminated"],
-            truncated=arrays["truncated"],
-            is_first=arrays["is_first"],
-            mask=arrays["mask"],
-            obs_mask=arrays["obs_mask"],
-            weight=arrays["weight"],
-            stream=arrays["stream"],
-            start=arrays["start"],
             extras={name: arrays[f"extras/{name}"] for name in spec.extras},
             _layout=self,
+            **others,
         )
 
-    def check(self, out: object) -> SequenceBatch:
+    def check(self, out: object) -> Batch:
         """Return `out` if every array of it is one this layout would have made.
 
         Raises:
-            BadSetting: `out` is no batch, or one of other sizes, dtypes or memory order.
+            BadSetting: `out` is no such batch, or one of other sizes, dtypes or memory order.
         """
-        if not isinstance(out, SequenceBatch):
-            raise BadSetting(f"out: wanted a SequenceBatch, got {type(out).__name__}; pass an earlier batch")
+        if not isinstance(out, self._kind):
+            name = self._kind.__name__
+            raise BadSetting(
+                f"out: wanted a {name}, got {type(out).__name__}; pass an earlier batch of that kind"
+            )
         if out._layout is self:
             return out
-        arrays = batch_arrays(out)
+        arrays = self.arrays(out)
         for leaf in self.leaves:
             array = arrays.get(leaf.name)
             if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
@@ -100,24 +108,20 @@ class Layout:
                 )
         return out
 
+    def arrays(self, batch: Batch) -> dict[str, Array]:
+        """Return the arrays of a batch by flat name."""
+        arrays = field_arrays(batch)
+        for name, _, _ in self._others:
+            arrays[name] = getattr(batch, name)
+        return arrays
 
-def batch_arrays(batch: SequenceBatch) -> dict[str, Array]:
-    """Return the arrays of a batch by flat name."""
+
+def field_arrays(batch: Batch) -> dict[str, Array]:
+    """Return the arrays of the spec's fields by flat name."""
     arrays = dict(tree_leaves("obs", batch.obs))
     arrays.update(tree_leaves("action", batch.action))
-    arrays.update((f"extras/{name}", array) for name, array in batch.extras.items())
-    for name in (
-        "reward",
-        "terminated",
-        "truncated",
-        "is_first",
-        "mask",
-        "obs_mask",
-        "weight",
-        "stream",
-        "start",
-    ):
-        arrays[name] = getattr(batch, name)
+    for name, array in batch.extras.items():
+        arrays[f"extras/{name}"] = array
     return arrays
 
 
@@ -137,44 +141,81 @@ class Gatherer:
         self._store = store
         self._finals = finals
 
-    def sequences(self, windows: Windows, batch: SequenceBatch) -> None:
-        """Fill every array of `batch`, whose shape is that of `windows`."""
+    def fill(self, windows: Windows | CrossWindows, batch: Batch) -> None:
+        """Fill every array of `batch` but the weights; it was laid out for such windows."""
+        if isinstance(windows, Windows):
+            assert isinstance(batch, SequenceBatch)
+            self._sequences(windows, batch)
+        else:
+            assert isinstance(batch, RowBatch)
+            self._rows(windows, batch)
+
+    # --- sequences inside one episode ------------------------------------------------------------------
+
+    def _sequences(self, windows: Windows, batch: SequenceBatch) -> None:
         index, length = self._index, windows.length
-        slots = self._slots(windows)
         # An end inside the window can only be its last real step; its successor lies beside the ring.
         at_end = np.flatnonzero(windows.stop == index.stop.take(windows.row))
-        if len(at_end):
+        slots = self._slots(windows) if windows.whole else self._clipped_slots(windows, at_end)
+        if windows.whole and len(at_end):
             slots[at_end, length] = slots[at_end, length - 1]
         step_slots = np.ascontiguousarray(slots[:, :length])
-        arrays = batch_arrays(batch)
+        arrays = field_arrays(batch)
         for column in self._columns:
             self._store.gather(column.name, slots if is_obs(column) else step_slots, arrays[column.name])
         self._store.gather("reward", step_slots, batch.reward)
         batch.terminated.fill(False)
         batch.truncated.fill(False)
         batch.is_first.fill(False)
-        batch.mask.fill(True)
-        batch.obs_mask.fill(True)
-        batch.weight.fill(1.0)
         batch.stream[...] = windows.stream
         batch.start[...] = windows.start
+        batch.anchor[...] = windows.anchor
         opens = np.flatnonzero(index.start.take(windows.row) == windows.first)
         if len(opens):
             batch.is_first[opens, windows.first[opens] - windows.start[opens]] = True
+        if windows.whole:
+            batch.mask.fill(True)
+            batch.obs_mask.fill(True)
+        else:
+            self._blank_padding(windows, batch, arrays)
+        batch.train_mask[...] = batch.mask
+        if windows.burn_in:
+            batch.train_mask[:, : windows.burn_in] = False
         if len(at_end):
             self._ends(windows, at_end, batch, arrays)
 
     def _slots(self, windows: Windows) -> Ints:
-        """Return the slot of every step and of the id after the last one, (B, L+1)."""
+        """Return the slot of every step and of the id after the last one, (B, L+1), of whole windows."""
         capacity = self._index.capacity
-        slots = (windows.start % capacity)[:, None] + np.arange(windows.length + 1)
+        slots: Ints = (windows.start % capacity)[:, None] + np.arange(windows.length + 1)
         if slots[:, -1].max() >= capacity:
             slots[slots >= capacity] -= capacity
         if self._index.streams > 1:
             slots += (windows.stream * capacity)[:, None]
         return slots
 
-    def _ends(self, windows: Windows, at_end: Ints, batch: SequenceBatch, arrays: dict[str, Array]) -> None:
+    def _clipped_slots(self, windows: Windows, at_end: Ints) -> Ints:
+        """Return slots (B, L+1) as above; on padding, and where no successor is stored, some live step's."""
+        ids = windows.start[:, None] + np.arange(windows.length + 1)
+        last = windows.stop.copy()
+        last[at_end] -= 1
+        np.clip(ids, windows.first[:, None], last[:, None], out=ids)
+        return ids % self._index.capacity + (windows.stream * self._index.capacity)[:, None]
+
+    def _blank_padding(self, windows: Windows, batch: SequenceBatch, arrays: Mapping[str, Array]) -> None:
+        """Set the masks, and zero what they leave out."""
+        ids = windows.start[:, None] + np.arange(windows.length + 1)
+        begun = ids >= windows.first[:, None]
+        np.logical_and(begun, ids <= windows.stop[:, None], out=batch.obs_mask)
+        np.logical_and(begun[:, :-1], ids[:, :-1] < windows.stop[:, None], out=batch.mask)
+        no_step, no_obs = ~batch.mask, ~batch.obs_mask
+        for column in self._columns:
+            arrays[column.name][no_obs if is_obs(column) else no_step] = 0
+        batch.reward[no_step] = 0.0
+
+    def _ends(
+        self, windows: Windows, at_end: Ints, batch: SequenceBatch, arrays: Mapping[str, Array]
+    ) -> None:
         """Mark the ends and put the final observations in their places."""
         index = self._index
         rows, last = windows.row[at_end], (windows.stop - windows.start)[at_end]
@@ -187,6 +228,42 @@ class Gatherer:
         for name, column in self._finals.columns.items():
             arrays[name][at_end[known], last[known]] = column[places[known]]
 
+    # --- rows that cross episodes ----------------------------------------------------------------------
+
+    def _rows(self, windows: CrossWindows, batch: RowBatch) -> None:
+        index = self._index
+        row, closing, mask = windows.row, windows.closing, windows.mask
+        base = (windows.stream * index.capacity)[:, None]
+        # A closing row shows its episode's last frame until a final observation is put there.
+        slots = base + (windows.id - closing) % index.capacity
+        arrays = field_arrays(batch)
+        for column in self._columns:
+            out = arrays[column.name]
+            self._store.gather(column.name, slots, out)
+            out[~mask if is_obs(column) else ~mask | closing] = 0
+        opens = (windows.id == index.start[row]) & mask
+        # The reward that came with a row is that of the step before.
+        self._store.gather("reward", base + (windows.id - 1) % index.capacity, batch.reward)
+        batch.reward[opens | ~mask] = 0.0
+        batch.is_first[...] = opens
+        batch.is_last[...] = closing
+        batch.is_terminal[...] = closing & (index.ended[row] & TERMINATED != 0)
+        batch.mask[...] = mask
+        batch.train_mask[...] = mask
+        batch.train_mask[:, : windows.burn_in] = False
+        batch.stream[...] = windows.stream
+        batch.anchor[...] = windows.anchor
+        batch.id[...] = np.where(mask & ~closing, windows.id, -1)
+        batch.obs_mask[...] = mask
+        places = index.final[row]
+        known = closing & (places != NO_FINAL)
+        batch.obs_mask[closing & ~known] = False
+        if known.any():
+            for name, column_finals in self._finals.columns.items():
+                arrays[name][known] = column_finals[places[known]]
+
+    # --- single steps ----------------------------------------------------------------------------------
+
     def steps(self, windows: Windows, spec: StepSpec) -> StepBatch:
         """Return single steps with their successors; the windows are of length 1."""
         index = self._index
@@ -197,9 +274,9 @@ class Gatherer:
         values: dict[str, Array] = {}
         following: dict[str, Array] = {}
         for column in self._columns:
-            values[column.name] = self.rows(column, here)
+            values[column.name] = self.values(column, here)
             if is_obs(column):
-                following[column.name] = self.rows(column, after)
+                following[column.name] = self.values(column, after)
         ended = np.zeros(len(here), np.int8)
         ended[at_end] = index.ended[windows.row[at_end]]
         places = index.final[windows.row[at_end]]
@@ -223,8 +300,8 @@ class Gatherer:
             extras={name: values[f"extras/{name}"] for name in spec.extras},
         )
 
-    def rows(self, column: Column, slots: Ints) -> Array:
-        """Return the column's rows at `slots`, as a fresh array."""
+    def values(self, column: Column, slots: Ints) -> Array:
+        """Return the column's values at `slots`, as a fresh array."""
         out = np.empty((*slots.shape, *column.field.shape), column.field.dtype)
         self._store.gather(column.name, slots, out)
         return out

@@ -1,61 +1,71 @@
-"""Samplers choose anchors. They know ids and episodes, and no bytes."""
+"""All samplers by name, and the mixture of several."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
+from reverie.draws import EpisodeUniform, Recent, Sampler, State, Uniform
 from reverie.episodes import EpisodeIndex, Ints
-from reverie.windows import Anchors
+from reverie.errors import BadSetting
+from reverie.priorities import Prioritized, VisitBalanced
+from reverie.queues import Fresh, Shuffled, check_sampler, join
+from reverie.windows import Anchors, Drawn
 
-# Below this share of accepted draws, counting is cheaper than trying again.
-LEAST_ACCEPTED = 1 / 8
-
-
-def uniform_steps(index: EpisodeIndex, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
-    """Return (row, id) of `count` live steps, each step being equally likely. Some step must be live."""
-    if index.streams == 1:
-        ids: Ints = rng.integers(index.tail.item(0), index.head.item(0), count)
-        return index.rows_at(0, ids), ids
-    ends: Ints = np.cumsum(index.head - index.tail)
-    rank: Ints = rng.integers(0, int(ends[-1]), count)
-    stream = np.searchsorted(ends, rank, side="right")
-    ids = rank + (index.head - ends)[stream]
-    return index.rows_at(stream, ids), ids
+__all__ = ["EpisodeUniform", "Fresh", "Mixture", "Prioritized", "Recent", "Sampler", "Shuffled", "Uniform",
+           "VisitBalanced"]  # fmt: skip
 
 
-class Uniform:
-    """Every valid anchor alike."""
+class Mixture(Sampler):
+    """Each row from one of several samplers, chosen at random by weight.
 
-    __slots__ = ()
+    Args:
+        parts: (sampler, weight) pairs; weights are positive and need not sum to 1.
 
-    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
-        """Return (episode row, id) of `count` anchors; raise NotEnoughData when there is none.
+    Raises:
+        BadSetting: no part, something that is no sampler, or a weight that is not positive.
+    """
 
-        Draws live steps and keeps the valid ones: exactly uniform, whatever the share of valid steps.
-        When that share turns out small, the rest is drawn by rank among the counted anchors, which is the
-        same distribution: how many were accepted says nothing about which.
-        """
-        rows, ids = uniform_steps(anchors.index, rng, count + (count >> 3) + 4)
-        good = anchors.accept(rows, ids)
-        accepted = int(np.count_nonzero(good))
-        if accepted == len(ids):
-            return rows[:count], ids[:count]
-        rows, ids = rows[good][:count], ids[good][:count]
-        if accepted >= count:
-            return rows, ids
-        return self._complete(anchors, rng, count, rows, ids, accepted / len(good))
+    def __init__(self, parts: Sequence[tuple[Sampler, float]]) -> None:
+        parts = list(parts)
+        if not parts or not all(len(part) == 2 and 0 < part[1] < np.inf for part in parts):
+            raise BadSetting(
+                f"Mixture: wanted (sampler, positive weight) pairs, got {parts!r}; give at least one"
+            )
+        self.samplers = tuple(check_sampler("Mixture", sampler) for sampler, _ in parts)
+        weights = np.array([weight for _, weight in parts], np.float64)
+        self.weights = weights / weights.sum()
 
-    def _complete(self, anchors: Anchors, rng: np.random.Generator, count: int, rows: Ints, ids: Ints,
-                  share: float) -> tuple[Ints, Ints]:  # fmt: skip
-        missing = count - len(ids)
-        if share >= LEAST_ACCEPTED:
-            more_rows, more_ids = uniform_steps(anchors.index, rng, int(missing / share * 1.5) + 8)
-            good = anchors.accept(more_rows, more_ids)
-            rows = np.concatenate([rows, more_rows[good][:missing]])
-            ids = np.concatenate([ids, more_ids[good][:missing]])
-            missing = count - len(ids)
-        if missing:
-            rank = rng.integers(0, anchors.require(), missing)
-            more_rows, more_ids = anchors.at_rank(rank)
-            rows, ids = np.concatenate([rows, more_rows]), np.concatenate([ids, more_ids])
-        return rows, ids
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
+        """Return `count` anchors."""
+        which = np.minimum(np.searchsorted(np.cumsum(self.weights), rng.random(count), side="right"),
+                           len(self.samplers) - 1)  # fmt: skip
+        parts = []
+        for number, sampler in enumerate(self.samplers):
+            places = np.flatnonzero(which == number)
+            if len(places):
+                parts.append((sampler.draw(anchors, rng, len(places)), places))
+        return join(parts, anchors, rng, count)
+
+    def update(self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Any) -> bool:
+        """Pass priorities on to every part that keeps some: they belong to the steps, whoever drew them."""
+        taken = [sampler.update(index, stream, ids, priorities) for sampler in self.samplers]  # all of them
+        return any(taken)
+
+    def window_priorities(self, td_errors: Any, mask: Any) -> Any:
+        """Return what the first part that keeps priorities makes of TD errors."""
+        for sampler in self.samplers:
+            if type(sampler).window_priorities is not Sampler.window_priorities:
+                return sampler.window_priorities(td_errors, mask)
+        return super().window_priorities(td_errors, mask)
+
+    def save(self) -> State:
+        """Return the states of all parts."""
+        return {"parts": [sampler.save() for sampler in self.samplers]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what `save` returned."""
+        for sampler, part in zip(self.samplers, state["parts"], strict=True):
+            sampler.load(part)

@@ -103,7 +103,7 @@ BATCHES = {
     "stream out of range": (good_batch(streams=[0, 1, 3]), "0..2", "3", "one step per stream"),
     "no stream": (good_batch(streams=[]), "a list of integers", "[]", "at least one"),
     "float streams": (good_batch(streams=[0.0, 1.0, 2.0]), "a list of integers", "0.0", "at least one"),
-    "too few rows for the streams": (good_batch(streams=[0, 1]), "(2,", "(3,", "per lane"),
+    "too few rows for the streams": (good_batch(streams=[0, 1]), "(2,", "(3,", "exactly that shape"),
     "unknown field": (good_batch(value=np.zeros(3)), "['logits']", "'value'", "extras that the spec declares"),
     "final of wrong shape": (good_batch(terminated=np.ones(3, bool), final_obs=OBS), "(3, 3, 4, 4)", "(3, 4, 4)", "exactly"),
 }  # fmt: skip

@@ -7,7 +7,7 @@ from helpers import assert_row_equals, scalar_spec
 import reverie as rv
 from reverie.episodes import NO_FINAL, TERMINATED, EpisodeIndex
 from reverie.testing import NaiveBuffer
-from reverie.windows import BOUNDARIES, Anchors
+from reverie.windows import Anchors
 
 ADDS = 14
 
@@ -24,7 +24,7 @@ def check_every_length(index: EpisodeIndex, wanted_by_length: list[set[tuple[int
     ids = np.concatenate([np.arange(*ends) for ends in zip(index.tail, index.head, strict=True)])
     rows = index.rows_at(stream, ids)
     for length, wanted in enumerate(wanted_by_length, start=1):
-        anchors = Anchors(index, BOUNDARIES["inside"], length)
+        anchors = Anchors(index, "inside", length)
         good = anchors.accept(rows, ids)
         assert set(zip(stream[good].tolist(), ids[good].tolist(), strict=True)) == wanted
         assert anchors.count() == len(wanted)

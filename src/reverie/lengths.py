@@ -1,0 +1,70 @@
+"""How many whole episodes of each length there are: what makes counting windows cheap."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+class LengthTable:
+    """Whole ended episodes by their length.
+
+    D episodes of different lengths hold at least D * (D + 1) / 2 steps, so there are at most about
+    sqrt(2 * capacity) distinct lengths: what is done per distinct length stays cheap at any size.
+    """
+
+    __slots__ = ("_counts", "_rows", "_sorted", "_stale")
+
+    def __init__(self) -> None:
+        self._rows: dict[int, set[int]] = {}  # length -> rows of the episodes of that length
+        self._sorted = np.zeros(0, np.int64)  # distinct lengths, ascending
+        self._counts = np.zeros(0, np.int64)
+        self._stale = False
+
+    def add(self, length: int, row: int) -> None:
+        self._rows.setdefault(length, set()).add(row)
+        self._stale = True
+
+    def remove(self, length: int, row: int) -> None:
+        rows = self._rows[length]
+        rows.remove(row)
+        if not rows:
+            del self._rows[length]
+        self._stale = True
+
+    def _refresh(self) -> None:
+        if self._stale:
+            self._sorted = np.array(sorted(self._rows), np.int64)
+            self._counts = np.array([len(self._rows[length]) for length in self._sorted.tolist()], np.int64)
+            self._stale = False
+
+    def longest(self) -> int:
+        self._refresh()
+        return int(self._sorted[-1]) if len(self._sorted) else 0
+
+    def count_windows(self, length: int) -> int:
+        self._refresh()
+        first = np.searchsorted(self._sorted, length)
+        return int((self._counts[first:] * (self._sorted[first:] - (length - 1))).sum())
+
+    def window_at_rank(self, length: int, rank: Ints, order: Ints) -> tuple[Ints, Ints]:
+        """Return (row, offset into the episode) of the windows with these ranks.
+
+        Episodes of one length stand in the sequence of `order[row]`, so that the same content gives the same
+        windows whatever rows it happens to occupy.
+        """
+        self._refresh()
+        first = int(np.searchsorted(self._sorted, length))
+        fits = self._sorted[first:] - (length - 1)
+        ends = np.cumsum(self._counts[first:] * fits)
+        which = np.searchsorted(ends, rank, side="right")
+        within = rank - (ends[which] - self._counts[first:][which] * fits[which])
+        member, offset = np.divmod(within, fits[which])
+        rows = np.empty_like(rank)
+        for here in np.unique(which).tolist():
+            same = np.fromiter(self._rows[self._sorted.item(first + here)], np.int64)
+            chosen = which == here
+            rows[chosen] = same[np.argsort(order[same])][member[chosen]]
+        return rows, offset

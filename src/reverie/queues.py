@@ -1,0 +1,220 @@
+"""Samplers that keep a place in line: new steps first, and every window once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from reverie.draws import Sampler, State, Uniform
+from reverie.episodes import RUNNING, EpisodeIndex, Ints
+from reverie.errors import BadSetting
+from reverie.windows import BOUNDARIES, Anchors, CrossWindows, Drawn
+
+
+class Fresh(Sampler):
+    """Every new step appears in a batch once, soon; then the fallback: DreamerV3's online queue.
+
+    Each stream is cut into tiles of `length` steps, in the order they came. A tile is the first thing drawn
+    once it is whole, or its episode has ended. What a boundary makes of a tile that an end cuts short:
+    the padded rules pad it, "cross" runs on, "inside" moves it back until it fits, so that some steps appear
+    twice, and passes over episodes shorter than `length`, which it can never show.
+
+    Args:
+        fallback: draws the rows of a batch for which nothing new is left.
+    """
+
+    def __init__(self, fallback: Sampler | None = None) -> None:
+        self.fallback = Uniform() if fallback is None else fallback
+        self._cursor: Ints | None = None  # stream -> the first id not shown yet
+        self._turn = 0  # the stream to look at first
+
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
+        """Return up to `count` tiles, and anchors of the fallback for the rest."""
+        index = anchors.index
+        if self._cursor is None:
+            self._cursor = np.zeros(index.streams, np.int64)
+        # A cursor beyond its head belongs to data that was replaced.
+        self._cursor = np.where(self._cursor > index.head, index.tail, np.maximum(self._cursor, index.tail))
+        found: list[tuple[int, int]] = []
+        offset = 0 if anchors.boundary == "pad_both" else None
+        for stream in np.roll(np.arange(index.streams), -self._turn).tolist():
+            while len(found) < count:
+                tile = self._next_tile(anchors, stream)
+                if tile is None:
+                    break
+                found.append(tile)
+            if len(found) == count:
+                self._turn = (stream + 1) % index.streams
+                break
+        rows = np.array([row for row, _ in found], np.int64)
+        ids = np.array([step for _, step in found], np.int64)
+        missing = count - len(found)
+        if missing == 0:
+            return Drawn(rows, ids, None, None if offset is None else np.zeros(count, np.int64))
+        rest = self.fallback.draw(anchors, rng, missing)
+        return join([(Drawn(rows, ids, None, None if offset is None else np.zeros(len(ids), np.int64)),
+                      np.arange(len(found))), (rest, np.arange(len(found), count))], anchors, rng, count)  # fmt: skip
+
+    def _next_tile(self, anchors: Anchors, stream: int) -> tuple[int, int] | None:
+        """Return (row, anchor id) of the stream's next tile and move on; None when it is not whole yet."""
+        assert self._cursor is not None
+        index, length = anchors.index, anchors.length
+        while self._cursor[stream] < index.head[stream]:
+            at = int(self._cursor[stream])
+            row = int(index.rows_at(stream, np.array([at]))[0])
+            if anchors.boundary == "cross":
+                first, stop = (int(bound[0]) for bound in anchors.bounds(np.array([row])))
+                if at < first:  # a step whose reward lies behind the tail: no row of its own
+                    self._cursor[stream] = first
+                    continue
+                if at >= stop:
+                    return None
+                self._cursor[stream] = self._after(anchors, row, at)
+                return row, at
+            stop, ended = index.stop.item(row), index.ended.item(row) != RUNNING
+            end = at + length
+            if end > index.settled.item(row) and not ended:
+                return None
+            self._cursor[stream] = min(end, stop)
+            if anchors.boundary == "pad_left":
+                return row, min(end, stop) - 1
+            if anchors.boundary != "inside":
+                return row, at
+            fitting = min(at, stop - length)
+            if fitting >= int(index.live_start(np.array([row]))[0]):
+                return row, fitting
+        return None
+
+    def _after(self, anchors: Anchors, row: int, at: int) -> int:
+        """Return the first id that a window of rows from `at` does not show."""
+        drawn = Drawn(np.array([row]), np.array([at]))
+        window = BOUNDARIES["cross"].windows(
+            anchors.index, drawn, anchors.length, 0, np.random.default_rng(0)
+        )
+        assert isinstance(window, CrossWindows)
+        return int(window.id[0, -1]) + (not window.closing[0, -1])
+
+    def update(self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Any) -> bool:
+        """Pass priorities on to the fallback."""
+        return self.fallback.update(index, stream, ids, priorities)
+
+    def window_priorities(self, td_errors: Any, mask: Any) -> Any:
+        """Return what the fallback makes of TD errors."""
+        return self.fallback.window_priorities(td_errors, mask)
+
+    def save(self) -> State:
+        """Return where each stream stands, and the fallback's state."""
+        cursor = None if self._cursor is None else self._cursor.copy()
+        return {"cursor": cursor, "turn": self._turn, "fallback": self.fallback.save()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what `save` returned."""
+        self._cursor = None if state["cursor"] is None else np.array(state["cursor"], np.int64)
+        self._turn = int(state["turn"])
+        self.fallback.load(state["fallback"])
+
+
+class Shuffled(Sampler):
+    """Without replacement: every anchor once in an epoch, in random order.
+
+    An epoch is over the anchors there are when it begins; what is added meanwhile waits for the next one,
+    what is evicted meanwhile is left out. Beginning an epoch costs time in proportion to the anchors.
+
+    Args:
+        tiles: take every `length`-th anchor of an episode only, from its first (under "pad_left" from its
+            last), so that the windows of an epoch share no step, except under "cross" around the ends.
+    """
+
+    def __init__(self, *, tiles: bool = False) -> None:
+        self.tiles = bool(tiles)
+        self._epoch: State = {}  # what `save` returns
+        self._order = np.zeros(0, np.int64)  # a permutation of the epoch's anchors
+
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
+        """Return the next `count` anchors in line."""
+        rows, ids = [], []
+        missing, begun = count, 0
+        while missing:
+            if not self._epoch or self._epoch["place"] >= len(self._order):
+                if begun > count:
+                    raise anchors.not_enough()  # epochs whose anchors are all gone at once
+                self._begin(anchors, rng)
+                begun += 1
+            place = self._epoch["place"]
+            rank = self._order[place : place + missing]
+            self._epoch["place"] = place + len(rank)
+            more_rows, more_ids = self._resolve(anchors, rank)
+            rows.append(more_rows)
+            ids.append(more_ids)
+            missing -= len(more_ids)
+        offset = np.zeros(count, np.int64) if self.tiles and anchors.boundary == "pad_both" else None
+        return Drawn(np.concatenate(rows), np.concatenate(ids), None, offset)
+
+    def _begin(self, anchors: Anchors, rng: np.random.Generator) -> None:
+        rows = anchors.index.live_rows()
+        first, stop = anchors.bounds(rows)
+        some = stop > first
+        rows, first, stop = rows[some], first[some], stop[some]
+        if not len(rows):
+            raise anchors.not_enough()
+        step = anchors.length if self.tiles else 1
+        counts = -(-(stop - first) // step)
+        if self.tiles and anchors.boundary == "pad_left":
+            first = stop - 1 - (counts - 1) * step
+        self._epoch = {"stream": anchors.index.stream[rows], "first": first, "counts": counts, "step": step,
+                       "seed": int(rng.integers(0, 2**63)), "place": 0}  # fmt: skip
+        self._permute()
+
+    def _permute(self) -> None:
+        generator = np.random.Generator(np.random.Philox(self._epoch["seed"]))
+        self._order = generator.permutation(int(self._epoch["counts"].sum()))
+        self._ends = np.cumsum(self._epoch["counts"])
+
+    def _resolve(self, anchors: Anchors, rank: Ints) -> tuple[Ints, Ints]:
+        """Return (row, id) of those of the epoch's anchors that are still valid."""
+        index, epoch = anchors.index, self._epoch
+        which = np.searchsorted(self._ends, rank, side="right")
+        within = rank - (self._ends - epoch["counts"])[which]
+        stream, ids = epoch["stream"][which], epoch["first"][which] + within * epoch["step"]
+        live = (ids >= index.tail[stream]) & (ids < index.head[stream])
+        stream, ids = stream[live], ids[live]
+        rows = index.rows_at(stream, ids)
+        valid = anchors.accept(rows, ids)
+        return rows[valid], ids[valid]
+
+    def save(self) -> State:
+        """Return the epoch's anchors by episode, the seed of their order, and the place in it."""
+        return dict(self._epoch)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what `save` returned."""
+        self._epoch = dict(state)
+        if self._epoch:
+            for name in ("stream", "first", "counts"):
+                self._epoch[name] = np.array(self._epoch[name], np.int64)
+            self._permute()
+
+
+def join(parts: list[tuple[Drawn, Ints]], anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
+    """Return one draw of `count` rows from several, each with the places that its rows take."""
+    rows, ids = np.empty(count, np.int64), np.empty(count, np.int64)
+    weight, offset = np.ones(count), np.zeros(count, np.int64)
+    for drawn, places in parts:
+        rows[places], ids[places] = drawn.rows, drawn.ids
+        if drawn.weight is not None:
+            weight[places] = drawn.weight
+        if drawn.offset is not None:
+            offset[places] = drawn.offset
+        elif anchors.boundary == "pad_both":
+            offset[places] = rng.integers(0, anchors.length, len(places))
+    weighted = any(drawn.weight is not None for drawn, _ in parts)
+    return Drawn(rows, ids, weight if weighted else None, offset if anchors.boundary == "pad_both" else None)
+
+
+def check_sampler(name: str, value: object) -> Sampler:
+    """Return `value` if it is a Sampler; raise BadSetting otherwise."""
+    if not isinstance(value, Sampler):
+        raise BadSetting(f"{name}: wanted a Sampler, got {value!r}; pass an object such as reverie.Uniform()")
+    return value
