@@ -155,7 +155,7 @@ class Gatherer:
     def _sequences(self, windows: Windows, batch: SequenceBatch) -> None:
         index, length = self._index, windows.length
         # An end inside the window can only be its last real step; its successor lies beside the ring.
-        at_end = np.flatnonzero(windows.stop == index.stop.take(windows.row))
+        at_end = (windows.stop == index.stop.take(windows.row)).nonzero()[0]
         slots = self._slots(windows) if windows.whole else self._clipped_slots(windows, at_end)
         if windows.whole and len(at_end):
             slots[at_end, length] = slots[at_end, length - 1]
@@ -170,7 +170,7 @@ class Gatherer:
         batch.stream[...] = windows.stream
         batch.start[...] = windows.start
         batch.anchor[...] = windows.anchor
-        opens = np.flatnonzero(index.start.take(windows.row) == windows.first)
+        opens = (windows.first == index.start.take(windows.row)).nonzero()[0]
         if len(opens):
             batch.is_first[opens, windows.first[opens] - windows.start[opens]] = True
         if windows.whole:
@@ -187,8 +187,9 @@ class Gatherer:
     def _slots(self, windows: Windows) -> Ints:
         """Return the slot of every step and of the id after the last one, (B, L+1), of whole windows."""
         capacity = self._index.capacity
-        slots: Ints = (windows.start % capacity)[:, None] + np.arange(windows.length + 1)
-        if slots[:, -1].max() >= capacity:
+        first = windows.start % capacity
+        slots: Ints = first[:, None] + np.arange(windows.length + 1)
+        if first.max() + windows.length >= capacity:
             slots[slots >= capacity] -= capacity
         if self._index.streams > 1:
             slots += (windows.stream * capacity)[:, None]

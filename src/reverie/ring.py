@@ -24,14 +24,13 @@ class Ring:
         rows: slots in all, streams times capacity.
     """
 
-    __slots__ = ("_flat", "columns")
+    __slots__ = ("columns",)
 
     def __init__(self, columns: Iterable[Column], rows: int) -> None:
         # zeros, not empty: the kernel hands out zero pages lazily, so nothing is committed before it is used.
         self.columns: dict[str, Array] = {
             column.name: np.zeros((rows, *column.field.shape), column.field.dtype) for column in columns
         }
-        self._flat = {name: _as_items(array) for name, array in self.columns.items()}
 
     @property
     def nbytes(self) -> int:
@@ -45,9 +44,9 @@ class Ring:
 
     def gather(self, name: str, slots: Ints, out: Array) -> None:
         """Copy the rows at `slots` into `out`, whose leading axes are those of `slots`."""
-        # Whole rows as single items: take then moves each with one memcpy, and mode="clip" lets it write
-        # into `out` directly (the default would buffer all of it to be able to undo).
-        np.take(self._flat[name], slots, out=_as_items(out, slots.shape), mode="clip")
+        # take moves each row with one memcpy; mode="clip" lets it write into `out` directly, where the
+        # default would buffer all of it to be able to undo. Slots are always in range.
+        self.columns[name].take(slots, 0, out, "clip")
 
 
 class Finals:
@@ -92,14 +91,3 @@ class Finals:
         # All columns first, then the swap: running out of memory half way leaves the old ones in force.
         self.columns = grown
         self._free.extend(range(max(2 * old, 8) - 1, old - 1, -1))
-
-
-def _as_items(array: Array, lead: tuple[int, ...] | None = None) -> Array:
-    """View each row of a C-contiguous array as one opaque item, with leading axes `lead` (default: one)."""
-    lead = array.shape[:1] if lead is None else lead
-    width = array.dtype.itemsize
-    for axis in array.shape[len(lead) :]:
-        width *= axis
-    # Items of a plain number's size stay numbers: take has a faster loop for them.
-    kind = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}.get(width, f"V{width}")
-    return array.reshape(-1).view(kind).reshape(lead)
