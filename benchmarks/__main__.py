@@ -5,22 +5,37 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import windows
+from benchmarks import samplers, windows
 from benchmarks.measure import machine, report, write_json
+
+TABLES = {
+    "windows": ("64 windows of 21 frames of 3x64x64 uint8 from 100,000 wrapped steps; limit: slice copies",
+                windows.pixel_windows),
+    "growth": ("Drawing 64x16 from 2,000,000 steps, one step added between draws; limit: from 10,000 steps",
+               samplers.growth),
+    "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: np.take of the observations",
+                    samplers.prioritized),
+}  # fmt: skip
 
 
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60, help="repeats of every call; medians are shown")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/reverie.json"), help="where to write JSON")
+    parser.add_argument(
+        "tables", nargs="*", default=list(TABLES), help=f"some of {', '.join(TABLES)}; all if none"
+    )
+    parser.add_argument("--rounds", type=int, default=100, help="repeats of every call; medians are shown")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/reverie.json"), help="where to write JSON"
+    )
     settings = parser.parse_args()
     print("  ".join(f"{name}: {value}" for name, value in machine().items()))
-    title = "Windows of 21 frames of 3x64x64 uint8, from 100,000 wrapped steps"
-    tables = {title: windows.pixel_windows(settings.rounds)}
-    for name, rows in tables.items():
-        report(name, rows)
-    write_json(settings.out, tables)
+    results = {}
+    for name in settings.tables:
+        title, run = TABLES[name]
+        results[title] = run(settings.rounds)
+        report(title, results[title])
+    write_json(settings.out, results)
     print(f"\nwritten to {settings.out}")
 
 

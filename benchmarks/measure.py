@@ -26,14 +26,19 @@ class Row:
     bound: float | None
 
 
-def side_by_side(calls: dict[str, Callable[[], object]], rounds: int, warm_up: int = 5) -> dict[str, np.ndarray]:
-    """Return the seconds of each call in each round; all calls take turns, so drift hits them alike."""
+def side_by_side(
+    calls: dict[str, Callable[[], float | None]], rounds: int, warm_up: int = 5
+) -> dict[str, np.ndarray]:
+    """Return the seconds of each call in each round; all calls take turns, so drift hits them alike.
+
+    A call may time itself and return its seconds, to leave out what only prepares it.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warm_up + rounds):
         for name, call in calls.items():
             begin = time.perf_counter()
-            call()
-            elapsed = time.perf_counter() - begin
+            own = call()
+            elapsed = time.perf_counter() - begin if own is None else own
             if number >= warm_up:
                 seconds[name].append(elapsed)
     return {name: np.array(values) for name, values in seconds.items()}
@@ -54,7 +59,9 @@ def machine() -> dict[str, object]:
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
         model = names[0] if names else model
     return {
         "processor": model,
@@ -73,7 +80,9 @@ def report(title: str, rows: list[Row]) -> None:
     for row in rows:
         bound = "" if row.bound is None else f"{row.bound:.2f}"
         verdict = "" if row.bound is None else ("  within" if row.ratio <= row.bound else "  ABOVE")
-        print(f"  {row.name:44} {show(row.seconds):>11} {show(row.limit_s):>11} {row.ratio:7.2f} {bound:>7}{verdict}")
+        print(
+            f"  {row.name:44} {show(row.seconds):>11} {show(row.limit_s):>11} {row.ratio:7.2f} {bound:>7}{verdict}"
+        )
 
 
 def show(seconds: float) -> str:

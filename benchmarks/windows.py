@@ -52,4 +52,6 @@ def pixel_windows(rounds: int) -> list[Row]:
 
     seconds = side_by_side({"64 slice copies": slices, "sample(64, 20)": fresh, "sample(64, 20, out=batch)": into_out},
                            rounds)  # fmt: skip
-    return rows_beside(seconds, "64 slice copies", {"sample(64, 20)": 1.30, "sample(64, 20, out=batch)": 1.10})
+    return rows_beside(
+        seconds, "64 slice copies", {"sample(64, 20)": 1.30, "sample(64, 20, out=batch)": 1.10}
+    )

@@ -223,9 +223,13 @@ class Prioritized(Sampler):
 
     def window_priorities(self, td_errors: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]) -> Floats:
         """Return the priority of each window from the TD errors (B, L) of its steps, padding left out."""
-        errors = np.where(mask, np.abs(td_errors.astype(np.float64)), 0.0)
-        mean = errors.sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
-        priorities: Floats = self.eta * errors.max(axis=1) + (1 - self.eta) * mean + self.epsilon
+        errors = np.abs(td_errors, dtype=np.float64)
+        counts: Any = mask.shape[1]
+        if not mask.all():
+            errors = np.where(mask, errors, 0.0)
+            counts = np.maximum(mask.sum(axis=1), 1)
+        largest, mean = np.maximum.reduce(errors, axis=1), np.add.reduce(errors, axis=1) / counts
+        priorities: Floats = self.eta * largest + (1 - self.eta) * mean + self.epsilon
         return priorities
 
     def update(self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Floats) -> bool:
