@@ -285,11 +285,11 @@ class ReplayBuffer:
                 f"td_errors: wanted numbers of shape {batch.train_mask.shape} or ({len(batch)},), got "
                 f"{errors.dtype} of shape {np.shape(td_errors)}; pass one per step, or one per window"
             )
-        if not np.isfinite(errors[mask]).all():
+        priorities = sampler.window_priorities(errors, mask)
+        if not np.isfinite(priorities).all():
             raise SpecMismatch(
                 "td_errors: wanted finite numbers, got NaN or infinity; find out where they came from"
             )
-        priorities = sampler.window_priorities(errors, mask)
         with self._lock:
             self._check_open()
             live = self._live(batch.stream, batch.anchor)

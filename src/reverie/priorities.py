@@ -89,9 +89,11 @@ class StepWeights:
         """Set the weights at `slots`; those barred come back, and leave again when next drawn in vain."""
         self.weights[slots] = weights
         if self.barred:
-            released = np.unique(slots[self._barred[slots]])
-            self._barred[released] = False
-            self.barred -= len(released)
+            back = self._barred.take(slots)
+            if back.any():
+                released = np.unique(slots[back])
+                self._barred[released] = False
+                self.barred -= len(released)
         self.tree.set(slots, weights)
 
     def propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:

@@ -87,22 +87,23 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
 
-    with Display(TextColumn("{task.description:<24}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+    # Narrow enough for a terminal of 80 columns.
+    with Display(TextColumn("{task.description:<11}"), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
                  TextColumn("{task.fields[report]}"), console=console) as display:  # fmt: skip
         env = atari(game)
         spec = StepSpec.from_env(env)
         buffer = ReplayBuffer(spec, steps, seed=seed)
         held_out = ReplayBuffer(spec, HELD_OUT_STEPS, seed=seed)
-        task = display.add_task(f"recording {game}", total=steps, report="")
+        task = display.add_task("recording", total=steps, report="")
         record(env, buffer, None, steps, seed=seed, on_step=lambda done: display.update(task, completed=done))
-        display.update(task, report=f"{len(buffer.episodes)} episodes, uniformly random actions")
+        display.update(task, report=f"{game}, {len(buffer.episodes)} episodes, random actions")
         record(env, held_out, None, HELD_OUT_STEPS, seed=seed + 1)
         actions = int(env.action_space.n)  # type: ignore[attr-defined]
         env.close()
 
         tokenizer = Tokenizer(config.tokenizer)
         training = train_tokenizer(tokenizer, buffer, tokenizer_training, config.tokenizer_loss)
-        tokenizer_history = _watch(display, "training the tokenizer", tokenizer_training.steps, training)
+        tokenizer_history = _watch(display, "tokenizer", tokenizer_training.steps, training)
         world_model = WorldModel(
             config.world_model,
             tokens_per_frame=config.tokenizer.tokens_per_frame,
@@ -110,9 +111,7 @@ def run_demo(
             actions=actions,
         )
         training = train_world_model(world_model, tokenizer, buffer, world_model_training)
-        world_model_history = _watch(
-            display, "training the world model", world_model_training.steps, training
-        )
+        world_model_history = _watch(display, "world model", world_model_training.steps, training)
 
     rows = dream(tokenizer, world_model, held_out, seed)
     files = (out / "losses.png", out / "dream.png", out / "dream.gif")
@@ -167,8 +166,8 @@ def _watch(display: Display, title: str, steps: int, training: Iterator[Progress
     for progress in training:
         history.add(progress)
         report = (
-            f"loss {history.recent('total'):.3f}, {history.sequences_per_s:,.0f} sequences/s, "
-            f"{history.waiting_share:.1%} of the time waiting for data"
+            f"loss {history.recent('total'):.3f}  {history.sequences_per_s:,.0f} sequences/s  "
+            f"{history.waiting_share:.1%} waiting"
         )
         display.update(task, advance=1, report=report)
     return history

@@ -6,6 +6,7 @@ of K frame tokens and one action; blocks follow each other in one flat sequence.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ class WorldModel(nn.Module):
         self.observation_head = _head(width, codebook_size)
         self.reward_head = _head(width, REWARD_CLASSES)
         self.end_head = _head(width, END_CLASSES)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, std=config.init_std))
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Predictions:
         """Return predictions for a flat sequence of tokens (B, T) int64.
@@ -154,8 +155,8 @@ def _head(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
