@@ -278,7 +278,7 @@ class NaiveBuffer:
 
     def uniform(self, boundary: str, length: int) -> Distribution:
         """Return the distribution of `Uniform()`."""
-        return normalised({address: 1.0 for address in self.anchors(boundary, length)})
+        return normalised(dict.fromkeys(self.anchors(boundary, length), 1.0))
 
     def episode_uniform(
         self, boundary: str, length: int, weights: Sequence[float] | None = None
@@ -333,7 +333,7 @@ class NaiveBuffer:
             if tiles:
                 own = own[::-length] if boundary == "pad_left" else own[::length]
             chosen += own
-        return normalised({address: 1.0 for address in chosen})
+        return normalised(dict.fromkeys(chosen, 1.0))
 
     def _by_episode(self, boundary: str, length: int, shares: Sequence[float]) -> Distribution:
         """Return episodes with an anchor in proportion to `shares`, and their anchors alike."""
