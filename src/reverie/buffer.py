@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
+from reverie.chunks import PackedFinals, PackedRing, is_wide
 from reverie.door import REWARD, distinct_streams, natural, positive, seed_number
 from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
 from reverie.errors import BadSetting, BufferClosed, SpecMismatch
@@ -34,13 +35,18 @@ class ReplayBuffer:
         capacity: steps kept in all. Each stream keeps its newest `capacity // streams`.
         streams: environments that write here, one stream each.
         seed: fixes every random choice; None takes one from the operating system.
+        residency: where the bytes live: "ram" in plain arrays, "packed" in compressed runs of steps, many
+            times smaller for frames of a game and several times slower to draw from. The answers are the
+            same, bit for bit.
 
     Raises:
         BadSetting: an argument of the wrong kind or range, or a capacity that streams do not divide.
-        TooLarge: the capacity does not fit into memory. Nothing is allocated then.
+        TooLarge: the capacity does not fit into memory. Nothing is allocated then. How small packed runs
+            become is not known beforehand: with "packed" only what does not depend on it is counted.
     """
 
-    def __init__(self, spec: StepSpec, capacity: int, *, streams: int = 1, seed: int | None = None) -> None:
+    def __init__(self, spec: StepSpec, capacity: int, *, streams: int = 1, seed: int | None = None,
+                 residency: str = "ram") -> None:  # fmt: skip
         if not isinstance(spec, StepSpec):
             raise BadSetting(f"spec: wanted a StepSpec, got {type(spec).__name__}; wrap the fields in one")
         self.spec = spec
@@ -56,13 +62,27 @@ class ReplayBuffer:
         self._columns = spec.columns()
         self._obs_columns = tuple(column for column in self._columns if is_obs(column))
         stored = (*self._columns, Column("reward", REWARD))
-        row_bytes = sum(column.field.nbytes for column in stored) + np.dtype(np.int32).itemsize
+        if residency not in ("ram", "packed"):
+            raise BadSetting(
+                f"residency: wanted 'ram' or 'packed', got {residency!r}; choose where the bytes live"
+            )
+        self.residency = residency
+        packed = residency == "packed"
+        kept = [column for column in stored if not (packed and is_wide(column))]
+        row_bytes = sum(column.field.nbytes for column in kept) + np.dtype(np.int32).itemsize
         reserve(
             self, row_bytes * self.capacity, f"capacity of {self.capacity:,} steps of {row_bytes:,} bytes"
         )
-        self._index = EpisodeIndex(self.streams, self.capacity // self.streams)
-        self._ring = Ring(stored, self.capacity)
-        self._finals = Finals(self._obs_columns)
+        stream_capacity = self.capacity // self.streams
+        self._index = EpisodeIndex(self.streams, stream_capacity)
+        self._ring: Ring | PackedRing
+        self._finals: Finals | PackedFinals
+        if packed:
+            self._ring = PackedRing(stored, self.streams, stream_capacity)
+            self._finals = PackedFinals(self._obs_columns)
+        else:
+            self._ring = Ring(stored, self.capacity)
+            self._finals = Finals(self._obs_columns)
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks = Blocks()
         self._intake = Intake(spec, self._columns, self._obs_columns)
@@ -80,7 +100,7 @@ class ReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the ring at full capacity, of the index, and of the final observations held now."""
+        """Bytes of the ring at full capacity (packed: as it is now), of the index, and of final observations."""
         return self._ring.nbytes + self._index.nbytes + self._finals.nbytes
 
     @property
@@ -99,9 +119,10 @@ class ReplayBuffer:
         fields = ", ".join(
             f"{column.name} {column.field.shape} {column.field.dtype}" for column in self._columns
         )
+        packed = ", packed" if self.residency == "packed" else ""
         state = ", closed" if self._closed else ""
         return (f"ReplayBuffer({len(self):,} of {self.capacity:,} steps, {streams}, "
-                f"{format_bytes(self.nbytes)} of RAM: {fields}{state})")  # fmt: skip
+                f"{format_bytes(self.nbytes)} of RAM{packed}: {fields}{state})")  # fmt: skip
 
     def count_windows(self, length: int, boundary: str = "inside") -> int:
         """Return how many different anchors there are now for windows of `length` steps."""
@@ -323,7 +344,7 @@ class ReplayBuffer:
             self._check_open()
             real &= self._live(stream, ids)
             slots = stream[real] * self._index.capacity + ids[real] % self._index.capacity
-            self._ring.write(slots, {name: np.asarray(value)[real] for name, value in checked.items()})
+            self._ring.rewrite(slots, {name: np.asarray(value)[real] for name, value in checked.items()})
 
     def _live(self, stream: Ints, ids: Ints) -> npt.NDArray[np.bool_]:
         return (ids >= self._index.tail[stream]) & (ids < self._index.head[stream])

@@ -22,6 +22,7 @@ from reverie.door import (
 from reverie.draws import uniform_steps
 from reverie.episodes import CUT, NO_FINAL, RUNNING, TERMINATED, Ints
 from reverie.errors import BadSetting, BufferFull, NotEnoughData, SpecMismatch
+from reverie.ring import Ring
 from reverie.spec import Field, StepSpec
 
 Frames = npt.NDArray[np.uint8]
@@ -74,7 +75,9 @@ class IRISReplayBuffer:
         self.obs_shape = frame.shape
         spec = StepSpec(frame, Field((self.action_size,), "float32"), {"terminals": Field((), "float32")})
         self._engine = ReplayBuffer(spec, self.size, seed=seed)
-        columns = self._engine._ring.columns
+        ring = self._engine._ring
+        assert isinstance(ring, Ring)
+        columns = ring.columns
         self.observations: Frames = columns["obs"]
         self.actions: Floats = columns["action"]
         self.rewards: Floats = columns["reward"]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
+from reverie.chunks import PackedFinals, PackedRing
 from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.memory import ALIGNMENT, Blocks
@@ -135,7 +136,13 @@ class Gatherer:
 
     __slots__ = ("_columns", "_finals", "_index", "_store")
 
-    def __init__(self, columns: tuple[Column, ...], index: EpisodeIndex, store: Ring, finals: Finals) -> None:
+    def __init__(
+        self,
+        columns: tuple[Column, ...],
+        index: EpisodeIndex,
+        store: Ring | PackedRing,
+        finals: Finals | PackedFinals,
+    ) -> None:
         self._columns = columns
         self._index = index
         self._store = store
@@ -226,8 +233,11 @@ class Gatherer:
         places = index.final[rows]
         known = places != NO_FINAL
         batch.obs_mask[at_end, last] = known
-        for name, column in self._finals.columns.items():
-            arrays[name][at_end[known], last[known]] = column[places[known]]
+        for column in self._columns:
+            if is_obs(column):
+                arrays[column.name][at_end[known], last[known]] = self._finals.gather(
+                    column.name, places[known]
+                )
 
     # --- rows that cross episodes ----------------------------------------------------------------------
 
@@ -235,8 +245,9 @@ class Gatherer:
         index = self._index
         row, closing, mask = windows.row, windows.closing, windows.mask
         base = (windows.stream * index.capacity)[:, None]
+        anchor = windows.anchor[:, None]  # stands in where there is nothing to read
         # A closing row shows its episode's last frame until a final observation is put there.
-        slots = base + (windows.id - closing) % index.capacity
+        slots = base + np.where(mask, windows.id - closing, anchor) % index.capacity
         arrays = field_arrays(batch)
         for column in self._columns:
             out = arrays[column.name]
@@ -244,8 +255,9 @@ class Gatherer:
             out[~mask if is_obs(column) else ~mask | closing] = 0
         opens = (windows.id == index.start[row]) & mask
         # The reward that came with a row is that of the step before.
-        self._store.gather("reward", base + (windows.id - 1) % index.capacity, batch.reward)
-        batch.reward[opens | ~mask] = 0.0
+        none = opens | ~mask
+        self._store.gather("reward", base + np.where(none, anchor, windows.id - 1) % index.capacity, batch.reward)
+        batch.reward[none] = 0.0
         batch.is_first[...] = opens
         batch.is_last[...] = closing
         batch.is_terminal[...] = closing & (index.ended[row] & TERMINATED != 0)
@@ -260,8 +272,9 @@ class Gatherer:
         known = closing & (places != NO_FINAL)
         batch.obs_mask[closing & ~known] = False
         if known.any():
-            for name, column_finals in self._finals.columns.items():
-                arrays[name][known] = column_finals[places[known]]
+            for column in self._columns:
+                if is_obs(column):
+                    arrays[column.name][known] = self._finals.gather(column.name, places[known])
 
     # --- single steps ----------------------------------------------------------------------------------
 
@@ -284,8 +297,8 @@ class Gatherer:
         known = places != NO_FINAL
         next_obs_mask = np.ones(len(here), np.bool_)
         next_obs_mask[at_end] = known
-        for name, final in self._finals.columns.items():
-            following[name][at_end[known]] = final[places[known]]
+        for name, rows in following.items():
+            rows[at_end[known]] = self._finals.gather(name, places[known])
         reward = np.empty(len(here), np.float32)
         self._store.gather("reward", here, reward)
         return StepBatch(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.episodes import Ints
 from reverie.spec import Column
 
 Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
 
 
 class Ring:
@@ -41,6 +41,10 @@ class Ring:
         """Store one step, or one step for each of several slots."""
         for name, value in values.items():
             self.columns[name][slot] = value
+
+    def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
+        """Store new values for steps that lie there already."""
+        self.write(slots, values)
 
     def gather(self, name: str, slots: Ints, out: Array) -> None:
         """Copy the rows at `slots` into `out`, whose leading axes are those of `slots`."""
@@ -77,6 +81,10 @@ class Finals:
             array[place] = values[name]
         self._free.pop()
         return place
+
+    def gather(self, name: str, places: Ints) -> Array:
+        """Return the final observations at `places`, one row each."""
+        return self.columns[name][places]
 
     def release(self, places: Iterable[int]) -> None:
         """Let these places be used again."""
