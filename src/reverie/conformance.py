@@ -54,8 +54,10 @@ class Pair:
         number, kind = self._number, self.rng.random() / self._ends
         self._number += 1
         final = -number if self.rng.random() < 0.5 else None
-        step: dict[str, Any] = {"obs": number, "action": 2 * number, "reward": float(number % 1000) + 0.5, "tag": number % 97,
-                "terminated": kind < 0.5, "truncated": 0.4 < kind < 0.8, "stream": stream}  # fmt: skip
+        step: dict[str, Any] = {
+            "obs": number, "action": 2 * number, "reward": float(number % 1000) + 0.5, "tag": number % 97,
+            "terminated": kind < 0.5, "truncated": 0.4 < kind < 0.8, "stream": stream,
+        }  # fmt: skip
         if kind < 0.8:
             step["final_obs"] = final
         self.buffer.add(**step)

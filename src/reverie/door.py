@@ -35,6 +35,16 @@ def natural(name: str, value: object) -> int:
     return int(value)
 
 
+def number(name: str, value: object, low: float, high: float) -> float:
+    """Return `value` as a float if it is a number in `low..high`; raise BadSetting otherwise."""
+    kinds = (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        raise BadSetting(
+            f"{name}: wanted a number in {low:g}..{high:g}, got {value!r}; pass one in that range"
+        )
+    return float(value)
+
+
 def seed_number(seed: object) -> int:
     """Return `seed`, or one from the operating system for None; raise BadSetting otherwise."""
     if seed is None:

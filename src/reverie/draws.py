@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.door import positive
-from reverie.episodes import EpisodeIndex, Ints
+from reverie.door import number, positive
+from reverie.episodes import NEVER, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.sumtree import SumTree
 from reverie.windows import Anchors, Bools, Drawn
@@ -155,10 +155,12 @@ class EpisodeUniform(Sampler):
     """
 
     def __init__(self, weights: Sequence[float] | None = None) -> None:
-        self.weights = None if weights is None else tuple(float(weight) for weight in weights)
-        if self.weights is not None and not (
-            self.weights and min(self.weights) >= 0 and abs(sum(self.weights) - 1) < 1e-9
-        ):
+        try:
+            self.weights = None if weights is None else tuple(float(weight) for weight in weights)
+            good = self.weights is None or (min(self.weights) >= 0 and abs(sum(self.weights) - 1) < 1e-9)
+        except (TypeError, ValueError):
+            good = False
+        if not good:
             raise BadSetting(
                 f"weights: wanted non-negative numbers that sum to 1, got {weights!r}; "
                 f"write for example (0.1, 0.1, 0.1, 0.7)"
@@ -284,12 +286,8 @@ class Recent(Sampler):
             raise BadSetting(
                 f"Recent: wanted newest or half_life, got {newest!r} and {half_life!r}; give one"
             )
-        if half_life is not None and not 0 < half_life < np.inf:
-            raise BadSetting(
-                f"half_life: wanted a positive number of steps, got {half_life!r}; pass for example 1e5"
-            )
         self.newest = None if newest is None else positive("newest", newest)
-        self.half_life = half_life
+        self.half_life = None if half_life is None else number("half_life", half_life, 1e-3, 1e18)
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors."""
@@ -314,7 +312,8 @@ class Recent(Sampler):
         def weigh(rows: Ints, first: Ints, stop: Ints) -> npt.NDArray[np.float64]:
             first = np.minimum(clip(rows, first), stop)
             newest_age = index.head[index.stream[rows]] - stop
-            return self._mass(stop - first) * self._decay(newest_age)
+            # Only ratios matter: told from the newest anchor there is, ages of many half-lives do not vanish.
+            return self._mass(stop - first) * self._decay(newest_age - newest_age.min(initial=NEVER))
 
         def pick(rows: Ints, first: Ints, stop: Ints) -> Ints:
             return stop - 1 - self._age(rng.random(len(rows)), stop - clip(rows, first))
@@ -343,6 +342,15 @@ class Recent(Sampler):
                 self.half_life / np.log(2)
             )
         return np.minimum(age.astype(np.int64), steps - 1)
+
+
+def serve(known: EpisodeIndex | None, index: EpisodeIndex) -> EpisodeIndex:
+    """Return `index` if a sampler that serves `known` may draw from it; raise BadSetting otherwise."""
+    if known is not None and known is not index:
+        raise BadSetting(
+            "sampler: wanted one that serves this buffer only, got one of another; make a new one"
+        )
+    return index
 
 
 def uniform_between(rng: np.random.Generator, first: Ints, stop: Ints) -> Ints:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.draws import Proposal, Sampler, State, by_episode, try_then_count, uniform_between
+from reverie.door import number
+from reverie.draws import Proposal, Sampler, State, by_episode, serve, try_then_count, uniform_between
 from reverie.episodes import EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.sumtree import SumTree
@@ -47,10 +48,7 @@ class StepWeights:
         """
         if self._index is None:
             self._bind(index)
-        elif self._index is not index:
-            raise BadSetting(
-                "sampler: wanted one that serves this buffer only, got one of another; make a new one"
-            )
+        serve(self._index, index)
         slots = self._new_slots(index)
         if len(slots):
             self.set(slots, fresh)
@@ -127,13 +125,14 @@ class StepWeights:
         self, index: EpisodeIndex, rng: np.random.Generator, rows: Ints, first: Ints, stop: Ints
     ) -> Ints:
         """Return an id from each interval, by weight."""
-        ids = []
-        for row, low, high in zip(rows, first, stop, strict=True):
+        ids = np.empty(len(rows), np.int64)
+        for row in np.unique(rows).tolist():
+            here = np.flatnonzero(rows == row)
+            low, high = first.item(here[0]), stop.item(here[0])
             ends = np.cumsum(self._of(index, row, low, high))
-            ids.append(
-                low + min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(ends) - 1)
-            )
-        return np.array(ids, np.int64)
+            within = np.searchsorted(ends, rng.random(len(here)) * ends[-1], side="right")
+            ids[here] = low + np.minimum(within, len(ends) - 1)
+        return ids
 
     def _of(self, index: EpisodeIndex, row: int, first: int, stop: int) -> Floats:
         slots: Ints = index.stream.item(row) * index.capacity + np.arange(first, stop) % index.capacity
@@ -194,17 +193,8 @@ class Prioritized(Sampler):
     def __init__(
         self, alpha: float = 0.6, beta: float = 0.4, *, eta: float = 0.9, epsilon: float = 1e-6
     ) -> None:
-        for name, value, high in (
-            ("alpha", alpha, np.inf),
-            ("beta", beta, np.inf),
-            ("eta", eta, 1),
-            ("epsilon", epsilon, np.inf),
-        ):
-            if not 0 <= value <= high or not np.isfinite(value):
-                raise BadSetting(
-                    f"{name}: wanted a number in 0..{high}, got {value!r}; see the docstring of Prioritized"
-                )
-        self.alpha, self.beta, self.eta, self.epsilon = float(alpha), float(beta), float(eta), float(epsilon)
+        self.alpha, self.beta = number("alpha", alpha, 0, 4), number("beta", beta, 0, 4)
+        self.eta, self.epsilon = number("eta", eta, 0, 1), number("epsilon", epsilon, 0, 1e6)
         self._highest = 1.0  # of all priorities so far
         self._steps = StepWeights()
         self._loaded: State = {}
@@ -256,27 +246,28 @@ class Prioritized(Sampler):
         """Take back what `save` returned."""
         self._highest = float(state["highest"])
         self._loaded = dict(state["steps"])
+        self._steps = StepWeights()
 
 
 class VisitBalanced(Sampler):
     """What was drawn rarely first: probability in proportion to (1 + times drawn) ** -alpha.
 
     Args:
-        alpha: 0 ignores the counts; the larger, the stricter the balance.
+        alpha: 0 ignores the counts; the larger, the stricter the balance, up to 32.
         by: "episode" counts how often an episode was drawn from and draws the anchor uniformly inside
             (Micheli et al., 2024: Δ-IRIS with alpha 5 on Crafter, 1 on Atari); "step" counts how often a step
             was the anchor, in the spirit of TWM (Robine et al., 2023).
 
     Raises:
-        BadSetting: a negative alpha, or another `by`.
+        BadSetting: alpha out of range, or another `by`.
     """
 
     def __init__(self, alpha: float = 1.0, *, by: str = "episode") -> None:
-        if not 0 <= alpha < np.inf:
-            raise BadSetting(f"alpha: wanted a number of at least 0, got {alpha!r}; 1 is a mild balance")
+        # Beyond 32 the weight of what was drawn a billion times would be 0 to a float64.
+        self.alpha = number("alpha", alpha, 0, 32)
         if by not in ("episode", "step"):
             raise BadSetting(f"by: wanted 'episode' or 'step', got {by!r}; choose what is counted")
-        self.alpha, self.by = float(alpha), by
+        self.by = by
         self._steps = StepWeights()
         self._visits = np.zeros(0, np.int64)  # slot, or episode row -> times drawn
         self._episodes = EpisodeWeights()
@@ -291,11 +282,8 @@ class VisitBalanced(Sampler):
                 self._steps.load(kept["steps"], anchors.index)
             else:
                 self._episodes.load(kept["episodes"], anchors.index)
-        return (
-            self._draw_steps(anchors, rng, count)
-            if self.by == "step"
-            else self._draw_episodes(anchors, rng, count)
-        )
+        draw = self._draw_steps if self.by == "step" else self._draw_episodes
+        return draw(anchors, rng, count)
 
     def _draw_steps(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         fresh = self._steps.follow(anchors.index, 1.0)
@@ -347,6 +335,7 @@ class VisitBalanced(Sampler):
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `save` returned."""
         self._loaded = dict(state)
+        self._steps, self._episodes, self._visits = StepWeights(), EpisodeWeights(), np.zeros(0, np.int64)
 
 
 class EpisodeWeights:
@@ -364,10 +353,7 @@ class EpisodeWeights:
             self._begun = np.zeros(index.streams, np.int64)
             self.weights = np.zeros(len(index.start))
             self.tree = SumTree(len(index.start))
-        elif self._index is not index:
-            raise BadSetting(
-                "sampler: wanted one that serves this buffer only, got one of another; make a new one"
-            )
+        serve(self._index, index)
         if len(index.start) > len(self.weights):
             grown = len(index.start) - len(self.weights)
             self.weights = np.concatenate([self.weights, np.zeros(grown)])
@@ -376,9 +362,7 @@ class EpisodeWeights:
         fresh = [
             index.row_of(stream, ordinal)
             for stream in np.flatnonzero(index.begun != self._begun).tolist()
-            for ordinal in range(
-                max(self._begun.item(stream), index.dropped.item(stream)), index.begun.item(stream)
-            )
+            for ordinal in range(max(self._begun[stream], index.dropped[stream]), index.begun[stream])
         ]
         self._begun[:] = index.begun
         rows = np.array(fresh, np.int64)
@@ -410,8 +394,7 @@ class EpisodeWeights:
 
     def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
         """Take back what `save` returned."""
-        self._index = index
-        self._begun = np.array(state["begun"], np.int64)
+        self._index, self._begun = index, np.array(state["begun"], np.int64)
         self.weights = np.array(state["weights"], np.float64)
         self.tree = SumTree(len(self.weights))
         self.tree.set(np.arange(len(self.weights)), self.weights)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.draws import Sampler, State, Uniform
+from reverie.draws import Sampler, State, Uniform, serve
 from reverie.episodes import RUNNING, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.windows import BOUNDARIES, Anchors, CrossWindows, Drawn
@@ -26,13 +26,14 @@ class Fresh(Sampler):
     """
 
     def __init__(self, fallback: Sampler | None = None) -> None:
-        self.fallback = Uniform() if fallback is None else fallback
+        self.fallback = Uniform() if fallback is None else check_sampler("fallback", fallback)
+        self._index: EpisodeIndex | None = None
         self._cursor: Ints | None = None  # stream -> the first id not shown yet
         self._turn = 0  # the stream to look at first
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return up to `count` tiles, and anchors of the fallback for the rest."""
-        index = anchors.index
+        index = self._index = serve(self._index, anchors.index)
         if self._cursor is None:
             self._cursor = np.zeros(index.streams, np.int64)
         # A cursor beyond its head belongs to data that was replaced.
@@ -111,6 +112,7 @@ class Fresh(Sampler):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `save` returned."""
+        self._index = None
         self._cursor = None if state["cursor"] is None else np.array(state["cursor"], np.int64)
         self._turn = int(state["turn"])
         self.fallback.load(state["fallback"])
@@ -129,11 +131,13 @@ class Shuffled(Sampler):
 
     def __init__(self, *, tiles: bool = False) -> None:
         self.tiles = bool(tiles)
+        self._index: EpisodeIndex | None = None
         self._epoch: State = {}  # what `save` returns
         self._order = np.zeros(0, np.int64)  # a permutation of the epoch's anchors
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return the next `count` anchors in line."""
+        self._index = serve(self._index, anchors.index)
         rows, ids = [], []
         missing, begun = count, 0
         while missing:
@@ -190,6 +194,7 @@ class Shuffled(Sampler):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `save` returned."""
+        self._index = None
         self._epoch = dict(state)
         if self._epoch:
             for name in ("stream", "first", "counts"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from reverie.door import number
 from reverie.draws import EpisodeUniform, Recent, Sampler, State, Uniform
 from reverie.episodes import EpisodeIndex, Ints
 from reverie.errors import BadSetting
@@ -29,13 +31,16 @@ class Mixture(Sampler):
     """
 
     def __init__(self, parts: Sequence[tuple[Sampler, float]]) -> None:
-        parts = list(parts)
-        if not parts or not all(len(part) == 2 and 0 < part[1] < np.inf for part in parts):
+        if (
+            not isinstance(parts, Sequence)
+            or not parts
+            or not all(isinstance(part, Sequence) and len(part) == 2 for part in parts)
+        ):
             raise BadSetting(
                 f"Mixture: wanted (sampler, positive weight) pairs, got {parts!r}; give at least one"
             )
         self.samplers = tuple(check_sampler("Mixture", sampler) for sampler, _ in parts)
-        weights = np.array([weight for _, weight in parts], np.float64)
+        weights = np.array([number("Mixture: weight", weight, 1e-12, 1e12) for _, weight in parts])
         self.weights = weights / weights.sum()
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
@@ -43,8 +48,8 @@ class Mixture(Sampler):
         which = np.minimum(np.searchsorted(np.cumsum(self.weights), rng.random(count), side="right"),
                            len(self.samplers) - 1)  # fmt: skip
         parts = []
-        for number, sampler in enumerate(self.samplers):
-            places = np.flatnonzero(which == number)
+        for part, sampler in enumerate(self.samplers):
+            places = np.flatnonzero(which == part)
             if len(places):
                 parts.append((sampler.draw(anchors, rng, len(places)), places))
         return join(parts, anchors, rng, count)
@@ -57,7 +62,7 @@ class Mixture(Sampler):
     def window_priorities(self, td_errors: Any, mask: Any) -> Any:
         """Return what the first part that keeps priorities makes of TD errors."""
         for sampler in self.samplers:
-            if type(sampler).window_priorities is not Sampler.window_priorities:
+            with suppress(BadSetting):  # it keeps none, or holds only samplers that keep none
                 return sampler.window_priorities(td_errors, mask)
         return super().window_priorities(td_errors, mask)
 
