@@ -127,7 +127,7 @@ class ReplayBuffer:
     def count_windows(self, length: int, boundary: str = "inside") -> int:
         """Return how many different anchors there are now for windows of `length` steps."""
         length = positive("length", length)
-        if boundary not in BOUNDARIES:
+        if not isinstance(boundary, str) or boundary not in BOUNDARIES:
             raise BadSetting(f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see sample")
         with self._lock:
             return Anchors(self._index, boundary, length).count()

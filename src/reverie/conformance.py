@@ -319,7 +319,8 @@ def _assert_equal(got: Any, wanted: Any, row: int, name: str) -> None:
             values = wanted[key] if isinstance(wanted, Mapping) else [value[key] for value in wanted]
             _assert_equal(array, values, row, f"{name}/{key}")
     else:
-        np.testing.assert_array_equal(got[row], np.array(wanted), err_msg=f"{name} of row {row}")
+        same = np.array_equal(got[row], wanted)
+        assert same, f"{name} of row {row}: wanted {np.array(wanted).tolist()}, got {got[row].tolist()}"
 
 
 def assert_plain(state: Any) -> None:
