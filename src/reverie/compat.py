@@ -31,7 +31,6 @@ Floats = npt.NDArray[np.float32]
 # What `terminals` holds for a truncated step, and before a cut. It equals 0.0 for every reader, and still
 # tells the seam when a trainer's checkpoint, which saves the four arrays and nothing else, is loaded again.
 SEAM = np.float32(-0.0)
-
 MOST = 2**62  # no counter goes beyond: ids are int64
 FIXED = frozenset({"size", "obs_shape", "action_size", "observations", "actions", "rewards", "terminals"})
 
@@ -77,11 +76,10 @@ class IRISReplayBuffer:
         self._engine = ReplayBuffer(spec, self.size, seed=seed)
         ring = self._engine._ring
         assert isinstance(ring, Ring)
-        columns = ring.columns
-        self.observations: Frames = columns["obs"]
-        self.actions: Floats = columns["action"]
-        self.rewards: Floats = columns["reward"]
-        self.terminals: Floats = columns["extras/terminals"]
+        self.observations: Frames = ring.columns["obs"]
+        self.actions: Floats = ring.columns["action"]
+        self.rewards: Floats = ring.columns["reward"]
+        self.terminals: Floats = ring.columns["extras/terminals"]
         self._set: dict[str, int] = {}  # counters that were set from outside and not yet acted upon
         self._steps_before = 0  # steps of an earlier life: `steps` minus the engine's head
         self._episodes = 0
@@ -284,9 +282,8 @@ class IRISReplayBuffer:
         count, before = positive("batch_size", batch_size), natural("burn_in", burn_in)
         with self._engine._lock:
             rows, ids = self._draw_steps(count)
-            wanted = ids[:, None] - np.arange(before, 0, -1)
-            history = np.clip(wanted, self._engine._index.live_start(rows)[:, None], ids[:, None])
-            return self._frames(ids), self._frames(history)
+            first = self._engine._index.live_start(rows)[:, None]
+            return self._frames(ids), self._frames(np.maximum(ids[:, None] - np.arange(before, 0, -1), first))
 
     def _draw_steps(self, count: int) -> tuple[Ints, Ints]:
         self._read_ring()
