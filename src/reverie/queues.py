@@ -18,8 +18,9 @@ class Fresh(Sampler):
 
     Each stream is cut into tiles of `length` steps, in the order they came. A tile is the first thing drawn
     once it is whole, or its episode has ended. What a boundary makes of a tile that an end cuts short:
-    the padded rules pad it, "cross" runs on, "inside" moves it back until it fits, so that some steps appear
-    twice, and passes over episodes shorter than `length`, which it can never show.
+    "pad_right" and "pad_both" pad it, "cross" runs on, "inside" and "pad_left" move it back until it fits, so
+    that some steps appear twice. "inside" passes over episodes shorter than `length`, which it can never show.
+    Where a closing row would be left between two tiles of "cross", the second one begins a step earlier.
 
     Args:
         fallback: draws the rows of a batch for which nothing new is left.
@@ -28,16 +29,18 @@ class Fresh(Sampler):
     def __init__(self, fallback: Sampler | None = None) -> None:
         self.fallback = Uniform() if fallback is None else check_sampler("fallback", fallback)
         self._index: EpisodeIndex | None = None
-        self._cursor: Ints | None = None  # stream -> the first id not shown yet
+        # stream -> the first id not shown yet, and 1 if the last tile of rows ended on a step, else 0
+        self._cursor: Ints | None = None
         self._turn = 0  # the stream to look at first
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return up to `count` tiles, and anchors of the fallback for the rest."""
         index = self._index = serve(self._index, anchors.index)
         if self._cursor is None:
-            self._cursor = np.zeros(index.streams, np.int64)
+            self._cursor = np.zeros((2, index.streams), np.int64)
         # A cursor beyond its head belongs to data that was replaced.
-        self._cursor = np.where(self._cursor > index.head, index.tail, np.maximum(self._cursor, index.tail))
+        ids = self._cursor[0]
+        self._cursor[0] = np.where(ids > index.head, index.tail, np.maximum(ids, index.tail))
         found: list[tuple[int, int]] = []
         offset = 0 if anchors.boundary == "pad_both" else None
         for stream in np.roll(np.arange(index.streams), -self._turn).tolist():
@@ -61,24 +64,28 @@ class Fresh(Sampler):
     def _next_tile(self, anchors: Anchors, stream: int) -> tuple[int, int] | None:
         """Return (row, anchor id) of the stream's next tile and move on; None when it is not whole yet."""
         assert self._cursor is not None
-        index, length = anchors.index, anchors.length
-        while self._cursor[stream] < index.head[stream]:
-            at = int(self._cursor[stream])
+        index, length, cursor = anchors.index, anchors.length, self._cursor[:, stream]
+        while cursor[0] < index.head[stream]:
+            at = int(cursor[0])
             row = int(index.rows_at(stream, np.array([at]))[0])
             if anchors.boundary == "cross":
                 first, stop = (int(bound[0]) for bound in anchors.bounds(np.array([row])))
                 if at < first:  # a step whose reward lies behind the tail: no row of its own
-                    self._cursor[stream] = first
+                    cursor[:] = first, 0
                     continue
                 if at >= stop:
                     return None
-                self._cursor[stream] = self._after(anchors, row, at)
+                if cursor[1] and length > 1 and index.tail[stream] < at == index.start[row]:
+                    before = index.rows_at(stream, np.array([at - 1]))
+                    if at - 1 >= int(anchors.bounds(before)[0][0]):
+                        row, at = int(before[0]), at - 1
+                cursor[:] = self._after(anchors, row, at)
                 return row, at
             stop, ended = index.stop.item(row), index.ended.item(row) != RUNNING
             end = at + length
             if end > index.settled.item(row) and not ended:
                 return None
-            self._cursor[stream] = min(end, stop)
+            cursor[:] = min(end, stop), 0
             if anchors.boundary == "pad_left":
                 return row, min(end, stop) - 1
             if anchors.boundary != "inside":
@@ -88,14 +95,15 @@ class Fresh(Sampler):
                 return row, fitting
         return None
 
-    def _after(self, anchors: Anchors, row: int, at: int) -> int:
-        """Return the first id that a window of rows from `at` does not show."""
+    def _after(self, anchors: Anchors, row: int, at: int) -> tuple[int, int]:
+        """Return the first id that a window of rows from `at` does not show, and 1 if it ends on a step."""
         drawn = Drawn(np.array([row]), np.array([at]))
         window = BOUNDARIES["cross"].windows(
             anchors.index, drawn, anchors.length, 0, np.random.default_rng(0)
         )
         assert isinstance(window, CrossWindows)
-        return int(window.id[0, -1]) + (not window.closing[0, -1])
+        on_step = 1 - int(window.closing[0, -1])
+        return int(window.id[0, -1]) + on_step, on_step
 
     def update(self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Any) -> bool:
         """Pass priorities on to the fallback."""
