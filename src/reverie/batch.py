@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reverie.errors import BadSetting
 from reverie.spec import Tree
 
 Bools = npt.NDArray[np.bool_]
@@ -121,6 +122,15 @@ class RowBatch:
 
 
 Batch = SequenceBatch | RowBatch
+
+
+def check_batch(value: object) -> Batch:
+    """Return `value` if it is what `sample` returns; raise BadSetting otherwise."""
+    if not isinstance(value, (SequenceBatch, RowBatch)) or value._sampler is None:
+        raise BadSetting(
+            f"batch: wanted a batch as sample() returned it, got {value!r}; single steps have no window"
+        )
+    return value
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -66,6 +66,8 @@ class SumTree:
         left = targets - self._root_sums.take(place) + root.take(place)
         rows = np.arange(0, FAN * len(targets), FAN)
         for level in self._levels[-2::-1]:
+            # Rounding can push a target past its node's last child, which need not be a node of this level.
+            np.minimum(place, len(level) - 1, out=place)
             children = level.take(place, 0)
             running = np.add.accumulate(children, axis=1)
             child = (running <= left[:, None]).sum(axis=1)
