@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, SequenceBatch
-from reverie.door import positive
+from reverie.batch import Batch, RowBatch, SequenceBatch
+from reverie.door import number, positive
 from reverie.errors import BadSetting
 
 Bools = npt.NDArray[np.bool_]
@@ -23,8 +23,8 @@ class NStep(NamedTuple):
         returns: (B, L) float32; the discounted sum of the next m <= n rewards.
         discount: (B, L) float32; gamma ** m, and 0 where the episode terminated: nothing follows.
         bootstrap: (B, L) int64; the position of the observation to bootstrap from, in `batch.obs`.
-        mask: (B, L) bool; False on padding, in closing rows, and where the observation to bootstrap from is
-            not known.
+        mask: (B, L) bool; False on padding, in closing rows, in the last row of a RowBatch (its reward lies
+            outside the window), and where the observation to bootstrap from is not known.
     """
 
     returns: Floats
@@ -46,11 +46,13 @@ def n_step(batch: Batch, n: int, gamma: float) -> NStep:
         gamma: discount of one step, in 0..1.
 
     Raises:
-        BadSetting: n or gamma out of range.
+        BadSetting: n or gamma out of range, or something that is no batch of windows.
     """
-    n = positive("n", n)
-    if not 0.0 <= gamma <= 1.0:
-        raise BadSetting(f"gamma: wanted a number in 0..1, got {gamma!r}; 0.997 is common")
+    n, gamma = positive("n", n), number("gamma", gamma, 0, 1)
+    if not isinstance(batch, (SequenceBatch, RowBatch)):
+        raise BadSetting(
+            f"batch: wanted a batch as sample() returns it, got {batch!r}; steps alone have no return"
+        )
     count, length = batch.reward.shape
     if isinstance(batch, SequenceBatch):
         reward, steps = batch.reward, batch.mask
