@@ -9,15 +9,14 @@ from typing import Literal, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
-from reverie.chunks import PackedFinals, PackedRing, is_wide
+from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
+from reverie.chunks import RESIDENCIES
 from reverie.door import REWARD, distinct_streams, natural, positive, seed_number
 from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
 from reverie.errors import BadSetting, BufferClosed, SpecMismatch
 from reverie.gather import Gatherer, Layout, is_obs
 from reverie.intake import Intake, Step
 from reverie.memory import Blocks, format_bytes, reserve
-from reverie.ring import Finals, Ring
 from reverie.samplers import Sampler, Uniform
 from reverie.spec import Column, StepSpec, Tree
 from reverie.windows import BOUNDARIES, Anchors, Windows
@@ -62,27 +61,20 @@ class ReplayBuffer:
         self._columns = spec.columns()
         self._obs_columns = tuple(column for column in self._columns if is_obs(column))
         stored = (*self._columns, Column("reward", REWARD))
-        if residency not in ("ram", "packed"):
+        if residency not in RESIDENCIES:
             raise BadSetting(
                 f"residency: wanted 'ram' or 'packed', got {residency!r}; choose where the bytes live"
             )
         self.residency = residency
-        packed = residency == "packed"
-        kept = [column for column in stored if not (packed and is_wide(column))]
-        row_bytes = sum(column.field.nbytes for column in kept) + np.dtype(np.int32).itemsize
+        store, finals = RESIDENCIES[residency]
+        row_bytes = store.row_bytes(stored) + np.dtype(np.int32).itemsize  # the index takes an int32 a step
         reserve(
             self, row_bytes * self.capacity, f"capacity of {self.capacity:,} steps of {row_bytes:,} bytes"
         )
         stream_capacity = self.capacity // self.streams
         self._index = EpisodeIndex(self.streams, stream_capacity)
-        self._ring: Ring | PackedRing
-        self._finals: Finals | PackedFinals
-        if packed:
-            self._ring = PackedRing(stored, self.streams, stream_capacity)
-            self._finals = PackedFinals(self._obs_columns)
-        else:
-            self._ring = Ring(stored, self.capacity)
-            self._finals = Finals(self._obs_columns)
+        self._ring = store(stored, self.streams, stream_capacity)
+        self._finals = finals(self._obs_columns)
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks = Blocks()
         self._intake = Intake(spec, self._columns, self._obs_columns)
@@ -295,7 +287,7 @@ class ReplayBuffer:
             SpecMismatch: errors of another shape, or one that is not finite.
             BadSetting: the batch was drawn by a sampler that keeps no priorities.
         """
-        sampler = batch._sampler
+        sampler = check_batch(batch)._sampler
         assert isinstance(sampler, Sampler)
         errors = np.asarray(td_errors)
         mask = batch.train_mask if errors.ndim == 2 else np.ones((len(batch), 1), np.bool_)
@@ -307,9 +299,9 @@ class ReplayBuffer:
                 f"{errors.dtype} of shape {np.shape(td_errors)}; pass one per step, or one per window"
             )
         priorities = sampler.window_priorities(errors, mask)
-        if not np.isfinite(priorities).all():
+        if not (np.abs(priorities) <= np.finfo(np.float32).max).all():
             raise SpecMismatch(
-                "td_errors: wanted finite numbers, got NaN or infinity; find out where they came from"
+                "td_errors: wanted finite float32 numbers, got NaN or infinity; find out where they came from"
             )
         with self._lock:
             self._check_open()
@@ -329,7 +321,7 @@ class ReplayBuffer:
         Raises:
             SpecMismatch: an unknown field, or a value that does not fit it.
         """
-        ids = batch.step_ids()
+        ids = check_batch(batch).step_ids()
         real = batch.mask & (ids >= 0)
         checked = {}
         for name, value in values.items():

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.codec import Codec
-from reverie.ring import Ring
+from reverie.ring import Finals, Ring
 from reverie.spec import Column
 
 Array = npt.NDArray[Any]
@@ -53,7 +53,7 @@ class PackedRing:
     def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
         columns = tuple(columns)
         self._wide = {column.name: column.field for column in columns if is_wide(column)}
-        self._narrow = Ring((column for column in columns if not is_wide(column)), streams * capacity)
+        self._narrow = Ring((column for column in columns if not is_wide(column)), streams, capacity)
         self._capacity = capacity
         self._runs = -(-capacity // RUN)  # of each stream
         self._open = {
@@ -67,6 +67,11 @@ class PackedRing:
         self._packed_bytes = 0
         self._codec = Codec()
         self._helpers = Helpers()
+
+    @staticmethod
+    def row_bytes(columns: Iterable[Column]) -> int:
+        """Return what one step takes beside its packed columns, which are known only once packed."""
+        return Ring.row_bytes(column for column in columns if not is_wide(column))
 
     @property
     def nbytes(self) -> int:
@@ -242,3 +247,13 @@ class Helpers:
 
     def _work(self, work: Callable[[Codec, Sequence[int]], None], runs: Sequence[int]) -> None:
         work(self._codec(), runs)
+
+
+Store = Ring | PackedRing
+FinalStore = Finals | PackedFinals
+
+# residency -> how steps and final observations are kept
+RESIDENCIES: dict[str, tuple[type[Ring] | type[PackedRing], type[Finals] | type[PackedFinals]]] = {
+    "ram": (Ring, Finals),
+    "packed": (PackedRing, PackedFinals),
+}

@@ -8,29 +8,30 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.spec import Field
+from reverie.spec import Field, numeric_array
 
 Ints = npt.NDArray[np.int64]
 
 REWARD = Field((), "float32")
 FLAG = Field((), "bool")
+MOST = 2**48  # steps, rows, bytes: more than any machine holds, and far from where int64 overflows
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def positive(name: str, value: object) -> int:
     """Return `value` as an int if it is an integer of at least 1; raise BadSetting otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= MOST:
         raise BadSetting(
-            f"{name}: wanted an integer of at least 1, got {value!r}; pass a positive whole number"
+            f"{name}: wanted an integer of at least 1, at most 2**48, got {value!r}; pass a positive whole number"
         )
     return int(value)
 
 
 def natural(name: str, value: object) -> int:
     """Return `value` as an int if it is an integer of at least 0; raise BadSetting otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= MOST:
         raise BadSetting(
-            f"{name}: wanted a non-negative integer, got {value!r}; pass 0 or a positive whole number"
+            f"{name}: wanted a non-negative integer, at most 2**48, got {value!r}; pass 0 or a positive whole number"
         )
     return int(value)
 
@@ -49,14 +50,18 @@ def seed_number(seed: object) -> int:
     """Return `seed`, or one from the operating system for None; raise BadSetting otherwise."""
     if seed is None:
         return int(np.random.SeedSequence().generate_state(2, np.uint64)[0])
-    return natural("seed", seed)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise BadSetting(
+            f"seed: wanted a non-negative integer or None, got {seed!r}; pass 0 or a positive whole number"
+        )
+    return int(seed)
 
 
 def flag(name: str, value: object) -> bool:
-    """Return `value` if it is a bool, NumPy's included; raise SpecMismatch otherwise."""
+    """Return `value` if it is a bool, one of NumPy or torch included; raise SpecMismatch otherwise."""
     if value is True or value is False:
         return bool(value)
-    if getattr(value, "dtype", None) == np.bool_ and getattr(value, "shape", None) == ():
+    if getattr(value, "shape", None) == () and numeric_array(name, value).dtype == np.bool_:
         return bool(value)
     raise SpecMismatch(
         f"field {name!r}: wanted a bool, got {value!r}; write bool(...) around a number that means one"
@@ -71,12 +76,14 @@ def flags(name: str, value: npt.ArrayLike, lanes: tuple[int, ...]) -> Ints:
 
 def reward_number(value: object, name: str = "reward") -> float:
     """Return `value` if it is one finite number; raise SpecMismatch otherwise."""
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
-    if not isinstance(value, (int, float)) and not (
-        kind and kind in "biuf" and getattr(value, "shape", None) == ()
-    ):
-        raise SpecMismatch(f"field {name!r}: wanted one number, got {value!r}; pass a float")
-    amount = float(value)  # type: ignore[arg-type]  # a 0-d array is fine here
+    if not isinstance(value, (int, float)):
+        if getattr(value, "shape", None) != () or isinstance(value, np.ma.MaskedArray):
+            raise SpecMismatch(f"field {name!r}: wanted one number, got {value!r}; pass a float")
+        value = numeric_array(name, value).item()
+    try:
+        amount = float(value)  # type: ignore[arg-type]  # what item() returned is a number
+    except OverflowError:
+        amount = float("inf")
     # `x - x` is 0 for every finite x and NaN for the rest; then what float32 cannot hold.
     if amount - amount != 0.0 or abs(amount) > _FLOAT32_MAX:
         raise SpecMismatch(
@@ -87,7 +94,7 @@ def reward_number(value: object, name: str = "reward") -> float:
 
 def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return finite numbers of shape `lanes` as float32; raise SpecMismatch otherwise."""
-    array = np.asarray(value)
+    array = numeric_array("reward", value)
     if array.shape != lanes or array.dtype.kind not in "biuf":
         raise SpecMismatch(
             f"field 'reward': wanted numbers of shape {lanes}, got {array.dtype} of shape {array.shape}; "
@@ -104,7 +111,7 @@ def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[
 
 def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
     """Return `value` as different stream numbers; raise SpecMismatch otherwise."""
-    which = np.asarray(value)
+    which = numeric_array("streams", value) if np.size(np.asarray(value, object)) else np.zeros(0, np.int64)
     if which.ndim != 1 or len(which) == 0 or which.dtype.kind not in "iu":
         raise SpecMismatch(f"streams: wanted a list of integers, got {value!r}; name at least one stream")
     which = which.astype(np.int64)
@@ -128,13 +135,21 @@ def terminal_flag(value: object) -> bool:
 
 def action_value(action: npt.ArrayLike) -> Any:
     """Return an action as a Python integer, or as a float32 vector of its own."""
-    array = np.asarray(action)
+    array = numeric_array("action", action)
     if array.dtype.kind not in "iuf" or array.ndim > 1 or (array.ndim == 0 and array.dtype.kind == "f"):
         raise SpecMismatch(
             f"field 'action': wanted an integer or a vector of numbers, got {action!r}; "
             f"pass the index of a discrete action, or its vector"
         )
-    return int(array) if array.ndim == 0 else array.astype(np.float32)
+    if array.ndim == 0:
+        return int(array)
+    with np.errstate(over="ignore"):
+        vector = array.astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise SpecMismatch(
+            f"field 'action': wanted finite float32 numbers, got {action!r}; find out where it came from"
+        )
+    return vector
 
 
 def action_vector(action: npt.ArrayLike, size: int) -> npt.NDArray[np.float32]:

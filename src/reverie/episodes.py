@@ -16,6 +16,10 @@ NO_ROW = -1
 NO_FINAL = -1
 NEVER = np.iinfo(np.int64).max
 
+# The columns of the episode table: integers but for these.
+COUNTS = ("start", "stop", "settled", "final", "stream", "ordinal", "order")
+TABLE = {"ended": np.int8, "total": np.float64}
+
 ENDED_NAMES = {RUNNING: "running", TERMINATED: "terminated", TRUNCATED: "truncated",
                TERMINATED | TRUNCATED: "terminated", CUT: "cut"}  # fmt: skip
 
@@ -62,19 +66,14 @@ class EpisodeIndex:
         self._free_rows: list[int] = []
         self._order = 0  # episodes ever begun, over all streams
         self._allocate(max(64, streams))
+        self._free_rows = list(range(len(self.start) - 1, -1, -1))
 
     def _allocate(self, rows: int) -> None:
-        old = len(getattr(self, "start", ()))
-        for name in ("start", "stop", "settled", "final", "stream", "ordinal", "order"):
-            column = np.zeros(rows, np.int64)
-            if old:
-                column[:old] = getattr(self, name)
-            setattr(self, name, column)
-        ended, total = np.zeros(rows, np.int8), np.zeros(rows, np.float64)
-        if old:
-            ended[:old], total[:old] = self.ended, self.total
-        self.ended, self.total = ended, total
-        self._free_rows.extend(range(rows - 1, old - 1, -1))
+        """Give every column of the table `rows` entries."""
+        for name in (*COUNTS, "ended", "total"):
+            old = getattr(self, name, np.zeros(0, TABLE.get(name, np.int64)))
+            if len(old) < rows:
+                setattr(self, name, np.concatenate([old, np.zeros(rows - len(old), old.dtype)]))
 
     start: Ints
     stop: Ints
@@ -89,8 +88,7 @@ class EpisodeIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays, which do not depend on what is stored but for the episode table."""
-        table = sum(getattr(self, name).nbytes for name in
-                    ("start", "stop", "settled", "final", "stream", "ordinal", "order", "ended", "total"))  # fmt: skip
+        table = sum(getattr(self, name).nbytes for name in (*COUNTS, "ended", "total"))
         return int(self.row_of_slot.nbytes + table + 5 * self.head.nbytes)
 
     def live_steps(self) -> int:
@@ -104,7 +102,9 @@ class EpisodeIndex:
         head = self.head.item(stream)
         freed: list[int] = []
         if head - self.tail.item(stream) == self.capacity:
-            freed = self._evict(stream)
+            self.tail[stream] += 1
+            if self.tail.item(stream) >= self._front_stop.item(stream):
+                freed = self._drop_fronts([stream])
         return stream * self.capacity + head % self.capacity, freed
 
     def make_room_many(self, streams: Ints) -> tuple[Ints, list[int]]:
@@ -115,49 +115,104 @@ class EpisodeIndex:
         if np.count_nonzero(full):
             full_streams = streams[full]
             self.tail[full_streams] += 1
-            for stream in full_streams[self.tail[full_streams] >= self._front_stop[full_streams]].tolist():
-                freed += self._drop_fronts(stream)
+            freed = self._drop_fronts(
+                full_streams[self.tail[full_streams] >= self._front_stop[full_streams]].tolist()
+            )
         return streams * self.capacity + heads % self.capacity, freed
 
     def commit(self, stream: int, slot: int, reward: float, ended: int, final: int) -> None:
         """Make the written step live."""
-        row = self.open_row.item(stream)
-        head = self.head.item(stream)
-        if row < 0:
-            row = self._begin(stream, head)
-        self.row_of_slot[slot] = row
-        self.total[row] += reward
-        self.settled[row] = head
-        self.stop[row] = self.head[stream] = head + 1
-        if ended:
-            self._end(stream, row, ended, final)
+        row, head, begun = self.open_row.item(stream), self.head.item(stream), self.begun.item(stream)
+        before, total = row, 0.0 if row < 0 else self.total.item(row)
+        try:
+            if row < 0:
+                row = self._begin(stream, head)
+            self.row_of_slot[slot] = row
+            self.total[row] = total + reward
+            self.settled[row] = head
+            self.stop[row] = self.head[stream] = head + 1
+            if ended:
+                self._end(stream, row, ended, final)
+        except BaseException:
+            self._take_back(stream, head, begun, before, total)
+            raise
 
     def commit_many(self, streams: Ints, slots: Ints, rewards: npt.NDArray[np.float32], ended: Ints,
                     finals: Ints) -> None:  # fmt: skip
         """Make the written step of each of `streams` live."""
-        rows = self.open_row[streams]
-        if rows.min() < 0:
-            for stream in streams[rows < 0].tolist():
-                self._begin(stream, self.head.item(stream))
-            rows = self.open_row[streams]
-        heads = self.head[streams]
-        self.row_of_slot[slots] = rows
-        self.total[rows] += rewards
-        self.settled[rows] = heads
-        heads += 1
-        self.stop[rows] = heads
-        self.head[streams] = heads
-        if np.count_nonzero(ended):
-            for lane in np.flatnonzero(ended).tolist():
-                self._end(int(streams[lane]), int(rows[lane]), int(ended[lane]), int(finals[lane]))
+        rows, heads, begun = self.open_row[streams], self.head[streams], self.begun[streams]
+        before, totals = rows, np.where(rows < 0, 0.0, self.total[rows])
+        try:
+            if rows.min() < 0:
+                for stream in streams[rows < 0].tolist():
+                    self._begin(stream, self.head.item(stream))
+                rows = self.open_row[streams]
+            self.row_of_slot[slots] = rows
+            self.total[rows] = totals + rewards
+            self.settled[rows] = heads
+            self.stop[rows] = heads + 1
+            self.head[streams] = heads + 1
+            if np.count_nonzero(ended):
+                for lane in np.flatnonzero(ended).tolist():
+                    self._end(int(streams[lane]), int(rows[lane]), int(ended[lane]), int(finals[lane]))
+        except BaseException:
+            for lane, stream in enumerate(streams.tolist()):
+                self._take_back(
+                    stream, heads.item(lane), begun.item(lane), before.item(lane), totals.item(lane)
+                )
+            raise
 
     def cut(self, stream: int, final: int = NO_FINAL) -> bool:
         """End the running episode of `stream` for a reason unknown; return whether there was one."""
         row = self.open_row.item(stream)
         if row < 0:
             return False
-        self._end(stream, row, CUT, final)
+        head, begun, total = self.head.item(stream), self.begun.item(stream), self.total.item(row)
+        try:
+            self._end(stream, row, CUT, final)
+        except BaseException:
+            self._take_back(stream, head, begun, row, total)
+            raise
         return True
+
+    def _take_back(self, stream: int, head: int, begun: int, row: int, total: float) -> None:
+        """Undo a change of which maybe only a part was made: Ctrl-C can come between any two lines.
+
+        Args:
+            stream: the stream that was written to.
+            head, begun: of that stream, as they were before.
+            row, total: its running episode and the return of that, as they were before; or NO_ROW and any.
+        """
+        self.head[stream], self.begun[stream], self.open_row[stream] = head, begun, row
+        if row >= 0:
+            self.stop[row], self.settled[row] = head, head - 1
+            self.ended[row], self.final[row], self.total[row] = RUNNING, NO_FINAL, total
+        self._derive_anew()
+
+    def _derive_anew(self) -> None:
+        """Set everything that follows from heads, tails and the episodes' own entries."""
+        self._allocate(max(len(getattr(self, name)) for name in (*COUNTS, "ended", "total")))
+        self._lengths = LengthTable()
+        live = set()
+        for stream in range(self.streams):
+            tail, begun = self.tail.item(stream), self.begun.item(stream)
+            first = self.dropped.item(stream)
+            while first < begun:
+                row = self.row_of(stream, first)
+                if not self.ended.item(row) or self.stop.item(row) > tail:
+                    break
+                first += 1
+            self.dropped[stream] = first
+            self.front_row[stream], self._front_stop[stream] = NO_ROW, NEVER
+            for ordinal in range(first, begun):
+                row = self.row_of(stream, ordinal)
+                live.add(row)
+                if ordinal == first:
+                    self.front_row[stream] = row
+                    self._front_stop[stream] = self.stop[row] if self.ended.item(row) else NEVER
+                elif self.ended.item(row):
+                    self._lengths.add(self.stop.item(row) - self.start.item(row), row)
+        self._free_rows = [row for row in range(len(self.start) - 1, -1, -1) if row not in live]
 
     def restore(self, stream: int, head: int, tail: int, episodes: Iterable[tuple[int, int, int, int, float]],
                 ) -> None:  # fmt: skip
@@ -189,7 +244,9 @@ class EpisodeIndex:
 
     def _begin(self, stream: int, head: int) -> int:
         if not self._free_rows:
-            self._allocate(2 * len(self.start))
+            old = len(self.start)
+            self._allocate(2 * old)
+            self._free_rows.extend(range(2 * old - 1, old - 1, -1))
         row = self._free_rows.pop()
         self.start[row] = self.stop[row] = self.settled[row] = head
         self.ended[row] = RUNNING
@@ -241,14 +298,18 @@ class EpisodeIndex:
         else:
             self._lengths.add(self.stop.item(row) - self.start.item(row), row)
 
-    def _evict(self, stream: int) -> list[int]:
-        tail = self.tail.item(stream) + 1
-        self.tail[stream] = tail
-        return self._drop_fronts(stream) if tail >= self._front_stop.item(stream) else []
-
-    def _drop_fronts(self, stream: int) -> list[int]:
+    def _drop_fronts(self, streams: list[int]) -> list[int]:
         """Forget the episodes that lie wholly before the tail; return the final places they held."""
-        freed = []
+        freed: list[int] = []
+        try:
+            for stream in streams:
+                self._drop_front(stream, freed)
+        except BaseException:
+            self._derive_anew()  # the places freed so far are lost; they are a few bytes, once
+            raise
+        return freed
+
+    def _drop_front(self, stream: int, freed: list[int]) -> None:
         tail = self.tail.item(stream)
         while self._front_stop.item(stream) <= tail:
             row = self.front_row.item(stream)
@@ -264,7 +325,6 @@ class EpisodeIndex:
                 if self.ended.item(front):
                     self._front_stop[stream] = self.stop[front]
                     self._lengths.remove(self.stop.item(front) - self.start.item(front), front)
-        return freed
 
     # --- reading ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
-from reverie.chunks import PackedFinals, PackedRing
+from reverie.chunks import FinalStore, Store
 from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.memory import ALIGNMENT, Blocks
-from reverie.ring import Finals, Ring
 from reverie.spec import Column, StepSpec, tree_build, tree_leaves
 from reverie.windows import CrossWindows, Windows
 
@@ -63,7 +63,7 @@ class Layout:
 
     def _place(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.leaves.append(Leaf(name, shape, dtype, self.nbytes))
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         self.nbytes += -(-size // ALIGNMENT) * ALIGNMENT
 
     def allocate(self, blocks: Blocks) -> Batch:
@@ -137,11 +137,7 @@ class Gatherer:
     __slots__ = ("_columns", "_finals", "_index", "_store")
 
     def __init__(
-        self,
-        columns: tuple[Column, ...],
-        index: EpisodeIndex,
-        store: Ring | PackedRing,
-        finals: Finals | PackedFinals,
+        self, columns: tuple[Column, ...], index: EpisodeIndex, store: Store, finals: FinalStore
     ) -> None:
         self._columns = columns
         self._index = index
@@ -256,7 +252,9 @@ class Gatherer:
         opens = (windows.id == index.start[row]) & mask
         # The reward that came with a row is that of the step before.
         none = opens | ~mask
-        self._store.gather("reward", base + np.where(none, anchor, windows.id - 1) % index.capacity, batch.reward)
+        self._store.gather(
+            "reward", base + np.where(none, anchor, windows.id - 1) % index.capacity, batch.reward
+        )
         batch.reward[none] = 0.0
         batch.is_first[...] = opens
         batch.is_last[...] = closing

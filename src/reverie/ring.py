@@ -21,16 +21,23 @@ class Ring:
 
     Args:
         columns: name and field of every column.
-        rows: slots in all, streams times capacity.
+        streams: how many streams there are.
+        capacity: slots of each.
     """
 
     __slots__ = ("columns",)
 
-    def __init__(self, columns: Iterable[Column], rows: int) -> None:
+    def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
         # zeros, not empty: the kernel hands out zero pages lazily, so nothing is committed before it is used.
         self.columns: dict[str, Array] = {
-            column.name: np.zeros((rows, *column.field.shape), column.field.dtype) for column in columns
+            column.name: np.zeros((streams * capacity, *column.field.shape), column.field.dtype)
+            for column in columns
         }
+
+    @staticmethod
+    def row_bytes(columns: Iterable[Column]) -> int:
+        """Return what one step takes, known beforehand."""
+        return sum(column.field.nbytes for column in columns)
 
     @property
     def nbytes(self) -> int:

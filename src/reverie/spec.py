@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ class Field:
         # What a Python integer may be, where the value is one integer: the commonest action there is.
         limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" and not self.shape else None
         self._integers = range(int(limits.min), int(limits.max) + 1) if limits else range(0)
-        self._row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        self._row_bytes = math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -86,8 +87,12 @@ class Field:
         want = lead + self.shape
         if type(value) is np.ndarray and value.dtype == self.dtype and value.shape == want:
             return value
+        if isinstance(value, np.ma.MaskedArray):
+            raise SpecMismatch(
+                f"field {name!r}: wanted an array, got a masked one; fill the masked places with .filled()"
+            )
         plain = not hasattr(value, "dtype")  # Python numbers and lists carry no dtype of their own
-        array = _as_array(name, value)
+        array = numeric_array(name, value)
         if array.shape != want:
             raise SpecMismatch(
                 f"field {name!r}: wanted shape {want}, got {array.shape}; {_shape_remedy(array.shape, want)}"
@@ -109,7 +114,7 @@ class Field:
         return f"convert it first with .astype({self.dtype.name!r}), or declare {wider}"
 
 
-def _as_array(name: str, value: object) -> npt.NDArray[Any]:
+def numeric_array(name: str, value: object) -> npt.NDArray[Any]:
     """Return `value` as a numeric array, naming the field when it is none."""
     try:
         array = np.asarray(value)

@@ -64,6 +64,7 @@ STEPS = {
     "double body": (good(obs={"image": IMAGE, "body": np.zeros(2)}), "float32", "float64", ".astype('float32')"),
     "complex body": (good(obs={"image": IMAGE, "body": np.zeros(2, complex)}), "numbers", "complex128", "numbers"),
     "huge body": (good(obs={"image": IMAGE, "body": [1e300, 0.0]}), "float32", "float64", "check the range"),
+    "masked frame": (good(obs=image(np.ma.masked_equal(IMAGE, 0))), "an array", "a masked one", ".filled()"),
     "float action": (good(action=1.0), "int64", "float64", "check the range"),
     "float array action": (good(action=np.float32(1)), "int64", "float32", ".astype('int64')"),
     "vector action": (good(action=np.array([1])), "()", "(1,)", "without a batch axis"),
@@ -71,6 +72,8 @@ STEPS = {
     "NaN reward": (good(reward=float("nan")), "finite", "nan", "find out where"),
     "infinite reward": (good(reward=np.inf), "finite", "inf", "find out where"),
     "reward beyond float32": (good(reward=1e39), "finite float32", "1e+39", "find out where"),
+    "reward beyond any float": (good(reward=10**400), "finite float32", "inf", "find out where"),
+    "masked reward": (good(reward=np.ma.masked), "one number", "masked", "pass a float"),
     "vector reward": (good(reward=np.array([1.0])), "one number", "array", "pass a float"),
     "string reward": (good(reward="1.0"), "one number", "'1.0'", "pass a float"),
     "None reward": (good(reward=None), "one number", "None", "pass a float"),
@@ -92,6 +95,8 @@ STEPS = {
 }  # fmt: skip
 
 BATCHES = {
+    "ragged rewards": (good_batch(reward=[[1.0], [1.0, 2.0]]), "an array", "list", "NumPy array"),
+    "ragged streams": (good_batch(streams=[[1], [2, 0]]), "an array", "list", "NumPy array"),
     "lane missing": (good_batch(action=np.zeros(2, np.int64)), "(3,)", "(2,)", "exactly that shape"),
     "reward missing": (good_batch(reward=np.zeros(2)), "(3,)", "(2,)", "one reward per lane"),
     "scalar reward": (good_batch(reward=0.0), "(3,)", "()", "one reward per lane"),
@@ -159,6 +164,8 @@ QUESTIONS = {
     "no rows": (lambda b: b.sample(0, 1), rv.BadSetting, "at least 1", "0", "positive whole number"),
     "negative rows": (lambda b: b.sample(-4, 1), rv.BadSetting, "at least 1", "-4", "positive whole number"),
     "fractional rows": (lambda b: b.sample(1.5, 1), rv.BadSetting, "an integer", "1.5", "positive whole number"),
+    "rows beyond all bounds": (lambda b: b.sample(2**70, 1), rv.BadSetting, "at most 2**48", str(2**70), "positive"),
+    "steps beyond all bounds": (lambda b: b.count_windows(2**70), rv.BadSetting, "at most 2**48", str(2**70), "positive"),
     "no steps": (lambda b: b.sample(1, 0), rv.BadSetting, "length", "0", "positive whole number"),
     "fractional steps": (lambda b: b.sample(1, 2.0), rv.BadSetting, "an integer", "2.0", "positive whole number"),
     "boolean steps": (lambda b: b.sample(1, True), rv.BadSetting, "an integer", "True", "positive whole number"),
@@ -203,6 +210,8 @@ MAKERS = {
     "fractional seed": (lambda: rv.ReplayBuffer(SPEC, 8, seed=0.5), rv.BadSetting, "seed", "0.5", "pass 0 or"),
     "spec of another kind": (lambda: rv.ReplayBuffer({"obs": 1}, 8), rv.BadSetting, "StepSpec", "dict", "wrap"),
     "more than the memory": (lambda: rv.ReplayBuffer(SPEC, 10**9), rv.TooLarge, "12.30 TB", "available", "lower"),
+    "axis beyond the memory": (lambda: rv.ReplayBuffer(rv.StepSpec(rv.Field((2**40, 2**40), "uint8"), rv.Field((), "int64")), 8),
+                               rv.TooLarge, "TB", "available", "lower"),
     "negative axis": (lambda: rv.Field((3, -1), "uint8"), rv.BadSetting, "positive integers", "(3, -1)", "leave out"),
     "fractional axis": (lambda: rv.Field((3.0,), "uint8"), rv.BadSetting, "positive integers", "(3.0,)", "leave out"),
     "unknown dtype": (lambda: rv.Field((), "uint7"), rv.BadSetting, "dtype", "uint7", "name one"),
@@ -224,7 +233,7 @@ def test_a_bad_setting_is_refused_when_it_is_given(name):
     """Constructors refuse what could only hurt later, memory included."""
     call, error, wanted, got, remedy = MAKERS[name]
     buffer = make()
-    if name == "more than the memory":
+    if error is rv.TooLarge:
         with pytest.raises(MemoryError) as caught:
             call()
         for part in (wanted, got, remedy):

@@ -1,0 +1,230 @@
+"""A weight for every live step, or every live episode, of one buffer: both follow it draw by draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.draws import Proposal, State, by_episode, serve, try_then_count
+from reverie.episodes import EpisodeIndex, Ints
+from reverie.sumtree import SumTree
+from reverie.windows import Anchors
+
+Floats = npt.NDArray[np.float64]
+
+
+class StepWeights:
+    """A weight for every live step of one buffer, following adds and evictions draw by draw.
+
+    An anchor that can never be valid for the boundary and length in use, because its episode has ended too
+    soon after it, loses its place in the tree when it is drawn in vain, once. So the share of draws in vain
+    stays small, however high such a step's weight is.
+    """
+
+    __slots__ = ("_barred", "_index", "_kind", "_seen", "barred", "tree", "weights")
+
+    def __init__(self) -> None:
+        self._index: EpisodeIndex | None = None
+
+    def _bind(self, index: EpisodeIndex) -> None:
+        self._index = index
+        self.tree = SumTree(index.streams * index.capacity)
+        self.weights = np.zeros(self.tree.size)  # slot -> weight, barred or not
+        self._barred = np.zeros(self.tree.size, np.bool_)
+        self.barred = 0  # how many slots are
+        self._seen = np.zeros(index.streams, np.int64)  # head of each stream at the last call
+        self._kind: tuple[str, int] | None = None  # boundary and length that steps are barred for
+
+    def follow(self, index: EpisodeIndex, fresh: float) -> Ints:
+        """Give steps added since the last call the weight `fresh`; return their slots.
+
+        Raises:
+            BadSetting: the sampler already serves another buffer.
+        """
+        if self._index is None:
+            self._bind(index)
+        serve(self._index, index)
+        slots = self._new_slots(index)
+        if len(slots):
+            self.set(slots, fresh)
+        return slots
+
+    def aim(self, anchors: Anchors) -> None:
+        """Be ready to draw these anchors: others than before may be barred now."""
+        kind = (anchors.boundary, anchors.length)
+        if self._kind != kind:
+            if self.barred:
+                self._barred[:] = False
+                self.barred = 0
+                self.tree.set(np.arange(self.tree.size), self.weights)
+            self._kind = kind
+
+    def _new_slots(self, index: EpisodeIndex) -> Ints:
+        capacity = index.capacity
+        if index.streams == 1:
+            head, seen = index.head.item(0), self._seen.item(0)
+            if head == seen:
+                return np.zeros(0, np.int64)
+            self._seen[0] = head
+            return np.arange(max(seen if seen < head else 0, index.tail.item(0)), head) % capacity
+        changed = np.flatnonzero(index.head != self._seen)
+        if not len(changed):
+            return changed
+        low = np.where(self._seen <= index.head, self._seen, 0)[changed]
+        low = np.maximum(low, index.tail[changed])
+        counts = index.head[changed] - low
+        self._seen[:] = index.head
+        stream = np.repeat(changed, counts)
+        within = np.arange(len(stream)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return stream * capacity + (np.repeat(low, counts) + within) % capacity
+
+    def set(self, slots: Ints, weights: npt.ArrayLike) -> None:
+        """Set the weights at `slots`; those barred come back, and leave again when next drawn in vain."""
+        self.weights[slots] = weights
+        if self.barred:
+            back = self._barred.take(slots)
+            if back.any():
+                released = np.unique(slots[back])
+                self._barred[released] = False
+                self.barred -= len(released)
+        self.tree.set(slots, weights)
+
+    def propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:
+        """Return `count` steps with probability in proportion to their weights among those not barred."""
+        index = anchors.index
+        if self.tree.total <= 0.0:
+            raise anchors.not_enough()
+        slots = self.tree.find(rng.random(count) * self.tree.total)
+        if index.streams == 1:
+            oldest = index.tail.item(0)
+            ids = oldest + (slots - oldest) % index.capacity
+        else:
+            tails = index.tail[slots // index.capacity]
+            ids = tails + (slots - tails) % index.capacity
+        rows = index.row_of_slot.take(slots).astype(np.int64)
+        good = anchors.accept(rows, ids)
+        if np.count_nonzero(good) < count:
+            hopeless = ~good & (index.ended[rows] != 0) & (anchors.boundary != "cross")
+            if hopeless.any():
+                barred = np.unique(slots[hopeless])
+                self._barred[barred] = True
+                self.barred += len(barred)
+                self.tree.set(barred, 0.0)
+        return rows, ids, good
+
+    def interval_weights(self, index: EpisodeIndex, rows: Ints, first: Ints, stop: Ints) -> Floats:
+        """Return the summed weight of `first <= id < stop` for each episode."""
+        return np.array([self._of(index, *one).sum() for one in zip(rows, first, stop, strict=True)])
+
+    def pick(
+        self, index: EpisodeIndex, rng: np.random.Generator, rows: Ints, first: Ints, stop: Ints
+    ) -> Ints:
+        """Return an id from each interval, by weight."""
+        ids = np.empty(len(rows), np.int64)
+        for row in np.unique(rows).tolist():
+            here = np.flatnonzero(rows == row)
+            low, high = first.item(here[0]), stop.item(here[0])
+            ends = np.cumsum(self._of(index, row, low, high))
+            within = np.searchsorted(ends, rng.random(len(here)) * ends[-1], side="right")
+            ids[here] = low + np.minimum(within, len(ends) - 1)
+        return ids
+
+    def _of(self, index: EpisodeIndex, row: int, first: int, stop: int) -> Floats:
+        slots: Ints = index.stream.item(row) * index.capacity + np.arange(first, stop) % index.capacity
+        return self.weights[slots]
+
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
+        """Return `count` valid anchors with probability in proportion to their weights."""
+        index = anchors.index
+        return try_then_count(
+            count,
+            lambda wanted: self.propose(anchors, rng, wanted),
+            lambda missing: by_episode(
+                anchors, rng, missing,
+                lambda rows, first, stop: self.interval_weights(index, rows, first, stop),
+                lambda rows, first, stop: self.pick(index, rng, rows, first, stop),
+            ),
+        )  # fmt: skip
+
+    def save(self) -> State:
+        """Return the weights, which are barred, and for what; nothing before the first draw."""
+        if self._index is None:
+            return {}
+        return {"weights": self.weights.copy(), "barred": self._barred.copy(), "seen": self._seen.copy(),
+                "kind": list(self._kind) if self._kind else None}  # fmt: skip
+
+    def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
+        """Take back what `save` returned, for a buffer of the same sizes."""
+        self._bind(index)
+        self.weights[:] = state["weights"]
+        self._barred[:] = state["barred"]
+        self.barred = int(np.count_nonzero(self._barred))
+        self._seen[:] = state["seen"]
+        kind: Any = state["kind"]
+        self._kind = tuple(kind) if kind else None
+        self.tree.set(np.arange(self.tree.size), np.where(self._barred, 0.0, self.weights))
+
+
+class EpisodeWeights:
+    """A weight for every live episode of one buffer, by row; rows that were given up are found when drawn."""
+
+    __slots__ = ("_begun", "_index", "tree", "weights")
+
+    def __init__(self) -> None:
+        self._index: EpisodeIndex | None = None
+
+    def sync(self, index: EpisodeIndex) -> Ints:
+        """Give episodes that began since the last call the weight 1; return their rows."""
+        if self._index is None:
+            self._index = index
+            self._begun = np.zeros(index.streams, np.int64)
+            self.weights = np.zeros(len(index.start))
+            self.tree = SumTree(len(index.start))
+        serve(self._index, index)
+        if len(index.start) > len(self.weights):
+            grown = len(index.start) - len(self.weights)
+            self.weights = np.concatenate([self.weights, np.zeros(grown)])
+            self.tree = SumTree(len(self.weights))
+            self.tree.set(np.arange(len(self.weights)), self.weights)
+        fresh = [
+            index.row_of(stream, ordinal)
+            for stream in np.flatnonzero(index.begun != self._begun).tolist()
+            for ordinal in range(max(self._begun[stream], index.dropped[stream]), index.begun[stream])
+        ]
+        self._begun[:] = index.begun
+        rows = np.array(fresh, np.int64)
+        if fresh:
+            self.set(rows, np.ones(len(rows)))
+        return rows
+
+    def set(self, rows: Ints, weights: npt.ArrayLike) -> None:
+        """Set the weights of these episodes."""
+        self.weights[rows] = weights
+        self.tree.set(rows, weights)
+
+    def propose(
+        self, anchors: Anchors, rng: np.random.Generator, count: int
+    ) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Return rows by weight, and which of them are live; the others lose their weight."""
+        if self.tree.total <= 0.0:
+            raise anchors.not_enough()
+        index = anchors.index
+        rows = self.tree.find(rng.random(count) * self.tree.total)
+        live = index.is_live(rows)
+        if not live.all():
+            self.set(rows[~live], np.zeros(int((~live).sum())))
+        return rows, live
+
+    def save(self) -> State:
+        """Return the weights by row, and how many episodes had begun."""
+        return {} if self._index is None else {"weights": self.weights.copy(), "begun": self._begun.copy()}
+
+    def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
+        """Take back what `save` returned."""
+        self._index, self._begun = index, np.array(state["begun"], np.int64)
+        self.weights = np.array(state["weights"], np.float64)
+        self.tree = SumTree(len(self.weights))
+        self.tree.set(np.arange(len(self.weights)), self.weights)
