@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
 PLAIN, ZSTD = b"\x00", b"\x01"  # the first byte of a packed run says how the rest is to be read
 # Level 3 packs recorded Atari a little better than 1 and unpacks faster; measured by `make bench`.
@@ -19,6 +18,8 @@ class Codec:
     __slots__ = ("_compressor", "_decompressor")
 
     def __init__(self) -> None:
+        import zstandard  # here, so that `import reverie` needs NumPy only
+
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         self._decompressor = zstandard.ZstdDecompressor()
 

@@ -34,7 +34,7 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_import_needs_numpy_alone():
-    """import reverie loads no framework and none of the command line's libraries."""
+    """import reverie loads no framework, none of the command line's libraries, and no compressor."""
     assert not modules_after("import reverie") & set(HEAVY)
 
 
