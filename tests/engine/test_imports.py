@@ -11,6 +11,7 @@ import reverie as rv
 
 HEAVY = (
     "torch",
+    "zstandard",
     "jax",
     "gymnasium",
     "ale_py",
