@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import samplers, windows
+from benchmarks import packed, samplers, windows
 from benchmarks.measure import machine, report, write_json
 
 TABLES = {
@@ -15,6 +15,8 @@ TABLES = {
                samplers.growth),
     "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: np.take of the observations",
                     samplers.prioritized),
+    "packed": ("Packed residency, 3,000 steps of 3x64x64; limit: the raw bytes, or the time from RAM",
+               packed.sizes_and_times),
 }  # fmt: skip
 
 

@@ -80,14 +80,19 @@ def report(title: str, rows: list[Row]) -> None:
     for row in rows:
         bound = "" if row.bound is None else f"{row.bound:.2f}"
         verdict = "" if row.bound is None else ("  within" if row.ratio <= row.bound else "  ABOVE")
-        print(
-            f"  {row.name:44} {show(row.seconds):>11} {show(row.limit_s):>11} {row.ratio:7.2f} {bound:>7}{verdict}"
-        )
+        unit = show_bytes if row.name.endswith("bytes") else show
+        times = f"{unit(row.seconds):>11} {unit(row.limit_s):>11}"
+        print(f"  {row.name:44} {times} {row.ratio:7.3g} {bound:>7}{verdict}")
 
 
 def show(seconds: float) -> str:
     """Return a duration with three digits and its unit."""
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
+
+
+def show_bytes(count: float) -> str:
+    """Return a number of bytes in megabytes."""
+    return f"{count / 1e6:.3g} MB"
 
 
 def write_json(path: Path, tables: dict[str, list[Row]]) -> None:
