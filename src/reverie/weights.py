@@ -57,9 +57,10 @@ class StepWeights:
         kind = (anchors.boundary, anchors.length)
         if self._kind != kind:
             if self.barred:
-                self._barred[:] = False
+                back = np.flatnonzero(self._barred)
+                self._barred[back] = False
                 self.barred = 0
-                self.tree.set(np.arange(self.tree.size), self.weights)
+                self.tree.set(back, self.weights[back])
             self._kind = kind
 
     def _new_slots(self, index: EpisodeIndex) -> Ints:
@@ -101,13 +102,18 @@ class StepWeights:
         if index.streams == 1:
             oldest = index.tail.item(0)
             ids = oldest + (slots - oldest) % index.capacity
+            live = ids < index.head.item(0)
         else:
-            tails = index.tail[slots // index.capacity]
+            stream = slots // index.capacity
+            tails = index.tail[stream]
             ids = tails + (slots - tails) % index.capacity
+            live = ids < index.head[stream]
         rows = index.row_of_slot.take(slots).astype(np.int64)
-        good = anchors.accept(rows, ids)
+        good = anchors.accept(rows, ids) & live
         if np.count_nonzero(good) < count:
-            hopeless = ~good & (index.ended[rows] != 0) & (anchors.boundary != "cross")
+            if not live.all():  # an interrupted add evicted a step, or the buffer's content was replaced
+                self.set(np.unique(slots[~live]), 0.0)
+            hopeless = live & ~good & (index.ended[rows] != 0) & (anchors.boundary != "cross")
             if hopeless.any():
                 barred = np.unique(slots[hopeless])
                 self._barred[barred] = True

@@ -5,7 +5,7 @@ import pytest
 from helpers import scalar_spec
 
 import reverie as rv
-from reverie.conformance import Pair
+from reverie.conformance import LEAST_P, Pair, chi_square_p
 from reverie.sumtree import SumTree
 
 
@@ -264,6 +264,38 @@ def test_beta_may_be_annealed():
         sampler.beta = beta
         batch = buffer.sample(50, 1, boundary="pad_right", sampler=sampler)
         np.testing.assert_allclose(batch.weight, np.where(batch.anchor == 0, 1.5, 0.5) ** -beta, rtol=1e-6)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("make", [rv.Prioritized, lambda: rv.VisitBalanced(by="step"), rv.VisitBalanced])
+def test_a_slot_without_a_live_step_is_never_drawn(make, streams):
+    """After an add that was interrupted between eviction and writing, and after the content was replaced."""
+    buffer, sampler = Pair(10 * streams, streams, mean_length=1e9).grow(*[20] * streams).buffer, make()
+    index = buffer._index
+
+    def drawn():
+        return {int(step) for _ in range(40) for step in
+                buffer.sample(50, 2, boundary="pad_right", sampler=sampler).anchor[:]}  # fmt: skip
+
+    assert drawn() == set(range(10, 20))
+    for stream in range(streams):
+        index.make_room(stream)
+    assert drawn() == set(range(11, 20))
+    for stream in range(streams):
+        index.restore(stream, 4, 0, [(0, 4, 1, -1, 0.0)])
+    assert drawn() == set(range(4))
+
+
+def test_turns_of_different_windows_cost_what_was_drawn_in_vain():
+    """Asking in turn for two lengths keeps both distributions exact: barred steps come back at once."""
+    pair, sampler = Pair(300, 3, mean_length=6).grow(150, 20, 90), rv.Prioritized(1.0, epsilon=0.0)
+    for number in range(12):
+        batch = pair.buffer.sample(300, (1, 5)[number % 2], sampler=sampler)
+        assert (batch.weight == 1).all()
+        sampler._steps.tree.check()
+    drawn = [address for _ in range(20) for batch in [pair.buffer.sample(1000, 1, sampler=sampler)]
+             for address in zip(batch.stream.tolist(), batch.anchor.tolist(), strict=True)]  # fmt: skip
+    assert chi_square_p(drawn, pair.twin.uniform("inside", 1)) > LEAST_P
 
 
 # --- visit counts ----------------------------------------------------------------------------------------
