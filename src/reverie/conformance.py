@@ -253,49 +253,70 @@ class BoundarySuite:
 
 
 class Store(Protocol):
-    """Where the bytes lie: rows of columns, addressed by slot."""
+    """Where the bytes lie: rows of columns, addressed by slot, which is `stream * capacity + id % capacity`."""
 
     def write(self, slot: Any, values: Mapping[str, Any]) -> None:
-        """Store one row, or one row for each of several slots."""
+        """Store one step, or one step for each of several streams, each in the next slot of its stream."""
+
+    def rewrite(self, slots: npt.NDArray[np.int64], values: Mapping[str, Any]) -> None:
+        """Store new values for steps that lie there already."""
 
     def gather(self, name: str, slots: npt.NDArray[np.int64], out: npt.NDArray[Any]) -> None:
-        """Copy the rows at `slots` into `out`."""
+        """Copy the rows at `slots` into `out`, whose leading axes are those of `slots`."""
 
 
 class StoreSuite:
     """Tests that every store passes: override `make`."""
 
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("obs/camera", Field((3, 5, 4), "uint8")), Column("obs/touch", Field((), "bool")),
+        Column("obs/camera", Field((3, 9, 8), "uint8")), Column("obs/touch", Field((), "bool")),
         Column("action", Field((2,), "float32")), Column("reward", Field((), "float32")),
+        Column("extras/state", Field((70,), "float32")),
     )  # fmt: skip
+    streams: ClassVar[int] = 3
+    capacity: ClassVar[int] = 75
 
-    def make(self, columns: tuple[Column, ...], rows: int) -> Store:
-        """Return an empty store of `rows` slots."""
+    def make(self, columns: tuple[Column, ...], streams: int, capacity: int) -> Store:
+        """Return an empty store of `capacity` slots for each stream."""
         raise NotImplementedError
 
     def test_what_was_written_last_is_read(self) -> None:
-        """Each slot shows its last write, whether written alone or with others, in any order of reading."""
-        rng, rows = np.random.default_rng(0), 23
-        store, written = self.make(self.columns, rows), {}
-        for number in range(60):
-            slots = np.array([number % rows]) if number < 40 else rng.permutation(rows)[:5]
+        """Each slot shows its last write or rewrite, from one write to two rounds of the ring, in any order."""
+        rng, store = np.random.default_rng(0), self.make(self.columns, self.streams, self.capacity)
+        head, written = np.zeros(self.streams, np.int64), dict[int, dict[str, Any]]()
+
+        def some(slots: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
             values = {
-                name: (rng.random((len(slots), *field.shape)) * 250).astype(field.dtype)
-                for name, field in self.columns
+                column.name: (rng.random((len(slots), *column.field.shape)) * 250).astype(column.field.dtype)
+                for column in self.columns
             }
+            for lane, slot in enumerate(slots.tolist()):
+                written[slot] = {name: value[lane] for name, value in values.items()}
+            return values
+
+        while head.min() < 2 * self.capacity + 5:
+            which = rng.permutation(self.streams)[: rng.integers(1, self.streams + 1)]
+            slots = which * self.capacity + head[which] % self.capacity
+            head[which] += 1
+            values = some(slots)
             if len(slots) == 1:
                 store.write(int(slots[0]), {name: value[0] for name, value in values.items()})
             else:
                 store.write(slots, values)
-            for lane, slot in enumerate(slots.tolist()):
-                written[slot] = {name: value[lane] for name, value in values.items()}
-            asked = rng.choice(sorted(written), (4, 3))
-            for name, field in self.columns:
-                out = np.empty((4, 3, *field.shape), field.dtype)
-                store.gather(name, asked, out)
-                wanted = np.stack([written[slot][name] for slot in asked.ravel().tolist()])
-                np.testing.assert_array_equal(out, wanted.reshape(out.shape))
+            if rng.random() < 0.1:
+                slots = np.array(sorted(written))[rng.permutation(len(written))[:5]]
+                store.rewrite(slots, some(slots))
+            self._compare(store, written, rng.choice(sorted(written), (4, 3)))
+        self._compare(store, written, np.arange(self.streams * self.capacity).reshape(self.streams, -1))
+
+    def _compare(
+        self, store: Store, written: dict[int, dict[str, Any]], slots: npt.NDArray[np.int64]
+    ) -> None:
+        for name, field in self.columns:
+            out = np.empty((*slots.shape, *field.shape), field.dtype)
+            store.gather(name, slots, out)
+            wanted = np.stack([written[slot][name] for slot in slots.ravel().tolist()])
+            assert np.array_equal(out, wanted.reshape(out.shape)), f"{name} of slots {slots.tolist()}"
 
 
 def assert_shows(batch: Batch, twin: NaiveBuffer, length: int, boundary: str, burn_in: int = 0) -> None:

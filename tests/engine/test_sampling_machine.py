@@ -146,7 +146,7 @@ class SamplersBesideTwin(RuleBasedStateMachine):
 
 
 SamplersBesideTwin.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 TestSamplersBesideTwin = SamplersBesideTwin.TestCase
