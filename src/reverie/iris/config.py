@@ -158,9 +158,8 @@ class Optimisation:
 
     def rate(self, step: int) -> float:
         """Return the learning rate of update `step`, in 0..steps-1."""
-        if self.final_learning_rate is None:
-            return self.learning_rate
-        return self.learning_rate + (self.final_learning_rate - self.learning_rate) * step / self.steps
+        final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
+        return self.learning_rate + (final - self.learning_rate) * step / self.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,13 +205,13 @@ class Config:
     world_model_training: Optimisation = field(default_factory=lambda: Optimisation(weight_decay=0.01))
 
 
-presets = {
+presets: dict[str, Config] = {
     "paper": Config(),
     "demo": Config(
         tokenizer=TokenizerConfig(
             patch=8,
             local=True,
-            channels=64,
+            channels=96,
             levels=1,
             res_blocks=1,
             attention_at=(),
@@ -221,17 +220,18 @@ presets = {
             bounded=True,
         ),
         tokenizer_loss=TokenizerLoss(
-            reconstruction="cross_entropy", commitment=0.25, pixel_weight=5.0, revive_every=20
+            reconstruction="cross_entropy", commitment=0.25, pixel_weight=15.0, revive_every=50
         ),
         tokenizer_training=Optimisation(
-            steps=800, batch_size=16, learning_rate=5e-3, final_learning_rate=5e-4, clip=1.0
+            steps=900, batch_size=16, learning_rate=5e-3, final_learning_rate=2e-4, clip=1.0
         ),
         world_model=WorldModelConfig(
-            blocks=8, layers=3, heads=4, width=128, dropout=0.0, positions="factored"
+            blocks=8, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
         ),
+        # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same.
         world_model_training=Optimisation(
-            steps=400,
-            batch_size=8,
+            steps=1300,
+            batch_size=2,
             learning_rate=1e-3,
             final_learning_rate=1e-4,
             weight_decay=0.01,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -27,6 +28,23 @@ DREAM_STEPS = 16
 CANDIDATES = 256  # windows that the shown one is chosen from
 TEMPERATURE = 0.7  # below 1: a model trained for two minutes gives unlikely tokens too much credit
 REAL, RECONSTRUCTED, IMAGINED = "real", "reconstructed", "imagined from the first frame with the same actions"
+
+
+@contextmanager
+def _repeatably(seed: int) -> Iterator[None]:
+    """Seed PyTorch and keep it to one thread; both are put back afterwards.
+
+    A second thread makes models of this size a quarter faster at best, and several times slower when something
+    else wants its core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +103,21 @@ def run_demo(
     if world_model_steps is not None:
         world_model_training = replace(world_model_training, steps=world_model_steps)
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-
     # Narrow enough for a terminal of 80 columns.
-    with Display(TextColumn("{task.description:<11}"), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
-                 TextColumn("{task.fields[report]}"), console=console) as display:  # fmt: skip
-        env = atari(game)
-        spec = StepSpec.from_env(env)
-        buffer = ReplayBuffer(spec, steps, seed=seed)
-        held_out = ReplayBuffer(spec, HELD_OUT_STEPS, seed=seed)
+    columns = (TextColumn("{task.description:<11}"), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[report]}"))  # fmt: skip
+    with _repeatably(seed), Display(*columns, console=console) as display:
         task = display.add_task("recording", total=steps, report="")
-        record(env, buffer, None, steps, seed=seed, on_step=lambda done: display.update(task, completed=done))
-        display.update(task, report=f"{game}, {len(buffer.episodes)} episodes, random actions")
-        record(env, held_out, None, HELD_OUT_STEPS, seed=seed + 1)
-        actions = int(env.action_space.n)  # type: ignore[attr-defined]
-        env.close()
+        with closing(atari(game)) as env:
+            spec = StepSpec.from_env(env)
+            buffer = ReplayBuffer(spec, steps, seed=seed)
+            held_out = ReplayBuffer(spec, HELD_OUT_STEPS, seed=seed)
+            record(
+                env, buffer, None, steps, seed=seed, on_step=lambda done: display.update(task, completed=done)
+            )
+            display.update(task, report=f"{game}, {len(buffer.episodes)} episodes, random actions")
+            record(env, held_out, None, HELD_OUT_STEPS, seed=seed + 1)
+            actions = int(env.action_space.n)  # type: ignore[attr-defined]
 
         tokenizer = Tokenizer(config.tokenizer)
         training = train_tokenizer(tokenizer, buffer, tokenizer_training, config.tokenizer_loss)
@@ -113,7 +131,7 @@ def run_demo(
         training = train_world_model(world_model, tokenizer, buffer, world_model_training)
         world_model_history = _watch(display, "world model", world_model_training.steps, training)
 
-    rows = dream(tokenizer, world_model, held_out, seed)
+        rows = dream(tokenizer, world_model, held_out, seed)
     files = (out / "losses.png", out / "dream.png", out / "dream.gif")
     draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
     draw_strip(files[1], rows)

@@ -18,6 +18,7 @@ Frames = npt.NDArray[np.uint8]
 
 GAP = 6  # pixels between frames
 INK, PAPER = (20, 20, 20), (255, 255, 255)
+SMOOTHING = 50  # a curve shows means over this fraction of the run
 FRAME_MS = 220  # how long the animation shows a frame
 
 
@@ -31,11 +32,14 @@ def draw_losses(path: Path, histories: Mapping[str, History]) -> None:
     panels = figure.subplots(1, len(histories), squeeze=False)[0]
     for axes, (title, history) in zip(panels, histories.items(), strict=True):
         for name, values in history.losses.items():
-            thick = 2.0 if name == "total" else 1.0
-            axes.plot(np.maximum(values, 1e-6), label=name, linewidth=thick, alpha=0.9)  # a log has no zero
+            window = max(1, len(values) // SMOOTHING)
+            # The logarithmic axis has no zero.
+            mean = np.convolve(values, np.ones(window) / window, "valid")
+            updates = np.arange(window - 1, len(values))
+            axes.plot(updates, np.maximum(mean, 1e-6), label=name, linestyle="--" if name == "total" else "-")
         axes.set_yscale("log")
         axes.set_xlabel("update")
-        axes.set_ylabel("loss")
+        axes.set_ylabel("loss, running mean")
         axes.set_title(title)
         axes.grid(alpha=0.3)
         axes.legend()

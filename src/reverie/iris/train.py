@@ -94,7 +94,9 @@ def new_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.AdamW
         },
         {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.learning_rate, fused=True
+    )
 
 
 def train_tokenizer(
