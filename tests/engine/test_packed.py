@@ -98,7 +98,8 @@ def test_written_back_values_replace_packed_ones():
         batches = [buffer.sample(8, 6) for buffer in (plain, packed)]
         for buffer, batch in zip((plain, packed), batches, strict=True):
             values = {
-                "latent": np.full((8, 6, 300), number + 0.5, np.float32) + np.float32(batch.start)[:, None, None],
+                "latent": np.full((8, 6, 300), number + 0.5, np.float32)
+                + np.float32(batch.start)[:, None, None],
                 "value": np.full((8, 6), number + 0.25, np.float32),
             }
             buffer.write_back(batch, **values)
