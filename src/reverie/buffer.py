@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.chunks import RESIDENCIES
-from reverie.door import REWARD, distinct_streams, natural, positive, seed_number
+from reverie.door import REWARD, distinct_streams, natural, positive, seed_number, stream_number
 from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
 from reverie.errors import BadSetting, BufferClosed, SpecMismatch
 from reverie.gather import Gatherer, Layout, is_obs
+from reverie.history import list_episodes
 from reverie.intake import Intake, Step
 from reverie.memory import Blocks, format_bytes, reserve
 from reverie.samplers import Sampler, Uniform
@@ -104,7 +105,7 @@ class ReplayBuffer:
         "terminated" (also when truncated at the same step), "truncated" or "cut".
         """
         with self._lock:
-            return self._index.table()
+            return list_episodes(self._index)
 
     def __repr__(self) -> str:
         streams = "1 stream" if self.streams == 1 else f"{self.streams} streams"
@@ -146,7 +147,7 @@ class ReplayBuffer:
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
             self._check_open()
-            self._store(self._stream(stream), step)
+            self._store(stream_number(stream, self.streams), step)
 
     def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
                   truncated: npt.ArrayLike, final_obs: Tree | None = None, streams: npt.ArrayLike | None = None,
@@ -191,7 +192,7 @@ class ReplayBuffer:
         final = None if final_obs is None else self._intake.final(final_obs)
         with self._lock:
             self._check_open()
-            stream = self._stream(stream)
+            stream = stream_number(stream, self.streams)
             if self._index.open_row[stream] >= 0:
                 self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
 
@@ -369,18 +370,6 @@ class ReplayBuffer:
         place = NO_FINAL if final is None else self._finals.put(final)
         self._ring.write(slot, values)
         self._index.commit(stream, slot, amount, ended, place)
-
-    def _stream(self, stream: int) -> int:
-        if (
-            isinstance(stream, bool)
-            or not isinstance(stream, (int, np.integer))
-            or not 0 <= stream < self.streams
-        ):
-            raise SpecMismatch(
-                f"stream: wanted an integer in 0..{self.streams - 1}, got {stream!r}; "
-                f"make the buffer with more streams if there are more environments"
-            )
-        return int(stream)
 
     def _layout(self, cross: bool, batch_size: int, length: int) -> Layout:
         key = (cross, batch_size, length)

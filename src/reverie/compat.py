@@ -17,6 +17,7 @@ from reverie.door import (
     positive,
     reward_number,
     same_shape,
+    stream_number,
     terminal_flag,
 )
 from reverie.draws import uniform_steps
@@ -378,7 +379,7 @@ class IRISOnPolicyBuffer:
         engine = buffer._engine if isinstance(buffer, IRISReplayBuffer) else buffer
         with engine._lock:
             engine._check_open()
-            stream = engine._stream(stream)
+            stream = stream_number(stream, engine.streams)
             records = zip(self.observations, self.actions, self.rewards, self.terminals, self._truncated,
                           self._final_obs, strict=True)  # fmt: skip
             # All are checked before the first is stored.

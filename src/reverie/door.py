@@ -109,6 +109,16 @@ def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[
     return rewards
 
 
+def stream_number(value: object, streams: int) -> int:
+    """Return `value` if it is the number of a stream; raise SpecMismatch otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < streams:
+        raise SpecMismatch(
+            f"stream: wanted an integer in 0..{streams - 1}, got {value!r}; "
+            f"make the buffer with more streams if there are more environments"
+        )
+    return int(value)
+
+
 def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
     """Return `value` as different stream numbers; raise SpecMismatch otherwise."""
     which = numeric_array("streams", value) if np.size(np.asarray(value, object)) else np.zeros(0, np.int64)

@@ -20,14 +20,6 @@ NEVER = np.iinfo(np.int64).max
 COUNTS = ("start", "stop", "settled", "final", "stream", "ordinal", "order")
 TABLE = {"ended": np.int8, "total": np.float64}
 
-ENDED_NAMES = {RUNNING: "running", TERMINATED: "terminated", TRUNCATED: "truncated",
-               TERMINATED | TRUNCATED: "terminated", CUT: "cut"}  # fmt: skip
-
-EPISODE_DTYPE = np.dtype([
-    ("stream", np.int64), ("start", np.int64), ("stop", np.int64), ("length", np.int64),
-    ("live", np.int64), ("return", np.float64), ("ended", "U10"),
-])  # fmt: skip
-
 
 class EpisodeIndex:
     """The integers of a buffer: heads, tails and episodes of every stream.
@@ -402,14 +394,3 @@ class EpisodeIndex:
                 length, rank[~here] - in_special, self.order
             )
         return row, self.live_start(row) + offset
-
-    def table(self) -> npt.NDArray[np.void]:
-        """Return the live episodes as a structured array of EPISODE_DTYPE, in the order they began."""
-        rows = self.live_rows()
-        table = np.zeros(len(rows), EPISODE_DTYPE)
-        table["stream"], table["start"], table["stop"] = self.stream[rows], self.start[rows], self.stop[rows]
-        table["length"] = self.stop[rows] - self.start[rows]
-        table["live"] = self.stop[rows] - self.live_start(rows)
-        table["return"] = self.total[rows]
-        table["ended"] = [ENDED_NAMES[ended] for ended in self.ended[rows].tolist()]
-        return table
