@@ -95,6 +95,16 @@ def test_steps_that_no_window_can_open_on_do_not_count_in_n():
     )
 
 
+def test_the_newest_steps_of_a_running_episode_are_drawn_as_soon_as_they_may_be():
+    """Drawn in vain while their windows are not settled, they have their full share once the episode goes on."""
+    buffer, sampler = one_stream(10)
+    for _ in range(5):
+        assert set(buffer.sample(500, 4, sampler=sampler).anchor.tolist()) == set(range(6))
+    more(buffer, 10)
+    drawn = [(0, step) for step in buffer.sample(20_000, 4, sampler=sampler).anchor.tolist()]
+    assert chi_square_p(drawn, {(0, step): 1 / 16 for step in range(16)}) > LEAST_P
+
+
 # --- updates ---------------------------------------------------------------------------------------------
 
 
@@ -270,7 +280,7 @@ def test_beta_may_be_annealed():
 @pytest.mark.parametrize("make", [rv.Prioritized, lambda: rv.VisitBalanced(by="step"), rv.VisitBalanced])
 def test_a_slot_without_a_live_step_is_never_drawn(make, streams):
     """After an add that was interrupted between eviction and writing, and after the content was replaced."""
-    buffer, sampler = Pair(10 * streams, streams, mean_length=1e9).grow(*[20] * streams).buffer, make()
+    buffer, sampler = Pair(10 * streams, streams, mean_length=4).grow(*[20] * streams).buffer, make()
     index = buffer._index
 
     def drawn():
