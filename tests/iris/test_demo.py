@@ -43,16 +43,16 @@ def test_the_demonstration_leaves_three_pictures(tmp_path: Path) -> None:
 
 def test_a_strip_shows_every_pixel_as_a_square(tmp_path: Path) -> None:
     """Enlarged frames keep their colours exactly; rows follow in order, columns skip steps."""
-    frames = np.zeros((4, 3, 8, 8), np.uint8)
-    frames[:, 0] = (10 * np.arange(4)).reshape(4, 1, 1)
-    draw_strip(tmp_path / "strip.png", {"one": frames, "two": frames + 100}, every=2, scale=4)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), np.uint8)
+    rows = {"one": frames, "two": 255 - frames}
+    draw_strip(tmp_path / "strip.png", rows, every=2, scale=4)
     with Image.open(tmp_path / "strip.png") as image:
         shown = np.asarray(image)
-    for row, more in enumerate((0, 100)):
+    for row, wanted in enumerate(rows.values()):
         for column, step in enumerate((0, 2)):
             y, x = 24 + row * 38, 150 + column * 38
-            square = shown[y : y + 32, x : x + 32]
-            assert (square == (10 * step + more, more, more)).all()
+            enlarged = wanted[step].transpose(1, 2, 0).repeat(4, 0).repeat(4, 1)
+            assert np.array_equal(shown[y : y + 32, x : x + 32], enlarged)
 
 
 def test_rows_of_unequal_length_are_refused(tmp_path: Path) -> None:

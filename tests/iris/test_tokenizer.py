@@ -74,6 +74,8 @@ def test_gradient_passes_straight_through_and_trains_the_codebook(tokenizer: Tok
     used = torch.zeros(32, dtype=torch.bool)
     used[encoded.tokens.flatten()] = True
     assert torch.equal(moved.abs().sum(1) > 0, used)
+    place = torch.autograd.grad(losses.codebook, encoded.z, retain_graph=True, allow_unused=True)
+    assert place == (None,)  # the codebook comes to the encoder, not the encoder to the codebook
     (commitment,) = torch.autograd.grad(losses.commitment, encoded.z, retain_graph=True)
     assert torch.allclose(commitment, 2 * (encoded.z - encoded.z_q) / encoded.z.numel())
 

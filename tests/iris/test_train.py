@@ -10,24 +10,31 @@ from reverie import Field, NotEnoughData, ReplayBuffer, StepSpec
 from reverie.iris.config import Optimisation, TokenizerLoss
 from reverie.iris.tokenizer import Tokenizer
 from reverie.iris.train import History, train_tokenizer, train_world_model
-from reverie.iris.world_model import WorldModel
+from reverie.iris.world_model import WorldModel, WorldModelLosses
 
 
 @pytest.fixture
 def buffer() -> ReplayBuffer:
-    """Twelve episodes of ten steps: the frame's colour tells the time of the episode."""
+    """Twelve episodes of ten steps: colour and action tell the time of the episode."""
     spec = StepSpec(obs=Field((3, 16, 16), "uint8"), action=Field((), "int64"))
     buffer = ReplayBuffer(spec, 120, seed=0)
     for step in range(120):
         frame = np.full((3, 16, 16), 25 * (step % 10), np.uint8)
         last = step % 10 == 9
-        buffer.add(obs=frame, action=step % 3, reward=float(last), terminated=last, truncated=False,
+        buffer.add(obs=frame, action=step % 10 % 3, reward=float(last), terminated=last, truncated=False,
                    final_obs=np.full((3, 16, 16), 250, np.uint8) if last else None)  # fmt: skip
     return buffer
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def learn_colours(tokenizer: Tokenizer) -> torch.Tensor:
+    """Give each of the eleven colours a first token of its own, and return their tokens (11, 4)."""
+    colours = (25 * torch.arange(11) / 255).view(11, 1, 1, 1).expand(11, 3, 16, 16)
+    tokenizer.revive(torch.ones(32, dtype=torch.bool), tokenizer.encode(colours).z.detach()[..., :1, :1])
+    return tokenizer.encode(colours).tokens
 
 
 def test_the_tokenizer_learns_from_the_buffer(tokenizer: Tokenizer, buffer: ReplayBuffer) -> None:
@@ -48,10 +55,8 @@ def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
     tokenizer: Tokenizer, world_model: WorldModel, buffer: ReplayBuffer
 ) -> None:
     """Its losses fall to what the colours foretell; not a weight of the tokenizer moves."""
-    tokenizer.revive(
-        torch.ones(32, dtype=torch.bool),
-        tokenizer.encode(torch.linspace(0, 1, 11).view(11, 1, 1, 1).expand(11, 3, 16, 16)).z.detach(),
-    )
+    learn_colours(tokenizer)
+    tokenizer.train()
     before = snapshot(tokenizer)
     settings = Optimisation(steps=60, batch_size=8, learning_rate=3e-3, weight_decay=0.01)
     history = History()
@@ -61,8 +66,35 @@ def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
     assert history.recent("reward", 5) < 0.5
     assert history.sequences == 480
     assert not world_model.training
+    assert not tokenizer.training
     after = snapshot(tokenizer)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_each_action_meets_the_frame_that_it_was_taken_in(
+    tokenizer: Tokenizer, world_model: WorldModel, buffer: ReplayBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is shown step by step what was seen, done and earned, and whether the episode ended there."""
+    known = learn_colours(tokenizer)
+    assert len(known.unique(dim=0)) == 11
+    shown: list[tuple[torch.Tensor, ...]] = []
+    losses = world_model.losses
+
+    def spy(*window: torch.Tensor) -> WorldModelLosses:
+        shown.append(window)
+        return losses(*window)
+
+    monkeypatch.setattr(world_model, "losses", spy)
+    next(train_world_model(world_model, tokenizer, buffer, Optimisation(batch_size=16)))
+    tokens, action, reward, end, mask = shown[0]
+    time = (tokens.unsqueeze(2) == known).all(3).long().argmax(2)  # (B, L), the colour's number
+    assert torch.equal(tokens, known[time])
+    assert torch.equal(time[:, 1:], time[:, :-1] + 1)
+    assert torch.equal(action, time % 3)
+    assert torch.equal(reward, (time == 9).float())
+    assert torch.equal(end, time == 9)
+    assert end.any()
+    assert mask.all()
 
 
 def test_the_learning_rate_follows_its_line() -> None:
