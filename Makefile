@@ -24,7 +24,7 @@ demo: $(VENV)/.iris
 	$(BIN)/reverie demo --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
