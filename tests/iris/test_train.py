@@ -54,7 +54,7 @@ def test_the_tokenizer_learns_from_the_buffer(tokenizer: Tokenizer, buffer: Repl
 def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
     tokenizer: Tokenizer, world_model: WorldModel, buffer: ReplayBuffer
 ) -> None:
-    """Its losses fall to what the colours foretell; not a weight of the tokenizer moves."""
+    """Its losses fall by half and more; not a weight of the tokenizer moves."""
     learn_colours(tokenizer)
     tokenizer.train()
     before = snapshot(tokenizer)
@@ -62,7 +62,7 @@ def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
     history = History()
     for progress in train_world_model(world_model, tokenizer, buffer, settings):
         history.add(progress)
-    assert history.recent("observation", 5) < 1.0
+    assert history.recent("observation", 5) < 0.5 * history.losses["observation"][0]
     assert history.recent("reward", 5) < 0.5
     assert history.sequences == 480
     assert not world_model.training
