@@ -56,6 +56,9 @@ def growth(rounds: int) -> list[Row]:
 
         def drawing(buffer: rv.ReplayBuffer, sampler: rv.Sampler) -> Callable[[], float]:
             out = buffer.sample(BATCH, LENGTH, sampler=sampler)
+            if isinstance(sampler, rv.Fresh):  # first show all that is there: what is timed are new steps
+                for _ in range(len(buffer) // (BATCH * LENGTH) + 100):
+                    buffer.sample(BATCH, LENGTH, sampler=sampler, out=out)
 
             def draw() -> float:
                 # Only the draw counts, not the step that is added before it.
