@@ -223,7 +223,7 @@ presets: dict[str, Config] = {
             reconstruction="cross_entropy", commitment=0.25, pixel_weight=15.0, revive_every=50
         ),
         tokenizer_training=Optimisation(
-            steps=900, batch_size=16, learning_rate=5e-3, final_learning_rate=2e-4, clip=1.0
+            steps=1200, batch_size=16, learning_rate=3e-3, final_learning_rate=2e-4, clip=1.0
         ),
         world_model=WorldModelConfig(
             blocks=8, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
