@@ -12,6 +12,7 @@ import numpy.typing as npt
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.chunks import RESIDENCIES
 from reverie.door import REWARD, distinct_streams, natural, positive, seed_number, stream_number
+from reverie.draws import check_sampler
 from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
 from reverie.errors import BadSetting, BufferClosed, SpecMismatch
 from reverie.gather import Gatherer, Layout, is_obs
@@ -237,12 +238,7 @@ class ReplayBuffer:
         """
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
         burn_in = natural("burn_in", burn_in)
-        if sampler is None:
-            sampler = self._uniform
-        elif not isinstance(sampler, Sampler):
-            raise BadSetting(
-                f"sampler: wanted a Sampler, got {sampler!r}; pass an object such as reverie.Uniform()"
-            )
+        sampler = self._uniform if sampler is None else check_sampler("sampler", sampler)
         with self._lock:
             anchors = self._anchors(boundary, length)
             layout = self._layout(boundary == "cross", batch_size, burn_in + length)

@@ -98,9 +98,7 @@ class PackedRing:
         run, row = np.divmod(within, RUN)
         for name in self._wide:
             if name in values:
-                self._open[name][stream, row] = (
-                    values[name] if np.ndim(slot) else np.asarray(values[name])[None]
-                )
+                self._open[name][stream, row] = values[name]
         self._open_run[stream] = run
         self._filled[stream] = row + 1
         full = (row + 1 == RUN) | (within + 1 == self._capacity)

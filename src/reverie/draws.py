@@ -65,6 +65,13 @@ class Sampler(ABC):
         assert not state, "a sampler that saves something must also load it"
 
 
+def check_sampler(name: str, value: object) -> Sampler:
+    """Return `value` if it is a Sampler; raise BadSetting otherwise."""
+    if not isinstance(value, Sampler):
+        raise BadSetting(f"{name}: wanted a Sampler, got {value!r}; pass an object such as reverie.Uniform()")
+    return value
+
+
 def try_then_count(count: int, propose: Callable[[int], Proposal],
                    enumerate_rest: Callable[[int], tuple[Ints, Ints]]) -> tuple[Ints, Ints]:  # fmt: skip
     """Return `count` anchors: proposals that are valid, and the rest by enumeration where few are.

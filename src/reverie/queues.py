@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reverie.draws import Sampler, State, Uniform, serve
+from reverie.draws import Sampler, State, Uniform, check_sampler, serve
 from reverie.episodes import RUNNING, EpisodeIndex, Ints
-from reverie.errors import BadSetting
 from reverie.windows import BOUNDARIES, Anchors, CrossWindows, Drawn
 
 
@@ -224,10 +223,3 @@ def join(parts: list[tuple[Drawn, Ints]], anchors: Anchors, rng: np.random.Gener
             offset[places] = rng.integers(0, anchors.length, len(places))
     weighted = any(drawn.weight is not None for drawn, _ in parts)
     return Drawn(rows, ids, weight if weighted else None, offset if anchors.boundary == "pad_both" else None)
-
-
-def check_sampler(name: str, value: object) -> Sampler:
-    """Return `value` if it is a Sampler; raise BadSetting otherwise."""
-    if not isinstance(value, Sampler):
-        raise BadSetting(f"{name}: wanted a Sampler, got {value!r}; pass an object such as reverie.Uniform()")
-    return value

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from reverie.door import number
-from reverie.draws import EpisodeUniform, Recent, Sampler, State, Uniform
+from reverie.draws import EpisodeUniform, Recent, Sampler, State, Uniform, check_sampler
 from reverie.episodes import EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.priorities import Prioritized, VisitBalanced
-from reverie.queues import Fresh, Shuffled, check_sampler, join
+from reverie.queues import Fresh, Shuffled, join
 from reverie.windows import Anchors, Drawn
 
 __all__ = ["EpisodeUniform", "Fresh", "Mixture", "Prioritized", "Recent", "Sampler", "Shuffled", "Uniform",
