@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -170,7 +170,8 @@ class Loader:
                 [one for one in live if one.stream == stream], head.item(stream), tail.item(stream)
             )
         live.sort(key=lambda episode: episode.number)
-        finals = [self._final_place(episode) for episode in live]
+        filed = {episode.number for episode in episodes if episode.final is not None}
+        finals = [self._final_place(episode, filed) for episode in live]
         gone = self._final_places.keys() - {episode.number for episode in live}
         self._finals.release([self._final_places.pop(number) for number in gone])
         columns = list(zip(*live, strict=True)) if live else [()] * len(EpisodeRow._fields)
@@ -193,9 +194,10 @@ class Loader:
         if not whole:
             raise self._file.db.damaged("its episodes do not cover its steps")
 
-    def _final_place(self, episode: EpisodeRow) -> int:
+    def _final_place(self, episode: EpisodeRow, filed: Set[int]) -> int:
         if episode.final is None:
             return NO_FINAL
         if episode.number not in self._final_places:
-            self._final_places[episode.number] = self._finals.load(episode.number, episode.final, self._codec)
+            number = episode.number if episode.number in filed else None
+            self._final_places[episode.number] = self._finals.load(number, episode.final, self._codec)
         return self._final_places[episode.number]

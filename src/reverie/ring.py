@@ -131,8 +131,14 @@ class Finals:
                 places[lane] = self.put({name: rows[lane] for name, rows in final.items()})
         return places
 
-    def load(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> int:
-        """Take the final observation of an episode as the file has it, and return its place."""
+    def load(self, number: int | None, packed: Mapping[str, bytes], codec: Codec) -> int:
+        """Take a final observation as `packed` gave it, and return its place.
+
+        Args:
+            number: of the episode whose row in the file has it; None if no such row has it yet.
+            packed: the packed columns.
+            codec: unpacks them.
+        """
         return self.put({
             name: codec.unpack(packed[name], array.shape[1:], array.dtype)
             for name, array in self.columns.items()
