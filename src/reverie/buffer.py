@@ -244,15 +244,8 @@ class ReplayBuffer:
             layout = self._layout(boundary == "cross", batch_size, burn_in + length)
             if out is not None:
                 layout.check(out)
-            drawn = sampler.draw(anchors, self._rng, batch_size)
             batch = layout.allocate(self._blocks) if out is None else out
-            self._gatherer.fill(anchors.windows(drawn, burn_in, self._rng), batch)
-            if drawn.weight is None:
-                batch.weight.fill(1.0)
-            else:
-                batch.weight[...] = drawn.weight
-            # Frozen for users; a batch that is filled again may come from another sampler than before.
-            object.__setattr__(batch, "_sampler", sampler)
+            self._gatherer.draw(anchors, sampler, self._rng, burn_in, batch)
         return batch
 
     def sample_steps(self, batch_size: int) -> StepBatch:

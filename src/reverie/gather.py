@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
 from reverie.chunks import FinalStore, Store
+from reverie.draws import Sampler
 from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.memory import ALIGNMENT, Blocks
 from reverie.spec import Column, StepSpec, tree_build, tree_leaves
-from reverie.windows import CrossWindows, Windows
+from reverie.windows import Anchors, CrossWindows, Windows
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +69,11 @@ class Layout:
 
     def allocate(self, blocks: Blocks) -> Batch:
         """Return a batch with unknown content."""
-        block = blocks.take(self.nbytes)
+        return self.over(blocks.take(self.nbytes))
+
+    def over(self, block: npt.NDArray[np.uint8]) -> Batch:
+        """Return a batch whose arrays lie in `block`, `nbytes` bytes that somebody else allocated."""
+        assert block.nbytes == self.nbytes
         arrays = {leaf.name: np.ndarray(leaf.shape, leaf.dtype, block, leaf.offset) for leaf in self.leaves}
         spec = self._spec
         others = {name: arrays[name] for name, _, _ in self._others}
@@ -143,6 +148,19 @@ class Gatherer:
         self._index = index
         self._store = store
         self._finals = finals
+
+    def draw(
+        self, anchors: Anchors, sampler: Sampler, rng: np.random.Generator, burn_in: int, batch: Batch
+    ) -> None:
+        """Fill every array of `batch` with the windows of anchors that `sampler` draws."""
+        drawn = sampler.draw(anchors, rng, len(batch))
+        self.fill(anchors.windows(drawn, burn_in, rng), batch)
+        if drawn.weight is None:
+            batch.weight.fill(1.0)
+        else:
+            batch.weight[...] = drawn.weight
+        # Frozen for users; a batch that is filled again may come from another sampler than before.
+        object.__setattr__(batch, "_sampler", sampler)
 
     def fill(self, windows: Windows | CrossWindows, batch: Batch) -> None:
         """Fill every array of `batch` but the weights; it was laid out for such windows."""
