@@ -17,6 +17,7 @@ from reverie.buffer import ReplayBuffer
 from reverie.door import natural, positive
 from reverie.draws import Sampler, check_sampler
 from reverie.errors import BadSetting, BufferClosed
+from reverie.windows import BOUNDARIES
 
 Made = TypeVar("Made")  # what the thread makes
 Given = TypeVar("Given")  # the batch that is handed out
@@ -29,6 +30,12 @@ class Failure(NamedTuple):
     """What came instead of a batch."""
 
     error: BaseException
+
+
+def check_boundary(boundary: object) -> None:
+    """Raise BadSetting unless this names a boundary."""
+    if not isinstance(boundary, str) or boundary not in BOUNDARIES:
+        raise BadSetting(f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see sample")
 
 
 def drawing(buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, sampler: Sampler | None,
@@ -44,7 +51,7 @@ def drawing(buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, s
         )
     batch_size, length = positive("batch_size", batch_size), positive("length", length)
     burn_in = natural("burn_in", burn_in)
-    buffer.count_windows(length, boundary)  # refuses an unknown boundary
+    check_boundary(boundary)
     if sampler is not None:
         check_sampler("sampler", sampler)
     return partial(buffer.sample, batch_size, length, boundary=boundary, sampler=sampler, burn_in=burn_in)

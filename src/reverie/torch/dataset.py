@@ -19,6 +19,7 @@ from reverie.device import convert
 from reverie.door import natural, positive, seed_number
 from reverie.draws import Sampler, check_sampler
 from reverie.errors import BadSetting
+from reverie.feeds import check_boundary
 from reverie.torch.tensors import TensorBatch, as_tensor, check_dtypes
 
 MOST_WORKERS = 1024
@@ -58,6 +59,7 @@ class SequenceDataset(IterableDataset[TensorBatch]):
         self._source = source if isinstance(source, ReplayBuffer) else Path(source)
         self._sizes = positive("batch_size", batch_size), positive("length", length)
         sampler = None if sampler is None else check_sampler("sampler", sampler)
+        check_boundary(boundary)
         self._how: dict[str, Any] = {"boundary": boundary, "sampler": sampler,
                                      "burn_in": natural("burn_in", burn_in)}  # fmt: skip
         self._seed = seed_number(seed)
