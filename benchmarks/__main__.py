@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import packed, samplers, windows
+from benchmarks import feeds, packed, samplers, windows
 from benchmarks.measure import machine, report, write_json
 
 TABLES = {
@@ -17,6 +17,8 @@ TABLES = {
                     samplers.prioritized),
     "packed": ("Packed residency, 3,000 steps of 3x64x64; limit: the raw bytes, or the time from RAM",
                packed.sizes_and_times),
+    "feeds": ("Feeds and mirror of 64x21 frames of 3x64x64, on the GPU if there is one; limit: plain copies",
+              feeds.feeds),
 }  # fmt: skip
 
 

@@ -268,6 +268,16 @@ def test_batches_before_an_error_still_come():
         assert "a batch" in [outcome(batches) for _ in range(2)]  # one try may have begun before
 
 
+def test_nothing_is_made_after_an_error_until_it_was_taken():
+    """However far ahead a feed may run, one old error at most is left when there is enough data."""
+    sampler = Refusing()
+    sampler.error = KeyError("not yet")
+    with feed(frames(), 2, 2, device="cpu", sampler=sampler, prefetch=8) as batches:
+        assert {outcome(batches) for _ in range(3)} == {"'not yet'"}
+        sampler.error = None
+        assert [outcome(batches) for _ in range(6)].count("'not yet'") <= 1
+
+
 def test_a_closed_buffer_is_told():
     """A buffer that is closed under the feed gives BufferClosed, again and again."""
     buffer = frames()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from reverie.batch import Batch
-from reverie.buffer import ReplayBuffer
+from reverie.buffer import KEPT_LAYOUTS, ReplayBuffer
 from reverie.device import build, without_fields
 from reverie.door import natural, positive
 from reverie.draws import Sampler, check_sampler
@@ -83,6 +83,7 @@ class DeviceMirror:
         self._head = np.zeros(index.streams, np.int64)  # stream -> one past the last id that is here
         self._ended = np.zeros(index.streams, np.int64)  # stream -> how many of its episodes' ends are here
         self._room = 0  # places for final observations
+        self._layouts: dict[tuple[bool, int, int], Layout] = {}
         self._uniform = Uniform()
         self._lock = threading.RLock()
         self.uploaded = 0
@@ -118,7 +119,7 @@ class DeviceMirror:
             with buffer._lock:
                 anchors = buffer._anchors(boundary, length)
                 self._follow()
-                layout = layout_for(self._spec, boundary, batch_size, burn_in + length)
+                layout = self._layout(boundary, batch_size, burn_in + length)
                 block = self._host_block(layout.nbytes)
                 batch = layout.over(block.numpy())
                 self._gatherer.draw(anchors, sampler, buffer._rng, burn_in, batch)
@@ -269,6 +270,14 @@ class DeviceMirror:
         if derived is not None:
             spec = StepSpec(ADDRESS, spec.action, spec.extras)  # one leaf stands for the whole observation
         return build(spec, arrays, host)
+
+    def _layout(self, boundary: str, batch_size: int, length: int) -> Layout:
+        key = (boundary == "cross", batch_size, length)
+        if key not in self._layouts:
+            if len(self._layouts) >= KEPT_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = layout_for(self._spec, boundary, batch_size, length)
+        return self._layouts[key]
 
     def _split(self, addresses: npt.NDArray[Any]) -> tuple[Ints, Ints | None, Ints]:
         """Take the final observations out of a plan: return (rows, where, places); where is None for none."""

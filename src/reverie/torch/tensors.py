@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,7 @@ def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+@cache
 def tensor_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     """Return the dtype of a tensor that looks at such an array."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
@@ -68,8 +71,7 @@ def views(layout: Layout, block: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the arrays of a batch that lies in `block`, (nbytes,) uint8 on any device, by flat name."""
     tensors = {}
     for leaf in layout.leaves:
-        size = leaf.dtype.itemsize * int(np.prod(leaf.shape))
-        part = block[leaf.offset : leaf.offset + size]
+        part = block.narrow(0, leaf.offset, leaf.dtype.itemsize * math.prod(leaf.shape))
         tensors[leaf.name] = part.view(tensor_dtype(leaf.dtype)).view(leaf.shape)
     return tensors
 
