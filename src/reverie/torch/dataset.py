@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-import reverie
+from reverie import opening
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.device import convert
@@ -27,8 +27,8 @@ MOST_WORKERS = 1024
 
 def open_reader(path: str | os.PathLike[str]) -> ReplayBuffer:
     """Return a reader of the replay file at `path`."""
-    opened: ReplayBuffer = getattr(reverie, "open")(path, mode="r")  # noqa: B009
-    return opened
+    # Every worker has one: what they read is shared by all in the system's cache, and in no worker's memory.
+    return opening.open(path, residency="disk", mode="r")
 
 
 class SequenceDataset(IterableDataset[TensorBatch]):

@@ -116,13 +116,13 @@ class DeviceMirror:
         derived = None if obs == "obs" else self._named(obs)
         buffer = self._buffer
         with self._lock:
-            with buffer._lock:
+            with buffer._turn:
                 anchors = buffer._anchors(boundary, length)
                 self._follow()
                 layout = self._layout(boundary, batch_size, burn_in + length)
                 block = self._host_block(layout.nbytes)
                 batch = layout.over(block.numpy())
-                self._gatherer.draw(anchors, sampler, buffer._rng, burn_in, batch)
+                buffer._draw(self._gatherer, anchors, sampler, burn_in, batch)
             # The buffer may go on: what lies here changes only in _follow.
             return self._gather(layout, block, batch, derived)
 
@@ -133,7 +133,8 @@ class DeviceMirror:
         """
         derived = None if name is None else self._named(name)
         with self._lock:
-            with self._buffer._lock:
+            with self._buffer._turn:
+                self._buffer._check_open()
                 self._follow()
                 rows, places = self._live_rows(), self._live_finals()
             if derived is not None:
