@@ -119,9 +119,10 @@ def tree_map(fn: Callable[[Any], Any], tree: Tree) -> Tree:
     return fn(tree)
 
 
-def build(spec: StepSpec, arrays: Mapping[str, A], host: Batch) -> DeviceBatch[A]:
-    """Return the batch that `arrays` hold under the flat names of a layout."""
-    crosses = isinstance(host, RowBatch)
+def build(
+    spec: StepSpec, arrays: Mapping[str, A], crosses: bool, host: Batch | None = None
+) -> DeviceBatch[A]:
+    """Return the batch that `arrays` hold under the flat names of a layout; of rows, if it crosses episodes."""
     kind: Any = DeviceRows if crosses else DeviceSequences
     leaves = ROW_LEAVES if crosses else SEQUENCE_LEAVES
     batch: DeviceBatch[A] = kind(
@@ -134,14 +135,14 @@ def build(spec: StepSpec, arrays: Mapping[str, A], host: Batch) -> DeviceBatch[A
     return batch
 
 
-def convert(batch: Batch, fn: Callable[[Any], A], host: Batch | None) -> DeviceBatch[A]:
+def convert(batch: Batch, fn: Callable[[Any], A]) -> DeviceBatch[A]:
     """Return a batch whose every array is `fn` of the NumPy array there."""
     crosses = isinstance(batch, RowBatch)
     kind: Any = DeviceRows if crosses else DeviceSequences
     leaves = ROW_LEAVES if crosses else SEQUENCE_LEAVES
     names = ("obs", "action", "extras", *(name for name, _, _ in leaves))
     converted: DeviceBatch[A] = kind(
-        **{name: tree_map(fn, getattr(batch, name)) for name in names}, _host=host
+        **{name: tree_map(fn, getattr(batch, name)) for name in names}, _host=without_fields(batch)
     )
     return converted
 

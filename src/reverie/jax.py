@@ -9,7 +9,7 @@ import jax
 import numpy.typing as npt
 
 from reverie.buffer import ReplayBuffer
-from reverie.device import DeviceBatch, DeviceRows, DeviceSequences, convert, without_fields
+from reverie.device import DeviceBatch, DeviceRows, DeviceSequences, convert
 from reverie.draws import Sampler
 from reverie.feeds import Feed, drawing
 
@@ -48,8 +48,7 @@ def feed(buffer: ReplayBuffer, batch_size: int, length: int, *,
 
     def make() -> ArrayBatch:
         # A fresh batch each time, never out=: its memory is used again only when no array looks at it.
-        batch = draw()
-        return convert(batch, put, without_fields(batch))
+        return convert(draw(), put)
 
     return Feed(make, lambda made: made, prefetch)
 

@@ -84,6 +84,38 @@ def test_every_choice_of_fields(fields, residency):
         assert_equal(mirror.sample(9, 5, boundary=boundary), theirs.sample(9, 5, boundary=boundary))
 
 
+def test_a_reader_is_mirrored(tmp_path):
+    """A mirror of a file that another buffer writes to sees its news, final observations and derived values too."""
+    path = tmp_path / "a.replay"
+    with write(rv.ReplayBuffer(frame_spec(), 120, streams=2, seed=4, path=path), 30, 4) as writer:
+        writer.flush()
+        mine, other = (rv.open(path, residency=residency, mode="r") for residency in ("disk", "ram"))
+        mirror = DeviceMirror(mine, "cpu")
+        mirror.derive("tokens", sums, shape=(3,), dtype=torch.int64)
+        for seed, boundary in enumerate(BOUNDARIES):
+            assert_equal(mirror.sample(8, 4, boundary=boundary), other.sample(8, 4, boundary=boundary))
+            tokens = mirror.sample(8, 4, boundary=boundary, obs="tokens").obs
+            assert_same(tokens, tokens_of(other.sample(8, 4, boundary=boundary)), "tokens")
+            write(writer, 25, seed)
+            writer.flush()
+        assert mirror.uploaded == 2 * (30 + 4 * 25)
+        mine.close()
+        other.close()
+
+
+def test_the_next_batch_of_a_file_counts_the_mirror_s(tmp_path):
+    """What a mirror drew is remembered with the file: after a resume comes the batch that would have come."""
+    drawn = []
+    for through_mirror in (True, False):
+        path = tmp_path / f"{through_mirror}.replay"
+        with write(rv.ReplayBuffer(frame_spec(), 120, seed=4, path=path), 60, 4) as buffer:
+            source = DeviceMirror(buffer, "cpu") if through_mirror else buffer
+            source.sample(8, 4)
+        with rv.open(path) as buffer:
+            drawn.append(buffer.sample(8, 4).anchor.tolist())
+    assert drawn[0] == drawn[1]
+
+
 OPS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.integers(1, 20), st.sampled_from([1.5, 4.0, 50.0])),
@@ -163,7 +195,7 @@ def test_eviction_while_in_use():
         number += 1
 
     def go_on():
-        while not stop.is_set():
+        while not stop.wait(1e-4):  # lets go of the lock between two steps
             add()
 
     for _ in range(50):

@@ -212,7 +212,7 @@ def test_a_writer_may_go_on():
         number += 1
 
     def go_on():
-        while not stop.is_set():
+        while not stop.wait(1e-4):  # lets go of the lock between two steps
             add()
 
     for _ in range(60):

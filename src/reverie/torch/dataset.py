@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import count as count_up
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from reverie import opening
-from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
-from reverie.device import convert
+from reverie.device import DeviceRows, DeviceSequences, build, tree_map
 from reverie.door import natural, positive, seed_number
 from reverie.draws import Sampler, check_sampler
 from reverie.errors import BadSetting
 from reverie.feeds import check_boundary
-from reverie.torch.tensors import TensorBatch, as_tensor, check_dtypes
+from reverie.torch.tensors import TensorBatch, check_dtypes, layout_for, views
 
 MOST_WORKERS = 1024
 
@@ -36,8 +37,8 @@ class SequenceDataset(IterableDataset[TensorBatch]):
 
         DataLoader(SequenceDataset("pong.replay", 64, 20, batches=1000), batch_size=None, num_workers=4)
 
-    Every worker opens the replay file for itself and draws with random numbers of its own, a function of
-    (seed, worker, epoch): workers never draw alike, and no epoch repeats an earlier one, with
+    Every worker opens the replay file for itself, with residency="disk", and draws with random numbers of its
+    own, a function of (seed, worker, epoch): workers never draw alike, and no epoch repeats an earlier one, with
     `persistent_workers` or without. The same seed and number of workers give the same batches again, and
     the dataset leaves the random state of the buffer as it was. A sampler that remembers something remembers
     it in each worker alone; `update_priorities` is for a `feed`, whose batches know who drew them.
@@ -81,17 +82,22 @@ class SequenceDataset(IterableDataset[TensorBatch]):
         rng = np.random.Generator(np.random.Philox(key))
         buffer = self._reader()
         for _ in count_up() if self._batches is None else range(worker, self._batches, workers):
-            yield convert(self._draw(buffer, rng), as_tensor, None)
+            yield self._draw(buffer, rng)
 
-    def _draw(self, buffer: ReplayBuffer, rng: np.random.Generator) -> Batch:
+    def _draw(self, buffer: ReplayBuffer, rng: np.random.Generator) -> TensorBatch:
+        batch_size, length = self._sizes
+        boundary = self._how["boundary"]
+        layout = layout_for(buffer.spec, boundary, batch_size, length + self._how["burn_in"])
+        block = torch.empty(layout.nbytes, dtype=torch.uint8)
+        out = layout.over(block.numpy())
         # The buffer's lock may be taken twice by one thread; its own random state is back before it is free.
         with buffer._lock:
             own, buffer._rng = buffer._rng, rng
             try:
-                batch: Batch = buffer.sample(*self._sizes, **self._how)
+                buffer.sample(batch_size, length, **self._how, out=out)
             finally:
                 buffer._rng = own
-        return batch
+        return build(buffer.spec, views(layout, block), boundary == "cross")
 
     def _reader(self) -> ReplayBuffer:
         if isinstance(self._source, ReplayBuffer):
@@ -108,3 +114,46 @@ class SequenceDataset(IterableDataset[TensorBatch]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
+
+
+# --- from process to process -----------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Where a tensor lies in the block of its batch."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def _reduce(batch: TensorBatch) -> Any:
+    """Send a batch that lies in one block as one block: each costs a file descriptor and a handshake to hand over."""
+    parts, storages = {}, {}
+
+    def place(tensor: Any) -> Part:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        offset = tensor.storage_offset() * tensor.element_size()
+        return Part(tensor.dtype, tuple(tensor.shape), offset, tensor.nbytes)
+
+    if isinstance(batch.reward, torch.Tensor) and batch._host is None:
+        for entry in fields(batch)[:-1]:
+            parts[entry.name] = tree_map(place, getattr(batch, entry.name))
+    if len(storages) != 1:
+        return batch.__reduce_ex__(2)
+    block = torch.empty(0, dtype=torch.uint8).set_(storages.popitem()[1])
+    return _restore, (type(batch), parts, block)
+
+
+def _restore(kind: Any, parts: dict[str, Any], block: torch.Tensor) -> TensorBatch:
+    def view(part: Part) -> torch.Tensor:
+        return block.narrow(0, part.offset, part.nbytes).view(part.dtype).view(part.shape)
+
+    batch: TensorBatch = kind(**{name: tree_map(view, tree) for name, tree in parts.items()})
+    return batch
+
+
+ForkingPickler.register(DeviceSequences, _reduce)
+ForkingPickler.register(DeviceRows, _reduce)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from reverie.batch import Batch
+from reverie.batch import Batch, RowBatch
 from reverie.buffer import KEPT_LAYOUTS, ReplayBuffer
 from reverie.device import build, without_fields
 from reverie.door import natural, positive
@@ -270,7 +270,7 @@ class DeviceMirror:
         spec = self._buffer.spec
         if derived is not None:
             spec = StepSpec(ADDRESS, spec.action, spec.extras)  # one leaf stands for the whole observation
-        return build(spec, arrays, host)
+        return build(spec, arrays, isinstance(host, RowBatch), host)
 
     def _layout(self, boundary: str, batch_size: int, length: int) -> Layout:
         key = (boundary == "cross", batch_size, length)

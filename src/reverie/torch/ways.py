@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reverie.batch import Batch
+from reverie.batch import Batch, RowBatch
 from reverie.buffer import ReplayBuffer
 from reverie.device import build, convert, without_fields
 from reverie.draws import Sampler
@@ -66,8 +66,7 @@ class Plain:
         self._device = device
 
     def make(self) -> TensorBatch:
-        batch = self._draw()
-        return convert(batch, lambda array: as_tensor(array).to(self._device), without_fields(batch))
+        return convert(self._draw(), lambda array: as_tensor(array).to(self._device))
 
     def hand_over(self, made: TensorBatch) -> TensorBatch:
         return made
@@ -124,7 +123,8 @@ class Pinned:
 
     def hand_over(self, made: OnItsWay) -> TensorBatch:
         self._copies.hand_over(made.block, made.there)
-        return build(self._spec, views(self._layout, made.block), made.host)
+        arrays = views(self._layout, made.block)
+        return build(self._spec, arrays, isinstance(made.host, RowBatch), made.host)
 
 
 class CudaCopies:
