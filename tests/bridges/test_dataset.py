@@ -5,16 +5,17 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from twins import assert_equal, frames
+from twins import assert_equal, frame_spec, frames, nested_spec, write
 
 import reverie as rv
-from reverie.torch import SequenceDataset, dataset
+from reverie.torch import SequenceDataset, dataset, feed
 
 
 def as_worker(monkeypatch, number: int, workers: int) -> None:
@@ -86,26 +87,70 @@ def test_workers_share_an_epoch_and_draw_differently(monkeypatch):
     assert len(set(drawn)) == 14
 
 
-def test_epochs_are_counted_over_processes():
-    """A worker that lives for one epoch only, in a copy of the dataset, leaves its count behind."""
-    script = """
-import os
-import reverie as rv
+WORKERS = """
+import sys
+from torch.utils.data import DataLoader
 from reverie.torch import SequenceDataset
-buffer = rv.ReplayBuffer(rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64")), 100, seed=0)
-for step in range(100):
-    buffer.add(obs=step, action=0, reward=0.0, terminated=False, truncated=False)
-data, twin = (SequenceDataset(buffer, 6, 4, seed=0, batches=2) for _ in range(2))
-if os.fork() == 0:  # as DataLoader's workers begin
-    next(iter(data))
-    os._exit(0)
-assert os.wait()[1] == 0
-epochs = [[batch.anchor.tolist() for batch in each] for each in (data, twin, twin)]
-print(epochs[0] == epochs[2] != epochs[1])
+
+def epochs(seed, **how):
+    data = SequenceDataset(sys.argv[1], 6, 4, boundary="pad_right", seed=seed, batches=6)
+    loader = DataLoader(data, batch_size=None, num_workers=2, **how)
+    got = []
+    for _ in range(2):
+        batches = list(loader)
+        assert all((batch.obs[:, 0, 0, 0, 0] == batch.start % 256).all() for batch in batches)
+        got.append(sorted(tuple(batch.anchor.tolist()) for batch in batches))
+    return got
+
+if __name__ == "__main__":
+    gone, kept = epochs(0), epochs(0, persistent_workers=True)
+    assert gone == kept != epochs(1)
+    drawn = [batch for epoch in gone for batch in epoch]
+    print(len(drawn), len(set(drawn)))
 """
+
+
+def test_workers_draw_differently_from_one_file(tmp_path):
+    """Workers of one epoch and persistent ones give the same twelve different batches in two epochs, all of them true."""
+    path, script = tmp_path / "a.replay", tmp_path / "workers.py"
+    with rv.ReplayBuffer(frame_spec(), 200, seed=0, path=path) as buffer:
+        for step in range(250):
+            buffer.add(obs=np.full((3, 4, 4), step % 256, np.uint8), action=step, reward=0.0, truncated=False,
+                       terminated=step % 20 == 19, value=np.zeros(2, np.float32))  # fmt: skip
+    script.write_text(WORKERS)
     # A process of its own: to fork one in which other tests have started threads is asking for trouble.
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "True\n", done.stderr
+    done = subprocess.run([sys.executable, script, path], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "12 12\n", done.stderr
+
+
+@pytest.mark.parametrize("boundary", ["inside", "cross"])
+def test_a_batch_travels_between_processes_in_one_block(boundary):
+    """However many tensors it has, one block is sent; what arrives is the same batch, of any kind of fields."""
+    buffer = write(rv.ReplayBuffer(nested_spec(), 90, seed=3), 60, 3)
+    batch = next(iter(SequenceDataset(buffer, 5, 6, boundary=boundary, seed=0)))
+    sent = pickle.loads(ForkingPickler.dumps(batch))
+    assert type(sent) is type(batch)
+    wanted, storages = [], set()
+    batch.map(wanted.append)
+
+    def check(tensor):
+        assert torch.equal(tensor, wanted.pop(0))
+        storages.add(tensor.untyped_storage().data_ptr())
+
+    sent.map(check)
+    assert not wanted
+    assert len(storages) == 1
+    with pytest.raises(rv.BadSetting, match="host: wanted a batch of a feed"):
+        _ = sent.host
+
+
+def test_a_batch_of_a_feed_travels_too():
+    """What does not lie in one block is sent as it is, addresses included."""
+    with feed(frames(), 4, 3, device="cpu") as batches:
+        batch = next(batches)
+    sent = pickle.loads(ForkingPickler.dumps(batch))
+    assert torch.equal(sent.obs, batch.obs)
+    np.testing.assert_array_equal(sent.host.anchor, batch.host.anchor)
 
 
 def test_each_process_opens_the_file_for_itself(monkeypatch):
