@@ -149,7 +149,9 @@ class Loader:
         # A row was put when an episode began; what the steps since then made of it follows from them.
         for row in newest:
             mine = table[row.stream]
-            place = max((place for place, episode in enumerate(mine) if episode.start <= row.id), default=-1)
+            place = len(mine) - 1
+            while place >= 0 and mine[place].start > row.id:
+                place -= 1
             if place >= 0 and mine[place].stop > row.id:
                 continue
             if place < 0 or mine[place].stop < row.id or mine[place].ended != RUNNING:
