@@ -38,6 +38,15 @@ def check_boundary(boundary: object) -> None:
         raise BadSetting(f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see sample")
 
 
+def check_buffer(buffer: object) -> ReplayBuffer:
+    """Return `buffer` if it is one; raise BadSetting otherwise."""
+    if not isinstance(buffer, ReplayBuffer):
+        raise BadSetting(
+            f"buffer: wanted a ReplayBuffer, got {type(buffer).__name__}; pass the buffer itself"
+        )
+    return buffer
+
+
 def drawing(buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, sampler: Sampler | None,
             burn_in: int) -> Callable[..., Batch]:  # fmt: skip
     """Return `buffer.sample` with all it needs, checked now: in the thread it would come late.
@@ -45,10 +54,7 @@ def drawing(buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, s
     Raises:
         BadSetting: an argument of the wrong kind or range.
     """
-    if not isinstance(buffer, ReplayBuffer):
-        raise BadSetting(
-            f"buffer: wanted a ReplayBuffer, got {type(buffer).__name__}; pass the buffer itself"
-        )
+    check_buffer(buffer)
     batch_size, length = positive("batch_size", batch_size), positive("length", length)
     burn_in = natural("burn_in", burn_in)
     check_boundary(boundary)

@@ -17,6 +17,7 @@ from reverie.door import natural, positive
 from reverie.draws import Sampler, check_sampler
 from reverie.episodes import NO_FINAL, RUNNING, Ints
 from reverie.errors import BadSetting
+from reverie.feeds import check_buffer
 from reverie.gather import Gatherer, Layout
 from reverie.samplers import Uniform
 from reverie.spec import Field, StepSpec, Tree, tree_build, tree_leaves
@@ -50,11 +51,7 @@ class DeviceMirror:
     def __init__(
         self, buffer: ReplayBuffer, device: torch.device | str, fields: Sequence[str] = ("obs",)
     ) -> None:
-        if not isinstance(buffer, ReplayBuffer):
-            raise BadSetting(
-                f"buffer: wanted a ReplayBuffer, got {type(buffer).__name__}; pass the buffer itself"
-            )
-        self._buffer = check_dtypes(buffer)
+        self._buffer = check_dtypes(check_buffer(buffer))
         self._device = as_device(device)
         if isinstance(fields, str) or not fields or not set(fields) <= {"obs", "action"}:
             raise BadSetting(
