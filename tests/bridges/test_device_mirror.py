@@ -104,16 +104,17 @@ def test_a_reader_is_mirrored(tmp_path):
 
 
 def test_the_next_batch_of_a_file_counts_the_mirror_s(tmp_path):
-    """What a mirror drew is remembered with the file: after a resume comes the batch that would have come."""
+    """What a mirror drew, and its sampler, are remembered in the file: after a resume comes what would have come."""
     drawn = []
     for through_mirror in (True, False):
         path = tmp_path / f"{through_mirror}.replay"
         with write(rv.ReplayBuffer(frame_spec(), 120, seed=4, path=path), 60, 4) as buffer:
             source = DeviceMirror(buffer, "cpu") if through_mirror else buffer
-            source.sample(8, 4)
+            once = source.sample(8, 4, sampler=rv.Shuffled()).anchor.tolist()
         with rv.open(path) as buffer:
-            drawn.append(buffer.sample(8, 4).anchor.tolist())
+            drawn.append([once, buffer.sample(8, 4, sampler=rv.Shuffled()).anchor.tolist()])
     assert drawn[0] == drawn[1]
+    assert not set(drawn[0][0]) & set(drawn[0][1])  # without replacement
 
 
 OPS = st.lists(
