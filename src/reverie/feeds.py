@@ -17,7 +17,7 @@ from reverie.buffer import ReplayBuffer
 from reverie.door import natural, positive
 from reverie.draws import Sampler, check_sampler
 from reverie.errors import BadSetting, BufferClosed
-from reverie.windows import BOUNDARIES
+from reverie.windows import check_boundary
 
 Made = TypeVar("Made")  # what the thread makes
 Given = TypeVar("Given")  # the batch that is handed out
@@ -30,12 +30,6 @@ class Failure(NamedTuple):
     """What came instead of a batch."""
 
     error: BaseException
-
-
-def check_boundary(boundary: object) -> None:
-    """Raise BadSetting unless this names a boundary."""
-    if not isinstance(boundary, str) or boundary not in BOUNDARIES:
-        raise BadSetting(f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see sample")
 
 
 def check_buffer(buffer: object) -> ReplayBuffer:

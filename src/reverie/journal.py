@@ -60,21 +60,21 @@ class Journal:
     # --- what happens ----------------------------------------------------------------------------------
 
     def step(self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None,
-             note: Mapping[str, Any]) -> None:  # fmt: skip
-        """Write one step that is about to be stored; `note` are named values to be set with it."""
-        self._steps([(stream, values, ended, final)], note)
+             note: Mapping[str, Any]) -> bool:  # fmt: skip
+        """Write one step that is about to be stored; return whether `note`, named values, was set with it."""
+        return self._steps([(stream, values, ended, final)], note)
 
     def lanes(self, streams: Ints, values: Mapping[str, Any], ended: Ints, final: Mapping[str, Any] | None,
-              note: Mapping[str, Any]) -> None:  # fmt: skip
-        """Write a step for each of several streams, all or none."""
-        self._steps([
+              note: Mapping[str, Any]) -> bool:  # fmt: skip
+        """Write a step for each of several streams, all or none; as `step` does."""
+        return self._steps([
             (stream, {name: rows[lane] for name, rows in values.items()}, kind,
              {name: rows[lane] for name, rows in final.items()} if final and kind else None)
             for lane, (stream, kind) in enumerate(zip(streams.tolist(), ended.tolist(), strict=True))
         ], note)  # fmt: skip
 
     def _steps(self, steps: list[tuple[int, Mapping[str, Any], int, Mapping[str, Any] | None]],
-               note: Mapping[str, Any]) -> None:  # fmt: skip
+               note: Mapping[str, Any]) -> bool:  # fmt: skip
         index = self._index
         full = [stream for stream, *_ in steps if self._begins_run(stream)]
         begun = [stream for stream, *_ in steps if index.open_row.item(stream) == NO_ROW]
@@ -94,18 +94,22 @@ class Journal:
                 self._put_notes(note)
             for stream in full:
                 self._sealed(stream)
+        else:
+            return False  # memory alone holds the step until its run is sealed
         if self._each_step:
             for stream, *_ in steps:
                 self.filed[stream] = index.head.item(stream) + 1
+        return True
 
-    def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> None:
-        """Write that the running episode of a stream is about to be cut."""
+    def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> bool:
+        """Write that the running episode of a stream is about to be cut; as `step` does."""
         if not self._each_step:
-            return  # the file has no more of this episode than the last sealed run: the next one brings the end
+            return False  # the file has no more of this episode than the last sealed run: the next one brings the end
         packed = None if final is None else self._pack_final(final)
         with self.file.db.writing():
             self._put_episodes(stream, cut=(packed,))
             self._put_notes(note)
+        return True
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
         """Write new values of steps that are about to be rewritten in memory."""
@@ -165,6 +169,34 @@ class Journal:
             named | {"synced": self.file.meta("synced") + 1}
         )  # so that there is always something to sync
         self.file.put_arrays(arrays)
+
+    def put_all(self, memories: Remembered) -> None:
+        """Put all that memory holds, inside of a transaction, into a file that may hold anything.
+
+        Runs that are there already, byte for byte, are not written again.
+        """
+        index, runs, file = self._index, self._runs, self.file
+        have = {run.number: (run, crcs) for run, crcs in file.runs()}
+        for stream in range(index.streams):
+            tail, head = index.tail.item(stream), index.head.item(stream)
+            # The newest run counts as being written, even if it is whole: it is sealed when the next one begins.
+            newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
+            first = min(tail - runs.of_id(stream, tail)[1], newest)
+            while first < newest:
+                number, _ = runs.of_id(stream, first)
+                run = Run(number, stream, first, runs.rows(number))
+                packed = self._store.pack_run(number, run.steps, self._codec)
+                if have.pop(number, None) != (run, file.checksums_of(run, packed)):
+                    file.put_run(run, packed)
+                first += run.steps
+            file.drop_steps(stream, 0)
+            self.sealed[stream] = self.filed[stream] = newest
+        for number in have:
+            file.drop_run(number)
+        file.drop_other_episodes(set())
+        self.kept[:] = 0
+        self.put_rest(memories)
+        self.filed[:] = index.head
 
     def close(self) -> None:
         """Close the file as it is."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from reverie.codec import Codec
 from reverie.episodes import NO_FINAL, RUNNING, EpisodeIndex, Ints
 from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
-from reverie.mending import Listed, Places, rebuild
+from reverie.mending import Listed, Places, places, rebuild
 from reverie.parallel import Helpers
 from reverie.ring import Ring
 from reverie.runs import Runs
@@ -30,11 +30,13 @@ class Loader:
         file: the file.
         columns: name and field of every stored column.
         index, store, finals: the memory.
+        rows: those of the index that the episodes had.
     """
 
     def __init__(self, file: ReplayFile, columns: Sequence[Column], index: EpisodeIndex, store: Store,
-                 finals: FinalStore) -> None:  # fmt: skip
+                 finals: FinalStore, rows: Places | None) -> None:  # fmt: skip
         self._file = file
+        self._rows = rows
         self._fields: dict[str, Field] = {column.name: column.field for column in columns}
         self.index = index
         self._store = store
@@ -47,17 +49,15 @@ class Loader:
         self.sealed: Ints = np.zeros(index.streams, np.int64)
         self.kept: Ints = np.zeros(index.streams, np.int64)
 
-    def load(self, before: Places | None = None) -> None:
+    def load(self) -> None:
         """Make memory hold what the file holds now.
-
-        Args:
-            before: the rows of the index that the episodes had.
 
         Raises:
             FileError: the file is damaged.
         """
         try:
-            self._load(before)
+            self._load(self._rows)
+            self._rows = places(self.index)
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise self._file.db.damaged(str(error)) from error
 

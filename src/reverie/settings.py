@@ -10,6 +10,7 @@ import numpy as np
 
 from reverie.door import REWARD, positive
 from reverie.errors import BadSetting
+from reverie.memory import reserve
 from reverie.runs import RUN
 from reverie.spec import Column, StepSpec
 from reverie.stores import check_residency, row_bytes
@@ -122,3 +123,13 @@ def settings_from(meta: Mapping[str, Any], residency: str | None) -> Settings:
     max_bytes = None if chosen == "ram" else meta["max_bytes"]
     return Settings(spec, int(meta["capacity"]), int(meta["streams"]), check_residency(chosen, True),
                     meta["durability"], max_bytes)  # fmt: skip
+
+
+def reserve_for(owner: object, settings: Settings) -> None:
+    """Note that `owner` will come to need the memory that such a buffer takes.
+
+    Raises:
+        TooLarge: there is not so much.
+    """
+    each, count = settings.row_bytes, settings.capacity
+    reserve(owner, each * count, f"capacity of {count:,} steps of {each:,} bytes")

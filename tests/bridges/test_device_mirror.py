@@ -110,7 +110,8 @@ def test_the_next_batch_of_a_file_counts_the_mirror_s(tmp_path):
         path = tmp_path / f"{through_mirror}.replay"
         with write(rv.ReplayBuffer(frame_spec(), 120, seed=4, path=path), 60, 4) as buffer:
             source = DeviceMirror(buffer, "cpu") if through_mirror else buffer
-            once = source.sample(8, 4, sampler=rv.Shuffled()).anchor.tolist()
+            sampler = rv.Shuffled()
+            once = source.sample(8, 4, sampler=sampler).anchor.tolist()
         with rv.open(path) as buffer:
             drawn.append([once, buffer.sample(8, 4, sampler=rv.Shuffled()).anchor.tolist()])
     assert drawn[0] == drawn[1]

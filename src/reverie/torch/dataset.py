@@ -20,8 +20,8 @@ from reverie.device import DeviceRows, DeviceSequences, build, tree_map
 from reverie.door import natural, positive, seed_number
 from reverie.draws import Sampler, check_sampler
 from reverie.errors import BadSetting
-from reverie.feeds import check_boundary
-from reverie.torch.tensors import TensorBatch, check_dtypes, layout_for, views
+from reverie.torch.tensors import TensorBatch, check_dtypes, views
+from reverie.windows import check_boundary
 
 MOST_WORKERS = 1024
 
@@ -87,7 +87,7 @@ class SequenceDataset(IterableDataset[TensorBatch]):
     def _draw(self, buffer: ReplayBuffer, rng: np.random.Generator) -> TensorBatch:
         batch_size, length = self._sizes
         boundary = self._how["boundary"]
-        layout = layout_for(buffer.spec, boundary, batch_size, length + self._how["burn_in"])
+        layout = buffer._layouts.get(boundary == "cross", batch_size, length + self._how["burn_in"])
         block = torch.empty(layout.nbytes, dtype=torch.uint8)
         out = layout.over(block.numpy())
         # The buffer's lock may be taken twice by one thread; its own random state is back before it is free.

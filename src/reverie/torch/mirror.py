@@ -11,18 +11,19 @@ import numpy.typing as npt
 import torch
 
 from reverie.batch import Batch, RowBatch
-from reverie.buffer import KEPT_LAYOUTS, ReplayBuffer
+from reverie.buffer import ReplayBuffer
 from reverie.device import build, without_fields
 from reverie.door import natural, positive
 from reverie.draws import Sampler, check_sampler
 from reverie.episodes import NO_FINAL, RUNNING, Ints
 from reverie.errors import BadSetting
 from reverie.feeds import check_buffer
-from reverie.gather import Gatherer, Layout
+from reverie.gather import Gatherer, Layout, Layouts
 from reverie.samplers import Uniform
 from reverie.spec import Field, StepSpec, Tree, tree_build, tree_leaves
 from reverie.torch.columns import PADDING, Derived, DeviceColumn, Plan
-from reverie.torch.tensors import TensorBatch, as_device, check_dtypes, layout_for, tensor_dtype, views
+from reverie.torch.tensors import TensorBatch, as_device, check_dtypes, tensor_dtype, views
+from reverie.windows import anchors_of
 
 UPLOAD_BYTES = 32_000_000  # staged on the host at a time while the mirror catches up
 ADDRESS = Field((), "int64")
@@ -80,7 +81,7 @@ class DeviceMirror:
         self._head = np.zeros(index.streams, np.int64)  # stream -> one past the last id that is here
         self._ended = np.zeros(index.streams, np.int64)  # stream -> how many of its episodes' ends are here
         self._room = 0  # places for final observations
-        self._layouts: dict[tuple[bool, int, int], Layout] = {}
+        self._layouts = Layouts(self._spec)
         self._uniform = Uniform()
         self._lock = threading.RLock()
         self.uploaded = 0
@@ -114,12 +115,16 @@ class DeviceMirror:
         buffer = self._buffer
         with self._lock:
             with buffer._turn:
-                anchors = buffer._anchors(boundary, length)
+                buffer._keeper.check_open()
+                anchors = anchors_of(buffer._index, boundary, length)
                 self._follow()
-                layout = self._layout(boundary, batch_size, burn_in + length)
+                layout = self._layouts.get(boundary == "cross", batch_size, burn_in + length)
                 block = self._host_block(layout.nbytes)
                 batch = layout.over(block.numpy())
-                buffer._draw(self._gatherer, anchors, sampler, burn_in, batch)
+                buffer._keeper.drawing(sampler)
+                drawn = sampler.draw(anchors, buffer._rng, batch_size)
+                windows = anchors.windows(drawn, burn_in, buffer._rng)
+                self._gatherer.fill(windows, batch, drawn.weight, sampler)
             # The buffer may go on: what lies here changes only in _follow.
             return self._gather(layout, block, batch, derived)
 
@@ -131,7 +136,7 @@ class DeviceMirror:
         derived = None if name is None else self._named(name)
         with self._lock:
             with self._buffer._turn:
-                self._buffer._check_open()
+                self._buffer._keeper.check_open()
                 self._follow()
                 rows, places = self._live_rows(), self._live_finals()
             if derived is not None:
@@ -268,14 +273,6 @@ class DeviceMirror:
         if derived is not None:
             spec = StepSpec(ADDRESS, spec.action, spec.extras)  # one leaf stands for the whole observation
         return build(spec, arrays, isinstance(host, RowBatch), host)
-
-    def _layout(self, boundary: str, batch_size: int, length: int) -> Layout:
-        key = (boundary == "cross", batch_size, length)
-        if key not in self._layouts:
-            if len(self._layouts) >= KEPT_LAYOUTS:
-                self._layouts.clear()
-            self._layouts[key] = layout_for(self._spec, boundary, batch_size, length)
-        return self._layouts[key]
 
     def _split(self, addresses: npt.NDArray[Any]) -> tuple[Ints, Ints | None, Ints]:
         """Take the final observations out of a plan: return (rows, where, places); where is None for none."""

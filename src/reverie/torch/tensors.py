@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from reverie.batch import RowBatch, SequenceBatch
 from reverie.buffer import ReplayBuffer
 from reverie.device import DeviceBatch
 from reverie.errors import BadSetting
 from reverie.gather import Layout
-from reverie.spec import StepSpec
 
 TensorBatch = DeviceBatch[torch.Tensor]
 # The widest integers that divide a row: moving 8 bytes at a time is several times faster than one.
@@ -60,11 +58,6 @@ def check_dtypes(buffer: ReplayBuffer) -> ReplayBuffer:
                 f"declare the Field with another"
             ) from error
     return buffer
-
-
-def layout_for(spec: StepSpec, boundary: str, batch_size: int, length: int) -> Layout:
-    """Return where the arrays of such a batch lie in one block."""
-    return Layout(spec, RowBatch if boundary == "cross" else SequenceBatch, batch_size, length)
 
 
 def views(layout: Layout, block: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from reverie.draws import Sampler
 from reverie.feeds import Feed, drawing
 from reverie.gather import Layout
 from reverie.spec import StepSpec
-from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, layout_for, views
+from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, views
 
 SLOTS = 2  # pinned blocks: one is filled while the other one is copied
 
@@ -48,7 +48,7 @@ def feed(buffer: ReplayBuffer, batch_size: int, length: int, *, device: torch.de
     where = as_device(device)
     way: Plain | Pinned = Plain(draw, where)
     if where.type == "cuda":
-        layout = layout_for(buffer.spec, boundary, batch_size, burn_in + length)
+        layout = buffer._layouts.get(boundary == "cross", batch_size, burn_in + length)
         way = Pinned(draw, buffer.spec, layout, CudaCopies(where))
     return Feed(way.make, way.hand_over, prefetch)
 
