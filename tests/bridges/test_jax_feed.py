@@ -72,9 +72,9 @@ def test_a_batch_never_changes():
         views = [np.asarray(held[0].obs)]  # keeps its batch's memory when the batch itself is gone
         del held[0]
         first = copies.pop(0)
+        gc.collect()
         for _ in range(10):
             next(batches)
-            gc.collect()
         np.testing.assert_array_equal(views[0], first)
         for batch, copy in zip(held, copies, strict=True):
             np.testing.assert_array_equal(np.asarray(batch.obs), copy)
