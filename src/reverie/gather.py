@@ -68,7 +68,11 @@ class Layout:
 
     def allocate(self, blocks: Blocks) -> Batch:
         """Return a batch with unknown content."""
-        block = blocks.take(self.nbytes)
+        return self.over(blocks.take(self.nbytes))
+
+    def over(self, block: npt.NDArray[np.uint8]) -> Batch:
+        """Return a batch whose arrays lie in `block`, `nbytes` bytes that somebody else allocated."""
+        assert block.nbytes == self.nbytes
         arrays = {leaf.name: np.ndarray(leaf.shape, leaf.dtype, block, leaf.offset) for leaf in self.leaves}
         spec = self._spec
         others = {name: arrays[name] for name, _, _ in self._others}
