@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from reverie.database import Database, sync_folder
 from reverie.errors import FileError, FileMissing, FileTaken
@@ -64,14 +64,19 @@ def checksums(form: str, numbers: Sequence[float], blobs: Iterable[bytes | None]
     The CRC-32 of a blob continues that of the numbers, so that a blob in a wrong row is noticed. NULL has the
     complement of the numbers' own.
     """
-    first = zlib.crc32(struct.pack(form, *numbers))
-    crcs = [first, *[first ^ 0xFFFFFFFF if blob is None else zlib.crc32(blob, first) for blob in blobs]]
-    return struct.pack(f"<{len(crcs)}I", *crcs)
+    first = crc32(struct.pack(form, *numbers))
+    crcs = [first]
+    for blob in blobs:
+        crcs.append(first ^ 0xFFFFFFFF if blob is None else crc32(blob, first))
+    return struct.pack(_UINTS[len(crcs)], *crcs)
+
+
+_UINTS = [f"<{count}I" for count in range(2000)]  # SQLite has no more columns
 
 
 def text_checksum(name: str, value: str) -> int:
     """Return the CRC-32 of a named text."""
-    return zlib.crc32(f"{name}\0{value}".encode())
+    return crc32(f"{name}\0{value}".encode())
 
 
 class ReplayFile:
@@ -238,7 +243,7 @@ class ReplayFile:
         for name, form, checksum, data in self.db.rows("SELECT name, form, checksum, data FROM arrays"):
             if (type(name), type(form), type(data)) != (str, str, bytes):
                 raise self.db.damaged("an array has lost its name")
-            if zlib.crc32(data, text_checksum(name, form)) != checksum:
+            if crc32(data, text_checksum(name, form)) != checksum:
                 raise self.db.damaged(f"the checksum of array {name!r} is wrong")
             found[name] = form, data
         return found
@@ -247,7 +252,7 @@ class ReplayFile:
         """Replace all named arrays."""
         self.db.do("DELETE FROM arrays")
         for name, (form, data) in arrays.items():
-            checksum = zlib.crc32(data, text_checksum(name, form))
+            checksum = crc32(data, text_checksum(name, form))
             self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", (name, form, checksum, data))
 
     # --- runs ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.codec import LEAST_STEP_BYTES, Codec
+from reverie.codec import LEAST_STEP_BYTES, PLAIN, Codec
 from reverie.episodes import CUT, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Ints
 from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
 from reverie.loading import Loader
@@ -35,6 +35,11 @@ class Journal:
                  finals: FinalStore, durability: str) -> None:  # fmt: skip
         self.file = file
         self._fields = {column.name: column.field for column in columns}
+        # What a row of a step needs: name and dtype, and whether changes from the step before are told.
+        self._leaves = [
+            (name, self._fields[name].dtype, self._fields[name].nbytes >= LEAST_STEP_BYTES)
+            for name in file.columns
+        ]
         self._index = index
         self._store = store
         self._finals = finals
@@ -288,15 +293,18 @@ class Journal:
         """Return the row of a step that is about to be stored."""
         index = self._index
         head = index.head.item(stream)
-        # Changes are told from the step before, if that has a row in the file, too.
-        before = head - 1 if head > self.sealed.item(stream) and not self._begins_run(stream) else None
+        # The step before has a row in the file, too, unless this one begins a run.
+        before = -1
+        if self._runs.of_id(stream, head)[1]:
+            before = stream * index.capacity + (head - 1) % index.capacity
         packed = {}
-        for name, field in self._fields.items():
-            value = np.asarray(values[name], field.dtype)
-            old = None
-            if before is not None and value.nbytes >= LEAST_STEP_BYTES:
-                old = self._store.peek(name, stream * index.capacity + before % index.capacity)
-            packed[name] = self._codec.pack_step(value, old)
+        for name, dtype, wide in self._leaves:
+            value = np.asarray(values[name], dtype)
+            if wide:
+                old = None if before < 0 else self._store.peek(name, before)
+                packed[name] = self._codec.pack_step(value, old)
+            else:
+                packed[name] = PLAIN + value.tobytes()
         return StepRow(stream, head, ended, packed, None if final is None else self._pack_final(final))
 
     def _pack_final(self, final: Mapping[str, Any]) -> dict[str, bytes]:
