@@ -41,13 +41,19 @@ class PackedFinals:
         }
         return self._keep(packed)
 
-    def load(self, number: int, packed: Packed, codec: Codec) -> int:
-        """Take the final observation of an episode as the file has it, and return its place."""
+    def load(self, number: int | None, packed: Packed, codec: Codec) -> int:
+        """Take a final observation as the file has it, and return its place.
+
+        Args:
+            number: the episode whose row holds it; None if only that of its last step does, which is not to stay.
+            packed: by column.
+            codec: to look into it.
+        """
         for name, field in self._fields.items():
             codec.unpack(
                 packed[name], field.shape, field.dtype
             )  # raises ValueError now, not when it is drawn
-        return self._keep(packed if self._shelf is None else number)
+        return self._keep(packed if self._shelf is None or number is None else number)
 
     def _keep(self, packed: Packed | int) -> int:
         place = self._free.pop() if self._free else len(self._packed)

@@ -103,7 +103,9 @@ class Loader:
     def _load_runs(self, wanted: list[tuple[Run, bytes]]) -> None:
         """Bring the runs into the store that it has not, or has otherwise."""
         fresh = [one for one in wanted if self._loaded.get(one[0].number) != one]
-        self._loaded = {one[0].number: one for one in wanted}
+        # Whoever interrupts this finds the store without them, and has them loaded the next time.
+        stale = {run.number for run, _ in fresh}
+        self._loaded = {run.number: (run, crcs) for run, crcs in wanted if run.number not in stale}
         if self._store.reads_file:
             return
         for first in range(0, len(fresh), 256):  # so that not the whole file is in memory twice
@@ -112,6 +114,7 @@ class Loader:
                 self._helpers.share(partial(self._put_runs, some), list(some))
             else:
                 self._put_runs(some, self._codec, list(some))
+        self._loaded |= {run.number: (run, crcs) for run, crcs in fresh}
 
     def _put_runs(self, packed: Mapping[int, Blobs], codec: Codec, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -141,6 +144,7 @@ class Loader:
         for episode in episodes:
             table[episode.stream].append(episode)
         self.kept = np.zeros(streams, np.int64)
+        unfiled: set[int] = set()  # episodes whose final observation only their last step's row has
         begun = np.zeros(streams, np.int64)
         for stream in range(streams):
             ended = [episode.ordinal + 1 for episode in table[stream] if episode.ended != RUNNING]
@@ -157,6 +161,7 @@ class Loader:
             if place < 0 or mine[place].stop < row.id or mine[place].ended != RUNNING:
                 raise self._file.db.damaged(f"step {row.id} of stream {row.stream} belongs to no episode")
             last = mine[place]
+            unfiled.add(last.number)
             reward = float(np.frombuffer(row.values["reward"], np.float32, offset=1)[0])
             mine[place] = last._replace(
                 stop=row.id + 1, total=last.total + reward, ended=row.ended, final=row.final
@@ -170,7 +175,7 @@ class Loader:
                 [one for one in live if one.stream == stream], head.item(stream), tail.item(stream)
             )
         live.sort(key=lambda episode: episode.number)
-        finals = [self._final_place(episode) for episode in live]
+        finals = [self._final_place(episode, episode.number not in unfiled) for episode in live]
         gone = self._final_places.keys() - {episode.number for episode in live}
         self._finals.release([self._final_places.pop(number) for number in gone])
         columns = list(zip(*live, strict=True)) if live else [()] * len(EpisodeRow._fields)
@@ -193,9 +198,10 @@ class Loader:
         if not whole:
             raise self._file.db.damaged("its episodes do not cover its steps")
 
-    def _final_place(self, episode: EpisodeRow) -> int:
+    def _final_place(self, episode: EpisodeRow, filed: bool) -> int:
         if episode.final is None:
             return NO_FINAL
         if episode.number not in self._final_places:
-            self._final_places[episode.number] = self._finals.load(episode.number, episode.final, self._codec)
+            number = episode.number if filed else None
+            self._final_places[episode.number] = self._finals.load(number, episode.final, self._codec)
         return self._final_places[episode.number]

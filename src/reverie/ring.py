@@ -123,8 +123,8 @@ class Finals:
         self._free.pop()
         return place
 
-    def load(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> int:
-        """Take the final observation of an episode as the file has it, and return its place."""
+    def load(self, number: int | None, packed: Mapping[str, bytes], codec: Codec) -> int:
+        """Take a final observation as the file has it, wherever that is, and return its place."""
         return self.put({
             name: codec.unpack(packed[name], array.shape[1:], array.dtype)
             for name, array in self.columns.items()
