@@ -6,14 +6,13 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from reverie.database import Database, sync_folder
 from reverie.errors import FileError, FileMissing, FileTaken
-from reverie.lock import WriterLock
+from reverie.lock import WriterLock, discard, put_in_place
 from reverie.runs import RUN
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
@@ -131,8 +130,7 @@ class ReplayFile:
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
         draft = path.with_name(f"{path.name}.new-{os.getpid()}")
         try:
-            with suppress(FileNotFoundError):
-                draft.unlink()  # of a process that had this number and was killed
+            discard(draft)  # of a process that had this number and was killed
             db = Database(draft, "new")
             try:
                 file = cls(db, columns, obs)
@@ -146,7 +144,7 @@ class ReplayFile:
                 db.do("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
-            os.link(draft, path)
+            put_in_place(draft, path)
         except FileError:
             raise
         except FileExistsError as error:
@@ -159,8 +157,7 @@ class ReplayFile:
                 f"{path}: wanted to make a file, got {error.strerror}; choose another place"
             ) from error
         finally:
-            with suppress(OSError):
-                draft.unlink()
+            discard(draft)
         sync_folder(path.parent)
         return cls.open(path, "r+")
 

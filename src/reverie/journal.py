@@ -142,6 +142,7 @@ class Journal:
                         name: (ids[here] - self.sealed[one], value[here]) for name, value in values.items()
                     }
                     self._put_open(one, news)
+                    self._put_episodes(one)  # steps that were in memory alone have brought theirs
 
     def drop_run(self, number: int) -> None:
         """Forget a run of which no step is live any more."""

@@ -103,7 +103,9 @@ class Loader:
     def _load_runs(self, wanted: list[tuple[Run, bytes]]) -> None:
         """Bring the runs into the store that it has not, or has otherwise."""
         fresh = [one for one in wanted if self._loaded.get(one[0].number) != one]
-        self._loaded = {one[0].number: one for one in wanted}
+        # Whoever interrupts this finds the store without them, and has them loaded the next time.
+        stale = {run.number for run, _ in fresh}
+        self._loaded = {run.number: (run, crcs) for run, crcs in wanted if run.number not in stale}
         if self._store.reads_file:
             return
         for first in range(0, len(fresh), 256):  # so that not the whole file is in memory twice
@@ -112,6 +114,7 @@ class Loader:
                 self._helpers.share(partial(self._put_runs, some), list(some))
             else:
                 self._put_runs(some, self._codec, list(some))
+        self._loaded |= {run.number: (run, crcs) for run, crcs in fresh}
 
     def _put_runs(self, packed: Mapping[int, Blobs], codec: Codec, numbers: Sequence[int]) -> None:
         for number in numbers:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from reverie.database import sync_folder
 from reverie.errors import FileError, FileTaken
 from reverie.file import ReplayFile, Run
 from reverie.journal import Journal
+from reverie.lock import discard, put_in_place
 from reverie.resuming import SETTINGS, make_file, read_settings
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
@@ -101,8 +102,7 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
         return
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
     draft = path.with_name(f"{path.name}.saving-{os.getpid()}")
-    with suppress(FileNotFoundError):
-        draft.unlink()
+    discard(draft)  # of a process that had this number and was killed
     try:
         target = make(draft)
         try:
@@ -110,7 +110,7 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
                 yield target
         finally:
             target.close()
-        os.link(draft, path)
+        put_in_place(draft, path)
         sync_folder(path.parent)
     except FileExistsError as error:
         raise FileTaken(
@@ -123,6 +123,4 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
             f"{path}: wanted to write a copy, got {error.strerror}; choose another path"
         ) from error
     finally:
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                Path(f"{draft}{suffix}").unlink()
+        discard(draft)
