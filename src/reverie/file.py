@@ -78,6 +78,11 @@ def text_checksum(name: str, value: str) -> int:
     return crc32(f"{name}\0{value}".encode())
 
 
+def array_checksum(name: str, form: str, data: bytes) -> int:
+    """Return the CRC-32 of a named array: that of its form as a named text, continued over its bytes."""
+    return crc32(data, text_checksum(name, form))
+
+
 class ReplayFile:
     """An open replay file. Whatever is read has been checked against its checksum.
 
@@ -90,9 +95,9 @@ class ReplayFile:
         self.db = db
         self._lock: WriterLock | None = None
         self.columns, self.obs_columns = tuple(columns), tuple(obs)
-        quoted = _quoted(columns)
+        quoted = sql_names(columns)
         self._quoted = dict(zip(self.columns, quoted, strict=True))
-        finals = _quoted([f"final_{name}" for name in obs])
+        finals = sql_names([f"final_{name}" for name in obs])
         self._all_values, self._all_finals = ", ".join(quoted), ", ".join(finals)
         values = ", ".join(f"{name} BLOB NOT NULL" for name in quoted)
         ends = ", ".join(f"{name} BLOB" for name in finals)
@@ -240,7 +245,7 @@ class ReplayFile:
         for name, form, checksum, data in self.db.rows("SELECT name, form, checksum, data FROM arrays"):
             if (type(name), type(form), type(data)) != (str, str, bytes):
                 raise self.db.damaged("an array has lost its name")
-            if crc32(data, text_checksum(name, form)) != checksum:
+            if array_checksum(name, form, data) != checksum:
                 raise self.db.damaged(f"the checksum of array {name!r} is wrong")
             found[name] = form, data
         return found
@@ -249,7 +254,7 @@ class ReplayFile:
         """Replace all named arrays."""
         self.db.do("DELETE FROM arrays")
         for name, (form, data) in arrays.items():
-            checksum = crc32(data, text_checksum(name, form))
+            checksum = array_checksum(name, form, data)
             self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", (name, form, checksum, data))
 
     # --- runs ------------------------------------------------------------------------------------------
@@ -380,7 +385,7 @@ def _insert(table: str, columns: int) -> str:
     return f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})"
 
 
-def _quoted(names: Sequence[str]) -> list[str]:
+def sql_names(names: Sequence[str]) -> list[str]:
     """Return SQL names for flat names: themselves, with a number where SQLite, blind to case, would mix them up."""
     seen: set[str] = set()
     quoted = []

@@ -114,6 +114,24 @@ def discard(path: Path) -> None:
         remove_logs(path)
 
 
+def writing_process(path: Path) -> str | None:
+    """Return the name of the process that says it writes to `path`, if it is there still; or None.
+
+    It only reads: to try the lock would be in a writer's way who comes at that moment. Of another computer's
+    processes nothing is known but that they took the lock and did not let go of it.
+    """
+    try:
+        owner = Path(f"{path}-lock").read_bytes()
+        found = json.loads(owner)
+        if found["host"] == socket.gethostname():
+            os.kill(int(found["pid"]), 0)  # sends nothing, and fails if there is no such process
+    except PermissionError:
+        pass  # there is one, of another user
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return _named(owner)
+
+
 def _named(owner: bytes) -> str:
     try:
         found = json.loads(owner)
