@@ -34,7 +34,7 @@ class Loader:
     """
 
     def __init__(self, file: ReplayFile, columns: Sequence[Column], index: EpisodeIndex, store: Store,
-                 finals: FinalStore, rows: Places | None) -> None:  # fmt: skip
+                 finals: FinalStore, rows: Places | None = None) -> None:  # fmt: skip
         self._file = file
         self._rows = rows
         self._fields: dict[str, Field] = {column.name: column.field for column in columns}

@@ -187,7 +187,7 @@ def _check_episodes(buffer, story, stream, head, tail, listed, rows, finals) -> 
         fate = int(story.fates(stream, np.array([stop - 1]))[0])
         torn = stop in story.torn.get(stream, ())
         # Whoever reopens a file to write cuts what was torn; a reader may come before that.
-        past = stop < head or (torn and buffer._journal is not None)
+        past = stop < head or (torn and buffer._keeper._journal is not None)
         open_end = ("running",) if fate == GOES_ON and not torn else ("running", "cut")
         wanted = {TERMINATED: ("terminated",), TRUNCATED: ("truncated",)}.get(
             fate, ("cut",) if past else open_end
@@ -235,7 +235,7 @@ def check_batch(batch: rv.SequenceBatch, story: Story) -> None:
 
 def read_all(buffer: rv.ReplayBuffer) -> None:
     """Read every row of a buffer's file, all of which check themselves, and let SQLite check its own."""
-    file = buffer._file
+    file = buffer._keeper.file
     with buffer._turn:
         assert file.db.integrity() == []
         for run, _ in file.runs():

@@ -104,7 +104,7 @@ def test_leftovers_of_a_killed_process_are_not_taken_for_its_successors(tmp_path
         buffer.save_as(copy)
     with rv.open(copy) as buffer:
         assert len(buffer) == 1
-        assert buffer._file.db.integrity() == []
+        assert buffer._keeper.file.db.integrity() == []
 
 
 def test_a_fork_that_outlives_the_writer_does_not_keep_its_lock(tmp_path):
