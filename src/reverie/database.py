@@ -15,6 +15,9 @@ from reverie.errors import FileError
 CHECKPOINT_PAGES = 4000
 BUSY_S = 10.0  # how long to wait for another program that holds the file locked
 
+# What Python's sqlite3 raises: the last when a message quotes bytes of a damaged file that are no text.
+FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
+
 # SQLite's name of an error, or how it begins -> what was wanted and what came, and the remedy
 MEANINGS = {
     "SQLITE_FULL": "wanted room on the disk, got none; free some and try again, nothing was written",
@@ -75,7 +78,7 @@ class Database:
     def close(self) -> None:
         """Move the log into the file and close. Closing twice is fine."""
         if self._pid == os.getpid():  # SQLite forbids a fork to touch its parent's connection
-            with suppress(sqlite3.Error):
+            with suppress(*FAILURES):
                 if self.mode == "r+":
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._connection.close()
@@ -86,21 +89,21 @@ class Database:
         """Run a statement."""
         try:
             self._connection.execute(sql, values)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise self._error(error) from error
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
         try:
             return self._connection.execute(sql, values).fetchall()
-        except (sqlite3.Error, OverflowError, MemoryError) as error:
+        except FAILURES as error:
             raise self._error(error) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
         try:
             yield from self._connection.execute(sql, values)
-        except (sqlite3.Error, OverflowError, MemoryError) as error:
+        except FAILURES as error:
             raise self._error(error) from error
 
     def one(self, sql: str) -> Any:
@@ -138,7 +141,7 @@ class Database:
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
-        with suppress(sqlite3.Error):
+        with suppress(*FAILURES):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
