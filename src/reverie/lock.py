@@ -54,8 +54,11 @@ class WriterLock:
             if self._handle is None:
                 os.close(handle)
         _held.add(self)
-        os.ftruncate(self._handle, 0)
-        os.write(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        with contextlib.suppress(
+            OSError
+        ):  # it holds on a full disk, too, where it has no room to say for whom
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
     def release(self) -> None:
         """Let others write. Twice is fine."""
