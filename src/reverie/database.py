@@ -87,6 +87,7 @@ class Database:
 
     def do(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement."""
+        self._check_process()
         try:
             self._connection.execute(sql, values)
         except FAILURES as error:
@@ -94,6 +95,7 @@ class Database:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
+        self._check_process()
         try:
             return self._connection.execute(sql, values).fetchall()
         except FAILURES as error:
@@ -101,6 +103,7 @@ class Database:
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
+        self._check_process()
         try:
             yield from self._connection.execute(sql, values)
         except FAILURES as error:
@@ -142,7 +145,7 @@ class Database:
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
         with suppress(*FAILURES):
-            if self._connection.in_transaction:
+            if self._pid == os.getpid() and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
     # --- what there is ---------------------------------------------------------------------------------
@@ -164,15 +167,19 @@ class Database:
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
-        if self._pid != os.getpid():
-            raise FileError(
-                f"{self.path}: wanted the process that opened it, got a fork of it; "
-                f"open it there with reverie.open(path, mode='r')"
-            )
+        self._check_process()
         if self._stat() != self._identity:
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "
                 f"keep what is in memory with save_as"
+            )
+
+    def _check_process(self) -> None:
+        """SQLite forbids a fork to use its parent's connection: it would read and write what is not so."""
+        if self._pid != os.getpid():
+            raise FileError(
+                f"{self.path}: wanted the process that opened it, got a fork of it; "
+                f"open it there with reverie.open(path, mode='r')"
             )
 
     def _stat(self) -> tuple[int, int] | None:
