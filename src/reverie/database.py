@@ -30,6 +30,8 @@ MEANINGS = {
     "SQLITE_IOERR": "wanted the disk to do as it was told, got a failure; check the disk and try again",
     "SQLITE_NOMEM": "wanted memory to read the file, got none; close something",
 }
+# What a damaged file makes the driver raise: also texts that are no UTF-8, numbers and lengths beyond all bounds.
+UNREADABLE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError)
 
 
 class Database:
@@ -93,14 +95,14 @@ class Database:
         """Return all rows of a query."""
         try:
             return self._connection.execute(sql, values).fetchall()
-        except (sqlite3.Error, OverflowError, MemoryError) as error:
+        except UNREADABLE as error:
             raise self._error(error) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
         try:
             yield from self._connection.execute(sql, values)
-        except (sqlite3.Error, OverflowError, MemoryError) as error:
+        except UNREADABLE as error:
             raise self._error(error) from error
 
     def one(self, sql: str) -> Any:

@@ -153,6 +153,16 @@ def test_any_flipped_byte_is_survived(path):
             assert all(isinstance(finding, str) for finding in findings(path))
 
 
+def test_a_schema_that_is_no_text_is_a_file_error(path):
+    """SQLite then quotes it in its message, which is no text either: still a FileError."""
+    content = path.read_bytes()
+    damaged = content.replace(b"CREATE TABLE runs (number", b"CREATE TABLE runs \xca\xffumber")
+    assert damaged != content
+    path.write_bytes(damaged)
+    with pytest.raises(rv.FileError, match="restore it from a copy"):
+        findings(path)
+
+
 @pytest.mark.parametrize(
     ("sql", "finding"),
     [
