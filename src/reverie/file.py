@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from reverie.database import Database, sync_folder
 from reverie.errors import FileError, FileMissing, FileTaken
-from reverie.lock import WriterLock
+from reverie.lock import WriterLock, discard, put_in_place
 from reverie.runs import RUN
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
@@ -64,19 +63,24 @@ def checksums(form: str, numbers: Sequence[float], blobs: Iterable[bytes | None]
     The CRC-32 of a blob continues that of the numbers, so that a blob in a wrong row is noticed. NULL has the
     complement of the numbers' own.
     """
-    first = zlib.crc32(struct.pack(form, *numbers))
-    crcs = [first, *[first ^ 0xFFFFFFFF if blob is None else zlib.crc32(blob, first) for blob in blobs]]
-    return struct.pack(f"<{len(crcs)}I", *crcs)
+    first = crc32(struct.pack(form, *numbers))
+    crcs = [first]
+    for blob in blobs:
+        crcs.append(first ^ 0xFFFFFFFF if blob is None else crc32(blob, first))
+    return struct.pack(_UINTS[len(crcs)], *crcs)
+
+
+_UINTS = [f"<{count}I" for count in range(2000)]  # SQLite has no more columns
 
 
 def text_checksum(name: str, value: str) -> int:
     """Return the CRC-32 of a named text."""
-    return zlib.crc32(f"{name}\0{value}".encode())
+    return crc32(f"{name}\0{value}".encode())
 
 
 def array_checksum(name: str, form: str, data: bytes) -> int:
     """Return the CRC-32 of a named array: that of its form as a named text, continued over its bytes."""
-    return zlib.crc32(data, text_checksum(name, form))
+    return crc32(data, text_checksum(name, form))
 
 
 class ReplayFile:
@@ -131,8 +135,7 @@ class ReplayFile:
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
         draft = path.with_name(f"{path.name}.new-{os.getpid()}")
         try:
-            with suppress(FileNotFoundError):
-                draft.unlink()  # of a process that had this number and was killed
+            discard(draft)  # of a process that had this number and was killed
             db = Database(draft, "new")
             try:
                 file = cls(db, columns, obs)
@@ -146,7 +149,7 @@ class ReplayFile:
                 db.do("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
-            os.link(draft, path)
+            put_in_place(draft, path)
         except FileError:
             raise
         except FileExistsError as error:
@@ -159,8 +162,7 @@ class ReplayFile:
                 f"{path}: wanted to make a file, got {error.strerror}; choose another place"
             ) from error
         finally:
-            with suppress(OSError):
-                draft.unlink()
+            discard(draft)
         sync_folder(path.parent)
         return cls.open(path, "r+")
 

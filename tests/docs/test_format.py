@@ -295,7 +295,7 @@ def test_a_budget_of_bytes_leaves_a_later_tail(tmp_path):
 
     path, noise = tmp_path / "pong.replay", np.random.default_rng(0)
     spec = rv.StepSpec(rv.Field((3, 32, 32), "uint8"), rv.Field((), "int64"))
-    with rv.ReplayBuffer(spec, 4_000, path=path, residency="disk", max_bytes=1_000_000, seed=0) as buffer:
+    with rv.ReplayBuffer(spec, 4_000, path=path, residency="disk", max_bytes=1_500_000, seed=0) as buffer:
         for step in range(1_000):
             obs = noise.integers(0, 256, (3, 32, 32), np.uint8)
             buffer.add(obs=obs, action=step, reward=1.0, terminated=step % 9 == 8, truncated=False)

@@ -105,7 +105,7 @@ def test_a_budget_that_drops_runs_leaves_no_findings(tmp_path):
     spec = rv.StepSpec(rv.Field((3, 32, 32), "uint8"), rv.Field((), "int64"))
     noise = np.random.default_rng(0).integers(0, 256, (2000, 3, 32, 32), np.uint8)
     path = tmp_path / "small.replay"
-    with rv.ReplayBuffer(spec, 4_000, path=path, residency="disk", max_bytes=1_000_000, seed=0) as buffer:
+    with rv.ReplayBuffer(spec, 4_000, path=path, residency="disk", max_bytes=1_500_000, seed=0) as buffer:
         for step in range(2_000):
             buffer.add(obs=noise[step], action=0, reward=1.0, terminated=step % 9 == 8, truncated=False)
         assert len(buffer) < 1_000
