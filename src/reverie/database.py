@@ -15,7 +15,7 @@ from reverie.errors import FileError
 CHECKPOINT_PAGES = 4000
 BUSY_S = 10.0  # how long to wait for another program that holds the file locked
 
-# What Python's sqlite3 raises: the last when a message quotes bytes of a damaged file that are no text.
+# What sqlite3 raises; for a damaged file also what texts that are no UTF-8, and lengths beyond all bounds, come to.
 FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
 
 # SQLite's name of an error, or how it begins -> what was wanted and what came, and the remedy

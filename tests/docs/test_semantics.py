@@ -13,8 +13,9 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(1, len(EXAMPLES)))
-def test_the_example_holds(number):
+def test_the_example_holds(number, monkeypatch, tmp_path):
     """Every block runs after the first one, which makes the buffer that all of them look at."""
+    monkeypatch.chdir(tmp_path)
     names = {"__name__": "example"}
     for block in (0, number):
         exec(compile(EXAMPLES[block], f"semantics.md, block {block}", "exec"), names)

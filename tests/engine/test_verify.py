@@ -105,7 +105,7 @@ def test_a_budget_that_drops_runs_leaves_no_findings(tmp_path):
     spec = rv.StepSpec(rv.Field((3, 32, 32), "uint8"), rv.Field((), "int64"))
     noise = np.random.default_rng(0).integers(0, 256, (2000, 3, 32, 32), np.uint8)
     path = tmp_path / "small.replay"
-    with rv.ReplayBuffer(spec, 4_000, path=path, residency="disk", max_bytes=1_000_000, seed=0) as buffer:
+    with rv.ReplayBuffer(spec, 4_000, path=path, residency="disk", max_bytes=1_500_000, seed=0) as buffer:
         for step in range(2_000):
             buffer.add(obs=noise[step], action=0, reward=1.0, terminated=step % 9 == 8, truncated=False)
         assert len(buffer) < 1_000
@@ -151,6 +151,16 @@ def test_any_flipped_byte_is_survived(path):
         path.write_bytes(damaged)
         with suppress(rv.FileError):
             assert all(isinstance(finding, str) for finding in findings(path))
+
+
+def test_a_schema_that_is_no_text_is_a_file_error(path):
+    """SQLite then quotes it in its message, which is no text either: still a FileError."""
+    content = path.read_bytes()
+    damaged = content.replace(b"CREATE TABLE runs (number", b"CREATE TABLE runs \xca\xffumber")
+    assert damaged != content
+    path.write_bytes(damaged)
+    with pytest.raises(rv.FileError, match="restore it from a copy"):
+        findings(path)
 
 
 @pytest.mark.parametrize(
