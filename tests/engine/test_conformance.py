@@ -9,6 +9,8 @@ from reverie.conformance import BoundarySuite, Pair, SamplerSuite, StoreSuite, a
 from reverie.ring import Ring
 from reverie.windows import BOUNDARIES, Anchors, Drawn
 
+pytestmark = pytest.mark.long
+
 WEIGHTS = (0.1, 0.2, 0.7)
 
 

@@ -9,6 +9,8 @@ from reverie.episodes import NO_FINAL, TERMINATED, EpisodeIndex
 from reverie.testing import NaiveBuffer
 from reverie.windows import Anchors
 
+pytestmark = pytest.mark.long
+
 ADDS = 14
 
 

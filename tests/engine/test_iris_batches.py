@@ -8,6 +8,8 @@ import reverie as rv
 from reverie.conformance import LEAST_P, Pair, assert_shows, chi_square_p
 from reverie.testing import NaiveBuffer
 
+pytestmark = pytest.mark.long
+
 
 def episodes(lengths, running=0, capacity=5000) -> tuple[rv.ReplayBuffer, NaiveBuffer]:
     """Episodes of these lengths, then `running` steps of one that goes on."""

@@ -12,6 +12,8 @@ from reverie.conformance import LEAST_P, Pair, addresses
 from reverie.testing import mixture
 from reverie.windows import BOUNDARIES, Anchors
 
+pytestmark = pytest.mark.long
+
 DRAWS = 200_000
 WEIGHTS = (0.2, 0.3, 0.5)
 

@@ -1,6 +1,7 @@
 """Hypothesis drives every sampler, boundary, priority and write-back on one buffer, beside the naive twin."""
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -8,6 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import reverie as rv
 from reverie.conformance import Pair, assert_plain, assert_shows
 from reverie.windows import BOUNDARIES
+
+pytestmark = pytest.mark.long
 
 MAKERS = {
     "uniform": rv.Uniform,

@@ -1,6 +1,7 @@
 """Hypothesis drives the buffer and its naive twin side by side."""
 
 import numpy as np
+import pytest
 from helpers import assert_row_equals, rich_obs, rich_spec, rich_step
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -8,6 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import reverie as rv
 from reverie.testing import NaiveBuffer
+
+pytestmark = pytest.mark.long
 
 
 class BufferBesideTwin(RuleBasedStateMachine):

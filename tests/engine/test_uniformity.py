@@ -7,6 +7,8 @@ from scipy import stats
 import reverie as rv
 from reverie.testing import NaiveBuffer
 
+pytestmark = pytest.mark.long
+
 DRAWS = 200_000
 
 
