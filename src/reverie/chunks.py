@@ -46,6 +46,9 @@ class Chunks(Protocol):
     def put(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep the columns of a run in place of the run that had the number before."""
 
+    def change(self, number: int, packed: Mapping[str, bytes]) -> None:
+        """Keep new columns of a run that is kept, or is in the file with them already."""
+
     def get(self, name: str, numbers: Sequence[int]) -> list[bytes]:
         """Return one column of these runs."""
 
@@ -76,6 +79,10 @@ class MemoryChunks:
         self.drop(number)
         self._runs[number] = packed
         self.nbytes += sum(map(len, packed.values()))
+
+    def change(self, number: int, packed: Mapping[str, bytes]) -> None:
+        """Keep new columns of a run."""
+        self.put(number, packed)
 
     def get(self, name: str, numbers: Sequence[int]) -> list[bytes]:
         """Return one column of these runs."""
@@ -192,7 +199,7 @@ class PackedRing:
                 rows = self._unpack(self._codec, name, packed[name]).copy()
                 rows[row[here]] = value[here]
                 packed[name] = self._codec.pack(rows)
-            self._chunks.put(sealed, packed)
+            self._chunks.change(sealed, packed)
 
     def gather(self, name: str, slots: Ints, out: Array) -> None:
         """Copy the rows at `slots` into `out`, whose leading axes are those of `slots`."""

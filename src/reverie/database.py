@@ -15,6 +15,9 @@ from reverie.errors import FileError
 CHECKPOINT_PAGES = 4000
 BUSY_S = 10.0  # how long to wait for another program that holds the file locked
 
+# What sqlite3 raises; for a damaged file also what texts that are no UTF-8, and lengths beyond all bounds, come to.
+FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
+
 # SQLite's name of an error, or how it begins -> what was wanted and what came, and the remedy
 MEANINGS = {
     "SQLITE_FULL": "wanted room on the disk, got none; free some and try again, nothing was written",
@@ -30,8 +33,6 @@ MEANINGS = {
     "SQLITE_IOERR": "wanted the disk to do as it was told, got a failure; check the disk and try again",
     "SQLITE_NOMEM": "wanted memory to read the file, got none; close something",
 }
-# What a damaged file makes the driver raise: also texts that are no UTF-8, numbers and lengths beyond all bounds.
-UNREADABLE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError)
 
 
 class Database:
@@ -77,7 +78,7 @@ class Database:
     def close(self) -> None:
         """Move the log into the file and close. Closing twice is fine."""
         if self._pid == os.getpid():  # SQLite forbids a fork to touch its parent's connection
-            with suppress(sqlite3.Error):
+            with suppress(*FAILURES):
                 if self.mode == "r+":
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._connection.close()
@@ -86,23 +87,26 @@ class Database:
 
     def do(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement."""
+        self._check_process()
         try:
             self._connection.execute(sql, values)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise self._error(error) from error
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
+        self._check_process()
         try:
             return self._connection.execute(sql, values).fetchall()
-        except UNREADABLE as error:
+        except FAILURES as error:
             raise self._error(error) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
+        self._check_process()
         try:
             yield from self._connection.execute(sql, values)
-        except UNREADABLE as error:
+        except FAILURES as error:
             raise self._error(error) from error
 
     def one(self, sql: str) -> Any:
@@ -140,8 +144,8 @@ class Database:
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
-        with suppress(sqlite3.Error):
-            if self._connection.in_transaction:
+        with suppress(*FAILURES):
+            if self._pid == os.getpid() and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
     # --- what there is ---------------------------------------------------------------------------------
@@ -163,15 +167,19 @@ class Database:
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
-        if self._pid != os.getpid():
-            raise FileError(
-                f"{self.path}: wanted the process that opened it, got a fork of it; "
-                f"open it there with reverie.open(path, mode='r')"
-            )
+        self._check_process()
         if self._stat() != self._identity:
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "
                 f"keep what is in memory with save_as"
+            )
+
+    def _check_process(self) -> None:
+        """SQLite forbids a fork to use its parent's connection: it would read and write what is not so."""
+        if self._pid != os.getpid():
+            raise FileError(
+                f"{self.path}: wanted the process that opened it, got a fork of it; "
+                f"open it there with reverie.open(path, mode='r')"
             )
 
     def _stat(self) -> tuple[int, int] | None:

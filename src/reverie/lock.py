@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -54,8 +55,11 @@ class WriterLock:
             if self._handle is None:
                 os.close(handle)
         _held.add(self)
-        os.ftruncate(self._handle, 0)
-        os.write(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        with contextlib.suppress(
+            OSError
+        ):  # it holds on a full disk, too, where it has no room to say for whom
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
     def release(self) -> None:
         """Let others write. Twice is fine."""
@@ -91,9 +95,11 @@ def put_in_place(draft: Path, path: Path) -> None:
         FileExistsError: there is something of that name.
         FileError: a process still writes to a file that had it.
     """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     lock = WriterLock(path)
     try:
-        if not path.exists():
+        if not os.path.lexists(path):  # not meanwhile either
             remove_logs(path)
         os.link(draft, path)
     finally:

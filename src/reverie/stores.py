@@ -50,6 +50,11 @@ class FileChunks:
         self._newest[stream] = number, packed
         self.nbytes += sum(map(len, packed.values()))
 
+    def change(self, number: int, packed: Mapping[str, bytes]) -> None:
+        """Keep new columns of a run if memory has it; what it has may not be in the file yet."""
+        if self._newest.get(number // self._each, (-1, {}))[0] == number:
+            self.put(number, packed)
+
     def get(self, name: str, numbers: Sequence[int]) -> list[bytes]:
         """Return one column of these runs."""
         found = []
