@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episodes import NO_FINAL, RUNNING
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, FileError
 from reverie.history import ENDED_NAMES
 from reverie.spec import Column
 from reverie.view import View, viewing
@@ -56,7 +56,7 @@ def film(path: Path, number: int, out: Path, column: str | None = None, every: i
 
     Raises:
         BadSetting: there is no such episode or column, not all of its steps are live, or a bad argument.
-        FileError: the file cannot be opened, or is damaged.
+        FileError: the file cannot be opened, or is damaged; or the picture cannot be written.
     """
     if out.suffix.lower() not in (".gif", ".png"):
         raise BadSetting(
@@ -77,7 +77,12 @@ def film(path: Path, number: int, out: Path, column: str | None = None, every: i
             every = math.ceil(steps / (MOST_FRAMES if animated else MOST_TILES))
         title = _title(view, row, number)
         shots = list(_shots(view, row, chosen, every))
-    (_animate if animated else _lay_out)(out, shots, f"{path.name}: {title}", fps)
+    try:
+        (_animate if animated else _lay_out)(out, shots, f"{path.name}: {title}", fps)
+    except OSError as error:
+        raise FileError(
+            f"{out}: wanted to write a picture, got {error.strerror or error}; choose another place"
+        ) from error
     left_out = "" if every == 1 else f", one of each {every} steps"
     return f"{out}: {len(shots)} frames of {chosen.name!r}{left_out}; {title}"
 

@@ -325,6 +325,16 @@ def test_film_refuses_with_a_remedy(path: Path, tmp_path: Path, capsys: pytest.C
         assert not out.exists()
 
 
+def test_film_that_cannot_be_written_says_why(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The disk's refusal is one line, too."""
+    taken = path.with_name("taken.png")
+    taken.mkdir()
+    assert main(["film", str(path), "--episode", "0", "-o", str(taken)]) == 2
+    assert capsys.readouterr().err == (
+        f"reverie: {taken}: wanted to write a picture, got Is a directory; choose another place\n"
+    )
+
+
 def test_film_without_pillow_gets_a_one_line_remedy(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -340,11 +350,11 @@ def test_film_without_pillow_gets_a_one_line_remedy(
 def test_record_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`reverie record --out` leaves a whole file that the other commands and `reverie.open` read."""
     path = tmp_path / "breakout.replay"
-    assert main(["record", "breakout", "--steps", "150", "--seed", "3", "--out", str(path)]) == 0
+    assert main(["record", "breakout", "--steps", "80", "--seed", "3", "--out", str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[3].startswith(f"file      {path}, ")
     assert main(["verify", str(path)]) == 0
     with rv.open(path) as buffer:
-        assert len(buffer) == 150
+        assert len(buffer) == 80
     assert main(["film", str(path), "--episode", "0", "-o", str(tmp_path / "film.gif")]) == 0
     capsys.readouterr()
     assert main(["record", "breakout", "--steps", "150", "--out", str(path)]) == 2
