@@ -79,9 +79,14 @@ class ReplayBuffer:
         rng = generator(seed_number(seed))
         self._reserve(settings)
         file = None if path is None else make_file(Path(path), settings, rng)
-        self._set_up(settings, rng, file)
-        if file is not None:
-            self._write_to(file, self._journal_of(file))
+        try:
+            self._set_up(settings, rng, file)
+            if file is not None:
+                self._write_to(file, self._journal_of(file))
+        except BaseException:
+            if file is not None:
+                file.remove()
+            raise
 
     @classmethod
     def _resume(cls, file: ReplayFile, residency: str | None) -> Self:
