@@ -26,7 +26,7 @@ from reverie.intake import Intake, Step
 from reverie.keeping import Keeper
 from reverie.loading import Loader
 from reverie.memory import Blocks
-from reverie.resuming import close_at_exit, generator, make_file, read_settings
+from reverie.resuming import close_at_exit, generator, make_file, read_settings, removed_on_error
 from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
 from reverie.settings import Settings, check_settings, reserve_for
@@ -70,9 +70,11 @@ class ReplayBuffer:
         settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
         rng = generator(seed_number(seed))
         reserve_for(self, settings)
-        self._set_up(settings, rng, None if path is None else make_file(Path(path), settings, rng))
-        if path is not None:
-            self._write()
+        file = None if path is None else make_file(Path(path), settings, rng)
+        with removed_on_error(file):
+            self._set_up(settings, rng, file)
+            if file is not None:
+                self._write()
 
     @classmethod
     def _resume(cls, file: ReplayFile, residency: str | None) -> Self:
@@ -107,8 +109,7 @@ class ReplayBuffer:
         self._layouts = Layouts(self.spec)
         self._uniform = Uniform()
         self._lock = threading.RLock()
-        # What a reader enters. A follower looks into the file for news first.
-        self._turn: AbstractContextManager[Any] = self._lock
+        self._turn: AbstractContextManager[Any] = self._lock  # to read: a follower looks for news first
 
     def _write(self, loader: Loader | None = None) -> None:
         """Begin to write to the file."""
@@ -344,7 +345,7 @@ class ReplayBuffer:
 
     @property
     def path(self) -> Path | None:
-        """Where the replay file is; None without one."""
+        """Where the replay file is, if there is one."""
         return self._keeper.path
 
     def flush(self) -> None:
@@ -364,8 +365,7 @@ class ReplayBuffer:
         again. Where the buffer has no file of its own, others wait meanwhile.
 
         Raises:
-            FileTaken: there is something else at `path`.
-            FileError: it cannot be written; a copy that was there is as it was.
+            FileError: it cannot be written, or something else is there; what was there is as it was.
         """
         with ExitStack() as turn:
             turn.enter_context(self._turn)

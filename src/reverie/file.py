@@ -142,14 +142,13 @@ class ReplayFile:
                 db.do(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.do(f"PRAGMA user_version = {FORMAT}")
                 with db.writing():
-                    for statement in file.schema:
-                        db.do(statement)
+                    list(map(db.do, file.schema))
                     for name, value in {**meta, "columns": list(columns), "obs_columns": list(obs)}.items():
                         file.put_meta(name, value)
                 db.do("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
-            put_in_place(draft, path)
+            lock = put_in_place(draft, path)
         except FileError:
             raise
         except FileExistsError as error:
@@ -163,8 +162,15 @@ class ReplayFile:
             ) from error
         finally:
             discard(draft)
-        sync_folder(path.parent)
-        return cls.open(path, "r+")
+        try:
+            sync_folder(path.parent)
+            file = cls._open(Database(path, "r+"))
+        except BaseException:
+            discard(path)
+            lock.release()
+            raise
+        file._lock = lock
+        return file
 
     @classmethod
     def open(cls, path: Path, mode: str) -> ReplayFile:
@@ -217,6 +223,12 @@ class ReplayFile:
         self.db.close()
         if self._lock is not None:
             self._lock.release()
+
+    def remove(self) -> None:
+        """Close it and remove it: it was made for a buffer that came to nothing."""
+        self.db.close()
+        discard(self.db.path)
+        self.close()  # and the lock
 
     # --- named values ----------------------------------------------------------------------------------
 

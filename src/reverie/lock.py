@@ -88,8 +88,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_all)
 
 
-def put_in_place(draft: Path, path: Path) -> None:
-    """Give a finished file its name.
+def put_in_place(draft: Path, path: Path) -> WriterLock:
+    """Give a finished file its name, and return the lock of its writer.
 
     Raises:
         FileExistsError: there is something of that name.
@@ -102,8 +102,10 @@ def put_in_place(draft: Path, path: Path) -> None:
         if not os.path.lexists(path):  # not meanwhile either
             remove_logs(path)
         os.link(draft, path)
-    finally:
+    except BaseException:
         lock.release()
+        raise
+    return lock
 
 
 def remove_logs(path: Path) -> None:

@@ -6,7 +6,8 @@ import atexit
 import os
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +53,17 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
     meta = {**settings.to_json(), "identity": uuid.uuid4().hex, "copy_of": copy_of, "clean": True, "synced": 0,
             "rng": generator_state(rng), "samplers": [], "notes": {}}  # fmt: skip
     return ReplayFile.create(path, meta, columns, obs)
+
+
+@contextmanager
+def removed_on_error(file: ReplayFile | None) -> Iterator[None]:
+    """Remove a new file again if the buffer that it was made for cannot be made."""
+    try:
+        yield
+    except BaseException:
+        if file is not None:
+            file.remove()
+        raise
 
 
 def read_settings(file: ReplayFile, residency: str | None) -> tuple[Settings, np.random.Generator]:

@@ -110,7 +110,7 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
                 yield target
         finally:
             target.close()
-        put_in_place(draft, path)
+        put_in_place(draft, path).release()
         sync_folder(path.parent)
     except FileExistsError as error:
         raise FileTaken(

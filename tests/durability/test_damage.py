@@ -11,6 +11,7 @@ from helpers import scalar_spec
 from test_reopen import RESIDENCIES, killed
 
 import reverie as rv
+from reverie.settings import stored_columns
 
 CAPACITY = 40  # one run and a short one
 PAGE = 512  # bytes; small pages make a small file of many kinds of pages
@@ -55,7 +56,7 @@ def answer(path: Path, residency: str, mode: str = "r") -> tuple:
         with buffer._turn:
             ids = np.arange(index.tail.item(0), index.head.item(0))
             columns = []
-            for column in buffer._stored:
+            for column in stored_columns(buffer.spec):
                 rows = np.zeros((len(ids), *column.field.shape), column.field.dtype)
                 if len(ids):
                     buffer._ring.gather(column.name, ids % CAPACITY, rows)
