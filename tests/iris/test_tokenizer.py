@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from reverie import BadSetting
-from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss, presets
+from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
+from reverie.iris.settings import presets
 from reverie.iris.tokenizer import Tokenizer, tokenizer_losses
 from reverie.iris.train import new_optimiser
 

@@ -60,7 +60,7 @@ def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
     before = snapshot(tokenizer)
     settings = Optimisation(steps=60, batch_size=8, learning_rate=3e-3, weight_decay=0.01)
     history = History()
-    for progress in train_world_model(world_model, tokenizer, buffer, settings):
+    for progress in train_world_model(world_model, tokenizer, buffer, settings, boundary="inside"):
         history.add(progress)
     assert history.recent("observation", 5) < 0.5 * history.losses["observation"][0]
     assert history.recent("reward", 5) < 0.5
@@ -85,7 +85,7 @@ def test_each_action_meets_the_frame_that_it_was_taken_in(
         return losses(*window)
 
     monkeypatch.setattr(world_model, "losses", spy)
-    next(train_world_model(world_model, tokenizer, buffer, Optimisation(batch_size=16)))
+    next(train_world_model(world_model, tokenizer, buffer, Optimisation(batch_size=16), boundary="inside"))
     tokens, action, reward, end, mask = shown[0]
     time = (tokens.unsqueeze(2) == known).all(3).long().argmax(2)  # (B, L), the colour's number
     assert torch.equal(tokens, known[time])
@@ -99,10 +99,10 @@ def test_each_action_meets_the_frame_that_it_was_taken_in(
 
 def test_the_learning_rate_follows_its_line() -> None:
     """It is constant unless a final rate is given, to which it falls linearly."""
-    assert Optimisation(learning_rate=1e-3).rate(150) == 1e-3
+    assert Optimisation(learning_rate=1e-3).rates()[150] == 1e-3
     falling = Optimisation(steps=100, learning_rate=1e-3, final_learning_rate=2e-4)
-    assert falling.rate(0) == 1e-3
-    assert falling.rate(50) == pytest.approx(6e-4)
+    assert falling.rates()[0] == 1e-3
+    assert falling.rates()[50] == pytest.approx(6e-4)
 
 
 def test_too_little_data_is_refused_by_the_buffer(tokenizer: Tokenizer, world_model: WorldModel) -> None:
@@ -112,4 +112,4 @@ def test_too_little_data_is_refused_by_the_buffer(tokenizer: Tokenizer, world_mo
     for _ in range(4):
         short.add(obs=np.zeros((3, 16, 16), np.uint8), action=0, reward=0.0, terminated=True, truncated=False)
     with pytest.raises(NotEnoughData):
-        next(train_world_model(world_model, tokenizer, short, Optimisation()))
+        next(train_world_model(world_model, tokenizer, short, Optimisation(), boundary="inside"))

@@ -16,9 +16,9 @@ from rich.progress import Progress as Display
 
 from reverie import ReplayBuffer, StepSpec
 from reverie.gymnasium import atari, record
-from reverie.iris.config import presets
 from reverie.iris.imagination import Imagination
 from reverie.iris.pictures import Frames, draw_animation, draw_losses, draw_strip
+from reverie.iris.settings import presets
 from reverie.iris.tokenizer import Tokenizer
 from reverie.iris.train import History, Progress, to_frames, train_tokenizer, train_world_model
 from reverie.iris.world_model import WorldModel
@@ -128,7 +128,7 @@ def run_demo(
             codebook_size=config.tokenizer.codebook_size,
             actions=actions,
         )
-        training = train_world_model(world_model, tokenizer, buffer, world_model_training)
+        training = train_world_model(world_model, tokenizer, buffer, world_model_training, boundary="inside")
         world_model_history = _watch(display, "world model", world_model_training.steps, training)
 
         rows = dream(tokenizer, world_model, held_out, seed)
