@@ -86,8 +86,19 @@ def test_each_call_rebuilds_the_memory_with_the_present_weights(
         assert len(memories) == steps
 
 
-def test_memory_is_forgotten_at_an_end_and_only_there(agent: Agent) -> None:
-    """Playing on within an episode is the same in one call or two; after an end the memory begins with zeros."""
+def test_memory_is_forgotten_at_an_end_and_only_there(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an end the memory begins with zeros, within a call and between two."""
+    zeros = []
+    look = Agent.look
+
+    def spy(self: Agent, frames: torch.Tensor, memory: object) -> object:
+        zeros.append(not memory.cell.any())  # type: ignore[attr-defined]
+        return look(self, frames, memory)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Agent, "look", spy)
+    one, _, _ = start(agent, games=1, life=3, lives=1)
+    one.collect(7, epsilon=0.0)
+    assert zeros == [True, False, False, True, False, False, True]
     one, _, _ = start(agent, life=3, lives=1)
     one.collect(6, epsilon=0.0)
     assert one._known.tolist() == [0, 0]

@@ -59,7 +59,7 @@ class Lane:
     def step(self, action: int) -> tuple[float, bool, bool]:
         """Play one step and return (reward, terminated, truncated)."""
         obs, reward, terminated, truncated, info = self.game.step(action)
-        self.obs = np.array(obs)  # the game may use its array again
+        self.obs = np.asarray(obs)
         self.actions.append(action)
         self.life_lost = bool(info.get("life_lost", False)) and not truncated
         return float(reward), bool(terminated), bool(truncated)
@@ -67,7 +67,7 @@ class Lane:
     def next_episode(self) -> None:
         """Go on after an end: with the same game if only a life was lost, else with a new one."""
         if self.life_lost:
-            self.obs = np.array(self.game.reset()[0])
+            self.obs = np.asarray(self.game.reset()[0])
             self.life_lost = False
         else:
             self._begin()
@@ -87,7 +87,7 @@ class Lane:
 
     def _begin(self) -> None:
         seed = np.random.SeedSequence([*self.seed, self.begun]).generate_state(1)[0]
-        self.obs = np.array(self.game.reset(seed=int(seed))[0])
+        self.obs = np.asarray(self.game.reset(seed=int(seed))[0])
         self.begun += 1
         self.actions.clear()
         self.life_lost = False
