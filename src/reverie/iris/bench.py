@@ -133,7 +133,9 @@ def measure(config: Config, *, device: torch.device, share: float, repeats: int,
         config.world_model.precision,
         captured,
         used,
-        *times,
+        times[0],
+        times[1],
+        times[2],
         games * (config.actor_critic_loss.horizon - 1) / imagining,
         imagining,
         uncached,
@@ -170,8 +172,7 @@ def imagine_without_cache(agent: Agent, frame: Tensor) -> Tensor:
             if not drawn:
                 for head in (model.reward_head, model.end_head):
                     draw(head(read))
-            token = model.observation_draw(head(read))
-            sequence = torch.cat((sequence, token), 1)
+            sequence = torch.cat((sequence, draw(model.observation_head(read)).unsqueeze(1)), 1)
         shown.append(tokenizer.decode_tokens(sequence[:, 1 - model.block :]))
     return torch.stack(shown, 1)
 
