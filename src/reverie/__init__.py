@@ -7,12 +7,14 @@ from reverie.errors import (
     BadSetting,
     BufferClosed,
     BufferFull,
+    FileError,
     NotEnoughData,
     ReplayError,
     SpecMismatch,
     TooLarge,
 )
 from reverie.nstep import NStep, n_step
+from reverie.opening import open
 from reverie.samplers import (
     EpisodeUniform,
     Fresh,
@@ -34,6 +36,7 @@ __all__ = [
     "BufferFull",
     "EpisodeUniform",
     "Field",
+    "FileError",
     "Fresh",
     "IRISOnPolicyBuffer",
     "IRISReplayBuffer",
@@ -56,4 +59,5 @@ __all__ = [
     "VisitBalanced",
     "__version__",
     "n_step",
+    "open",
 ]

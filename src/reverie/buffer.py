@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import uuid
+import weakref
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
-from reverie.chunks import RESIDENCIES
-from reverie.door import REWARD, distinct_streams, natural, positive, seed_number, stream_number
+from reverie.budget import Budget
+from reverie.door import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.draws import check_sampler
 from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
-from reverie.errors import BadSetting, BufferClosed, SpecMismatch
+from reverie.errors import BadSetting, BufferClosed, FileError
+from reverie.feedback import checked_extras, checked_priorities
+from reverie.file import ReplayFile
+from reverie.following import Follower
 from reverie.gather import Gatherer, Layout, is_obs
 from reverie.history import list_episodes
 from reverie.intake import Intake, Step
+from reverie.journal import Journal
+from reverie.loading import Loader
 from reverie.memory import Blocks, format_bytes, reserve
+from reverie.resuming import close_at_exit, generator, make_file, read_settings, recall, remember
+from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
-from reverie.spec import Column, StepSpec, Tree
+from reverie.saving import copy_file, copy_memory, snapshot
+from reverie.settings import Settings, check_settings
+from reverie.spec import StepSpec, Tree
+from reverie.states import Remembered, SamplerStates, generator_state
+from reverie.stores import make_stores
 from reverie.windows import BOUNDARIES, Anchors, Windows
 
 KEPT_LAYOUTS = 8  # batch shapes whose layout is remembered; a training loop uses two or three
@@ -33,63 +49,123 @@ class ReplayBuffer:
 
     Args:
         spec: what a step looks like.
-        capacity: steps kept in all. Each stream keeps its newest `capacity // streams`.
+        capacity: steps kept in all. Each stream keeps its newest `capacity // streams`. With `max_bytes` it
+            may be left out.
         streams: environments that write here, one stream each.
         seed: fixes every random choice; None takes one from the operating system.
-        residency: where the bytes live: "ram" in plain arrays, "packed" in compressed runs of steps, many
-            times smaller for frames of a game and several times slower to draw from. The answers are the
-            same, bit for bit.
+        residency: where the bytes live: "ram" in plain arrays; "packed" in compressed runs of steps, many
+            times smaller for frames of a game and several times slower to draw from; "disk" in the replay
+            file alone, with only the index in memory. The answers are the same, bit for bit.
+        path: a new replay file that everything added goes to, whatever the residency; `reverie.open` resumes it.
+        durability: what survives a killed process: "step" (None means that) every step whose `add` has
+            returned; "chunk" the runs of steps that are sealed, and what was flushed, at less cost a step.
+            What survives a loss of power is what was there at the last `flush`, or more.
+        max_bytes: bytes that may be taken, of memory ("packed", by `nbytes`) or of the file ("disk"): the
+            oldest steps go when it is reached. Without `capacity` there is room for the steps that would fit
+            if they became 32 times smaller.
 
     Raises:
         BadSetting: an argument of the wrong kind or range, or a capacity that streams do not divide.
         TooLarge: the capacity does not fit into memory. Nothing is allocated then. How small packed runs
             become is not known beforehand: with "packed" only what does not depend on it is counted.
+        FileTaken: there is something at `path` already.
+        FileError: the file cannot be made.
     """
 
-    def __init__(self, spec: StepSpec, capacity: int, *, streams: int = 1, seed: int | None = None,
-                 residency: str = "ram") -> None:  # fmt: skip
-        if not isinstance(spec, StepSpec):
-            raise BadSetting(f"spec: wanted a StepSpec, got {type(spec).__name__}; wrap the fields in one")
-        self.spec = spec
-        self.capacity = positive("capacity", capacity)
-        self.streams = positive("streams", streams)
-        if self.capacity % self.streams:
-            raise BadSetting(
-                f"capacity: wanted a multiple of streams ({self.streams}), got {self.capacity}; "
-                f"each stream keeps capacity // streams steps: pass "
-                f"{max(self.capacity // self.streams, 1) * self.streams}"
-            )
-        self._rng = np.random.Generator(np.random.Philox(seed_number(seed)))
-        self._columns = spec.columns()
+    def __init__(self, spec: StepSpec, capacity: int | None = None, *, streams: int = 1, seed: int | None = None,
+                 residency: str = "ram", path: str | os.PathLike[str] | None = None,
+                 durability: str | None = None, max_bytes: int | None = None) -> None:  # fmt: skip
+        settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
+        rng = generator(seed_number(seed))
+        self._reserve(settings)
+        file = None if path is None else make_file(Path(path), settings, rng)
+        self._set_up(settings, rng, file)
+        if file is not None:
+            self._write_to(file, self._journal_of(file))
+
+    @classmethod
+    def _resume(cls, file: ReplayFile, residency: str | None) -> Self:
+        """Return the buffer that a file keeps; see `reverie.open`."""
+        settings, rng = read_settings(file, residency)
+        self = cls.__new__(cls)
+        self._reserve(settings)
+        self._set_up(settings, rng, file)
+        loader = Loader(file, self._stored, self._index, self._ring, self._finals)
+        self._notes, rows = recall(file, self._samplers)
+        if file.db.mode == "r":
+            self._file = file
+            self._turn = Follower(file, loader, rows, self._lock)
+            with self._turn:
+                return self
+        loader.load(rows)
+        journal = self._journal_of(file)
+        journal.go_on_from(loader)
+        self._write_to(file, journal)
+        return self
+
+    def _reserve(self, settings: Settings) -> None:
+        each = settings.row_bytes
+        reserve(self, each * settings.capacity, f"capacity of {settings.capacity:,} steps of {each:,} bytes")
+
+    def _set_up(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:
+        """Make the memory of an empty buffer; `file` is what it may read its bytes from."""
+        self._settings = settings
+        self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
+        self.residency, self.max_bytes = settings.residency, settings.max_bytes
+        self._rng = rng
+        self._columns, self._stored = self.spec.columns(), settings.stored
         self._obs_columns = tuple(column for column in self._columns if is_obs(column))
-        stored = (*self._columns, Column("reward", REWARD))
-        if residency not in RESIDENCIES:
-            raise BadSetting(
-                f"residency: wanted 'ram' or 'packed', got {residency!r}; choose where the bytes live"
-            )
-        self.residency = residency
-        store, finals = RESIDENCIES[residency]
-        row_bytes = store.row_bytes(stored) + np.dtype(np.int32).itemsize  # the index takes an int32 a step
-        reserve(
-            self, row_bytes * self.capacity, f"capacity of {self.capacity:,} steps of {row_bytes:,} bytes"
+        each = self.capacity // self.streams
+        self._index = EpisodeIndex(self.streams, each)
+        self._ring, self._finals = make_stores(
+            self.residency, self._stored, self._obs_columns, Runs(self.streams, each), file
         )
-        stream_capacity = self.capacity // self.streams
-        self._index = EpisodeIndex(self.streams, stream_capacity)
-        self._ring = store(stored, self.streams, stream_capacity)
-        self._finals = finals(self._obs_columns)
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks = Blocks()
-        self._intake = Intake(spec, self._columns, self._obs_columns)
+        self._intake = Intake(self.spec, self._columns, self._obs_columns)
         self._layouts: dict[tuple[bool, int, int], Layout] = {}
         self._uniform = Uniform()
+        self._samplers = SamplerStates()
+        self._notes: dict[str, Any] = {}  # what a class around this one wants to find again after a resume
         self._lock = threading.RLock()
+        # What a reader enters. A follower looks into the file for news first.
+        self._turn: AbstractContextManager[Any] = self._lock
+        self._identity = uuid.uuid4().hex  # by which copies know whose they are
+        self._file: ReplayFile | None = None
+        self._journal: Journal | None = None
+        self._drawn = False  # whether random numbers were drawn that the file does not know of
         self._closed = False
+        self._budget = None if settings.max_bytes is None else Budget(
+            settings.max_bytes, self._used_bytes, settings.raw_run_bytes, self._drop_run, self._index,
+            self._ring, self._finals,
+        )  # fmt: skip
+
+    def _journal_of(self, file: ReplayFile) -> Journal:
+        durability = self._settings.durability
+        return Journal(file, self._stored, self._index, self._ring, self._finals, durability)
+
+    def _write_to(self, file: ReplayFile, journal: Journal) -> None:
+        """Go on with a file that holds what memory holds."""
+        self._file, self._journal = file, journal
+        weakref.finalize(self, file.close).atexit = False
+        close_at_exit(self)
+        if not file.meta("clean"):  # the process that wrote it was killed: its episodes ended there
+            for stream in np.flatnonzero(self._index.open_row >= 0).tolist():
+                self.cut(stream)
+        journal.begin()
+
+    def _used_bytes(self) -> int:
+        return self._file.db.used_bytes if self.residency == "disk" and self._file else self.nbytes
+
+    def _drop_run(self, number: int) -> None:
+        if self._journal is not None:
+            self._journal.drop_run(number)
 
     # --- what there is ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return the live steps of all streams."""
-        with self._lock:
+        with self._turn:
             return self._index.live_steps()
 
     @property
@@ -105,7 +181,7 @@ class ReplayBuffer:
         live: how many of these steps are still held; return: the sum of all its rewards; ended: "running",
         "terminated" (also when truncated at the same step), "truncated" or "cut".
         """
-        with self._lock:
+        with self._turn:
             return list_episodes(self._index)
 
     def __repr__(self) -> str:
@@ -123,7 +199,7 @@ class ReplayBuffer:
         length = positive("length", length)
         if not isinstance(boundary, str) or boundary not in BOUNDARIES:
             raise BadSetting(f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see sample")
-        with self._lock:
+        with self._turn:
             return Anchors(self._index, boundary, length).count()
 
     # --- writing ---------------------------------------------------------------------------------------
@@ -147,7 +223,7 @@ class ReplayBuffer:
         """
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
-            self._check_open()
+            self._check_writable()
             self._store(stream_number(stream, self.streams), step)
 
     def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
@@ -170,7 +246,12 @@ class ReplayBuffer:
             len(which), obs, action, reward, terminated, truncated, final_obs, extras
         )
         with self._lock:
-            self._check_open()
+            self._check_writable()
+            if self._budget is not None:
+                self._budget.make_room(which.tolist())
+            if self._journal is not None:
+                self._journal.lanes(which, values, ended, final, self._news())
+                self._drawn = False
             slots, freed = self._index.make_room_many(which)
             self._finals.release(freed)
             places = np.full(len(which), NO_FINAL)
@@ -192,9 +273,12 @@ class ReplayBuffer:
         """
         final = None if final_obs is None else self._intake.final(final_obs)
         with self._lock:
-            self._check_open()
+            self._check_writable()
             stream = stream_number(stream, self.streams)
             if self._index.open_row[stream] >= 0:
+                if self._journal is not None:
+                    self._journal.cut(stream, final, self._news())
+                    self._drawn = False
                 self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
 
     # --- sampling --------------------------------------------------------------------------------------
@@ -239,12 +323,14 @@ class ReplayBuffer:
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
         burn_in = natural("burn_in", burn_in)
         sampler = self._uniform if sampler is None else check_sampler("sampler", sampler)
-        with self._lock:
+        with self._turn:
             anchors = self._anchors(boundary, length)
             layout = self._layout(boundary == "cross", batch_size, burn_in + length)
             if out is not None:
                 layout.check(out)
+            self._samplers.meet(sampler)
             drawn = sampler.draw(anchors, self._rng, batch_size)
+            self._drawn = True
             batch = layout.allocate(self._blocks) if out is None else out
             self._gatherer.fill(anchors.windows(drawn, burn_in, self._rng), batch)
             if drawn.weight is None:
@@ -264,10 +350,11 @@ class ReplayBuffer:
             BufferClosed: the buffer was closed.
         """
         batch_size = positive("batch_size", batch_size)
-        with self._lock:
+        with self._turn:
             anchors = self._anchors("inside", 1)
             windows = anchors.windows(self._uniform.draw(anchors, self._rng, batch_size), 0, self._rng)
             assert isinstance(windows, Windows)
+            self._drawn = True
             return self._gatherer.steps(windows, self.spec)
 
     # --- learning from a batch -------------------------------------------------------------------------
@@ -286,21 +373,8 @@ class ReplayBuffer:
         """
         sampler = check_batch(batch)._sampler
         assert isinstance(sampler, Sampler)
-        errors = np.asarray(td_errors)
-        mask = batch.train_mask if errors.ndim == 2 else np.ones((len(batch), 1), np.bool_)
-        if errors.ndim == 1:
-            errors = errors[:, None]
-        if errors.shape != mask.shape or errors.dtype.kind not in "biuf":
-            raise SpecMismatch(
-                f"td_errors: wanted numbers of shape {batch.train_mask.shape} or ({len(batch)},), got "
-                f"{errors.dtype} of shape {np.shape(td_errors)}; pass one per step, or one per window"
-            )
-        priorities = sampler.window_priorities(errors, mask)
-        if not (np.abs(priorities) <= np.finfo(np.float32).max).all():
-            raise SpecMismatch(
-                "td_errors: wanted finite float32 numbers, got NaN or infinity; find out where they came from"
-            )
-        with self._lock:
+        priorities = checked_priorities(sampler, batch, td_errors)
+        with self._turn:
             self._check_open()
             live = self._live(batch.stream, batch.anchor)
             sampler.update(self._index, batch.stream[live], batch.anchor[live], priorities[live])
@@ -320,30 +394,80 @@ class ReplayBuffer:
         """
         ids = check_batch(batch).step_ids()
         real = batch.mask & (ids >= 0)
-        checked = {}
-        for name, value in values.items():
-            if name not in self.spec.extras:
-                raise SpecMismatch(
-                    f"write_back: wanted one of the extra fields {sorted(self.spec.extras)}, got {name!r}; "
-                    f"declare it in the spec's extras"
-                )
-            checked[f"extras/{name}"] = self.spec.extras[name].validate(name, value, ids.shape)
+        checked = checked_extras(self.spec.extras, ids, values)
         stream = np.broadcast_to(batch.stream[:, None], ids.shape)
         with self._lock:
-            self._check_open()
+            self._check_writable()
             real &= self._live(stream, ids)
             slots = stream[real] * self._index.capacity + ids[real] % self._index.capacity
-            self._ring.rewrite(slots, {name: np.asarray(value)[real] for name, value in checked.items()})
+            chosen = {name: np.asarray(value)[real] for name, value in checked.items()}
+            if self._journal is not None and len(slots):
+                self._journal.rewrite(slots, chosen)
+            self._ring.rewrite(slots, chosen)
 
     def _live(self, stream: Ints, ids: Ints) -> npt.NDArray[np.bool_]:
         return (ids >= self._index.tail[stream]) & (ids < self._index.head[stream])
 
-    # --- closing ---------------------------------------------------------------------------------------
+    # --- the file --------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """Where the replay file is; None without one."""
+        return None if self._file is None else self._file.db.path
+
+    def flush(self) -> None:
+        """Make everything survive a loss of power: steps, episodes, samplers, random state. Nothing without a path.
+
+        Raises:
+            FileError: the file cannot be written; it is as it was, and so is the buffer.
+            BufferClosed: the buffer was closed.
+        """
+        with self._lock:
+            self._check_open()
+            if self._journal is not None:
+                self._journal.flush(self._remember())
+                self._drawn = False
+
+    def save_as(self, path: str | os.PathLike[str]) -> None:
+        """Write a whole copy of the buffer as a replay file, while others go on using the buffer.
+
+        A copy that this buffer has saved there before is brought up to date; what has not changed since is not
+        written again. On an error the copy stays as it was.
+
+        Raises:
+            FileTaken: there is something else at `path`.
+            FileError: it cannot be written.
+            BufferClosed: the buffer was closed.
+        """
+        with ExitStack() as stack:
+            with self._turn:
+                self._check_open()
+                if self._file is None:
+                    copy_memory(Path(path), self._identity, self._settings, self._index, self._ring,
+                                self._remember(), self._journal_of)  # fmt: skip
+                    return
+                self.flush()
+                source = stack.enter_context(snapshot(self._file.db.path))
+            copy_file(source, Path(path))
 
     def close(self) -> None:
-        """Take and give nothing any more. Closing twice is fine."""
+        """Flush, and take and give nothing any more. Closing twice is fine.
+
+        Raises:
+            FileError: the file cannot be written; the buffer is closed all the same, and what `durability`
+                promises is in the file.
+        """
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            self._turn = self._lock
+            if self._file is not None:
+                try:
+                    if self._journal is not None:
+                        self._journal.flush(self._remember(), clean=True)
+                finally:
+                    self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -352,15 +476,35 @@ class ReplayBuffer:
                  trace: TracebackType | None) -> None:  # fmt: skip
         self.close()
 
+    def _remember(self) -> Remembered:
+        return remember(self._rng, self._samplers, self._index, self._notes)
+
+    def _news(self) -> dict[str, Any]:
+        """Return what the next write into the file has to bring with it."""
+        return {"rng": generator_state(self._rng)} if self._drawn else {}
+
     # --- at the door -----------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self._closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
 
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._file is not None and self._journal is None:
+            raise FileError(
+                f"{self._file.db.path}: wanted a buffer open for writing, got one open for reading; "
+                f"open it with mode='r+'"
+            )
+
     def _store(self, stream: int, step: Step) -> None:
         """Store a prepared step; the caller holds the lock."""
         values, amount, ended, final = step
+        if self._budget is not None:
+            self._budget.make_room([stream])
+        if self._journal is not None:
+            self._journal.step(stream, values, ended, final, self._news())
+            self._drawn = False
         slot, freed = self._index.make_room(stream)
         self._finals.release(freed)
         place = NO_FINAL if final is None else self._finals.put(final)

@@ -1,32 +1,28 @@
-"""Packed residency: wide columns in compressed runs of steps, immutable once sealed."""
+"""Packed residency: columns in compressed runs of steps, immutable once sealed, in memory or in a file."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.codec import Codec
-from reverie.ring import Finals, Ring
+from reverie.parallel import Helpers
+from reverie.ring import Ring
+from reverie.runs import RUN, Runs
 from reverie.spec import Column
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
-# Steps in a run. Longer runs pack better, MsPacman's frames 21 times in runs of 16, 29 in runs of 32; shorter ones
-# make a window unpack less that it does not need. Measured by `make bench`.
-RUN = 32
-# A run of fewer bytes gains nothing: what Python needs to keep track of it is as large.
+# A run of fewer bytes gains nothing in memory: what Python needs to keep track of it is as large.
 LEAST_RUN_BYTES = 4096
 
 
 def is_wide(column: Column) -> bool:
-    """Whether a column is worth packing."""
+    """Whether a column is worth packing in memory."""
     return RUN * column.field.nbytes >= LEAST_RUN_BYTES
 
 
@@ -38,34 +34,93 @@ class Segment(NamedTuple):
     rows: int
 
 
-class PackedRing:
-    """The columns of every stream, those that are wide in compressed runs. Has the face of `Ring`.
+class Chunks(Protocol):
+    """Where sealed runs are kept, by number."""
 
-    A run covers the slots `run * RUN <= slot < (run + 1) * RUN` of its stream, the last run of a stream maybe
-    fewer. The run being written lies unpacked beside the packed ones. Until it is sealed, the slots behind its
-    last row still belong to the run that was there before.
+    nbytes: int
+    in_file: bool
+
+    def packs(self, column: Column) -> bool:
+        """Whether a column is kept here; the others lie plain in memory."""
+
+    def put(self, number: int, packed: Mapping[str, bytes]) -> None:
+        """Keep the columns of a run in place of the run that had the number before."""
+
+    def get(self, name: str, numbers: Sequence[int]) -> list[bytes]:
+        """Return one column of these runs."""
+
+    def drop(self, number: int) -> None:
+        """Forget a run."""
+
+
+class MemoryChunks:
+    """Chunks in memory: of wide columns only.
+
+    Args:
+        runs: how the streams are cut.
+    """
+
+    __slots__ = ("_runs", "nbytes")
+    in_file = False
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs: list[Mapping[str, bytes] | None] = [None] * runs.count
+        self.nbytes = 8 * runs.count
+
+    def packs(self, column: Column) -> bool:
+        """Whether a column is wide enough."""
+        return is_wide(column)
+
+    def put(self, number: int, packed: Mapping[str, bytes]) -> None:
+        """Keep the columns of a run in place of the run that had the number before."""
+        self.drop(number)
+        self._runs[number] = packed
+        self.nbytes += sum(map(len, packed.values()))
+
+    def get(self, name: str, numbers: Sequence[int]) -> list[bytes]:
+        """Return one column of these runs."""
+        return [self._run(number)[name] for number in numbers]
+
+    def drop(self, number: int) -> None:
+        """Forget a run."""
+        if self._runs[number] is not None:
+            self.nbytes -= sum(map(len, self._run(number).values()))
+            self._runs[number] = None
+
+    def _run(self, number: int) -> Mapping[str, bytes]:
+        run = self._runs[number]
+        assert run is not None, "only sealed runs are asked for"
+        return run
+
+
+class PackedRing:
+    """The columns of every stream, those worth it in packed runs. Has the face of `Ring`.
+
+    The run being written lies unpacked beside the sealed ones, until the next one begins. Up to then, the slots
+    behind its last row still belong to the run that was there before.
 
     Args:
         columns: name and field of every column.
         streams: how many streams there are.
         capacity: slots of each.
+        chunks: where sealed runs are kept; None keeps them in memory.
     """
 
-    def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
+    def __init__(
+        self, columns: Iterable[Column], streams: int, capacity: int, chunks: Chunks | None = None
+    ) -> None:
         columns = tuple(columns)
-        self._wide = {column.name: column.field for column in columns if is_wide(column)}
-        self._narrow = Ring((column for column in columns if not is_wide(column)), streams, capacity)
-        self._capacity = capacity
-        self._runs = -(-capacity // RUN)  # of each stream
+        self._runs = Runs(streams, capacity)
+        self._chunks: Chunks = MemoryChunks(self._runs) if chunks is None else chunks
+        packs = self._chunks.packs
+        self._wide = {column.name: column.field for column in columns if packs(column)}
+        self._narrow = Ring((column for column in columns if not packs(column)), streams, capacity)
         self._open = {
             name: np.empty((streams, RUN, *field.shape), field.dtype) for name, field in self._wide.items()
         }
-        self._open_run = np.full(streams, -1, np.int64)  # stream -> the run being written
+        self._open_run = np.full(streams, -1, np.int64)  # stream -> number of the run being written
         self._filled = np.zeros(streams, np.int64)  # stream -> rows of it that are written
-        self._packed: dict[str, list[bytes | None]] = {
-            name: [None] * (streams * self._runs) for name in self._wide
-        }
-        self._packed_bytes = 0
+        self.reads_file = self._chunks.in_file
         self._codec = Codec()
         self._helpers = Helpers()
 
@@ -77,63 +132,51 @@ class PackedRing:
     @property
     def nbytes(self) -> int:
         """Bytes held now: packed runs, runs being written, and narrow columns at full capacity."""
-        references = sum(8 * len(runs) for runs in self._packed.values())
-        return (
-            self._narrow.nbytes
-            + sum(array.nbytes for array in self._open.values())
-            + self._packed_bytes
-            + references
-        )
-
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of the packed runs alone."""
-        return self._packed_bytes
+        return self._narrow.nbytes + sum(array.nbytes for array in self._open.values()) + self._chunks.nbytes
 
     def write(self, slot: int | Ints, values: Mapping[str, Any]) -> None:
         """Store one step, or one step for each of several streams, in the order of each stream's slots."""
         self._narrow.write(slot, {name: value for name, value in values.items() if name not in self._wide})
         slots = np.atleast_1d(slot)
-        stream, within = np.divmod(slots, self._capacity)
-        run, row = np.divmod(within, RUN)
+        number, row = self._runs.of_slots(slots)
+        stream = number // self._runs.each
+        # A ring of one run begins the same run again.
+        whole = (row == 0) & (self._filled[stream] == self._runs.rows_of(number))
+        for lane in (whole | (self._open_run[stream] != number)).nonzero()[0].tolist():
+            self.seal(int(stream[lane]))
         for name in self._wide:
             if name in values:
                 self._open[name][stream, row] = values[name]
-        self._open_run[stream] = run
+        self._open_run[stream] = number
         self._filled[stream] = row + 1
-        full = (row + 1 == RUN) | (within + 1 == self._capacity)
-        for lane in full.nonzero()[0].tolist():
-            self._seal(int(stream[lane]), int(run[lane]), int(row[lane]) + 1)
 
-    def _seal(self, stream: int, run: int, rows: int) -> None:
-        for name in self._wide:
-            packed = self._codec.pack(self._open[name][stream, :rows])
-            old = self._packed[name][stream * self._runs + run]
-            self._packed[name][stream * self._runs + run] = packed
-            self._packed_bytes += len(packed) - (0 if old is None else len(old))
-        self._filled[stream] = 0
-        self._open_run[stream] = -1
+    def seal(self, stream: int) -> None:
+        """Pack the run being written, if there is one: it is whole."""
+        number = self._open_run.item(stream)
+        if number >= 0:
+            rows = self._filled.item(stream)
+            self._chunks.put(
+                number, {name: self._codec.pack(self._open[name][stream, :rows]) for name in self._wide}
+            )
+            self._open_run[stream] = -1
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
         """Store new values for steps that lie there already."""
         self._narrow.write(slots, {name: value for name, value in values.items() if name not in self._wide})
-        stream, within = np.divmod(slots, self._capacity)
-        run, row = np.divmod(within, RUN)
-        unpacked = (run == self._open_run[stream]) & (row < self._filled[stream])
-        for name, value in values.items():
-            if name not in self._wide:
-                continue
+        number, row = self._runs.of_slots(slots)
+        stream = number // self._runs.each
+        unpacked = (number == self._open_run[stream]) & (row < self._filled[stream])
+        wide = {name: value for name, value in values.items() if name in self._wide}
+        for name, value in wide.items():
             self._open[name][stream[unpacked], row[unpacked]] = value[unpacked]
-            number = stream * self._runs + run
-            for packed_run in np.unique(number[~unpacked]).tolist():
-                here = ~unpacked & (number == packed_run)
-                rows = self._unpack(self._codec, name, packed_run).copy()
+        for sealed in np.unique(number[~unpacked]).tolist() if wide else ():
+            here = ~unpacked & (number == sealed)
+            packed = {name: self._chunks.get(name, [sealed])[0] for name in self._wide}
+            for name, value in wide.items():
+                rows = self._unpack(self._codec, name, packed[name]).copy()
                 rows[row[here]] = value[here]
-                packed = self._codec.pack(rows)
-                old = self._packed[name][packed_run]
-                assert old is not None
-                self._packed_bytes += len(packed) - len(old)
-                self._packed[name][packed_run] = packed
+                packed[name] = self._codec.pack(rows)
+            self._chunks.put(sealed, packed)
 
     def gather(self, name: str, slots: Ints, out: Array) -> None:
         """Copy the rows at `slots` into `out`, whose leading axes are those of `slots`."""
@@ -142,117 +185,59 @@ class PackedRing:
             return
         flat = slots.reshape(-1)
         places = out.reshape(len(flat), *self._wide[name].shape)
-        stream, within = np.divmod(flat, self._capacity)
-        run, row = np.divmod(within, RUN)
-        unpacked = (run == self._open_run[stream]) & (row < self._filled[stream])
+        number, row = self._runs.of_slots(flat)
+        stream = number // self._runs.each
+        unpacked = (number == self._open_run[stream]) & (row < self._filled[stream])
         # Windows are contiguous: most of a run's rows go to one place each, as one copy.
-        key = np.where(unpacked, -1 - stream, stream * self._runs + run)
+        key = np.where(unpacked, -1 - stream, number)
         breaks = ((key[1:] != key[:-1]) | (row[1:] != row[:-1] + 1)).nonzero()[0] + 1
         begins = np.concatenate([[0], breaks])
         counts = np.diff(np.append(begins, len(flat)))
         wanted: dict[int, list[Segment]] = {}
         for place, count in zip(begins.tolist(), counts.tolist(), strict=True):
             wanted.setdefault(key.item(place), []).append(Segment(place, row.item(place), count))
+        sealed = [run for run in wanted if run >= 0]
+        packed = dict(zip(sealed, self._chunks.get(name, sealed), strict=True))
 
         def copy(codec: Codec, runs: Sequence[int]) -> None:
-            for number in runs:
-                rows = self._open[name][-1 - number] if number < 0 else self._unpack(codec, name, number)
-                for place, first, count in wanted[number]:
+            for run in runs:
+                rows = self._open[name][-1 - run] if run < 0 else self._unpack(codec, name, packed[run])
+                for place, first, count in wanted[run]:
                     places[place : place + count] = rows[first : first + count]
 
         self._helpers.share(copy, list(wanted))
 
-    def _unpack(self, codec: Codec, name: str, number: int) -> Array:
-        packed = self._packed[name][number]
-        assert packed is not None, "only written slots are asked for"
+    def peek(self, name: str, slot: int) -> Array:
+        """Return the newest value of a column of some stream, which lies at `slot`."""
+        if name not in self._wide:
+            return self._narrow.peek(name, slot)
+        stream, within = divmod(slot, self._runs.capacity)
+        value: Array = self._open[name][stream, within % RUN]
+        return value
+
+    def pack_run(self, number: int, rows: int, codec: Codec) -> dict[str, bytes]:
+        """Return a sealed run of `rows` rows, packed, by column."""
+        packed = {name: self._chunks.get(name, [number])[0] for name in self._wide}
+        return packed | self._narrow.pack_run(number, rows, codec)
+
+    def load_run(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> None:
+        """Take a whole run as `pack_run` gave it.
+
+        Raises:
+            ValueError: narrow columns are not such bytes, or not as many rows as the run has.
+        """
+        self._narrow.load_run(number, packed, codec)
+        if self._wide:
+            self._chunks.put(number, {name: packed[name] for name in self._wide})
+
+    def drop_run(self, number: int) -> None:
+        """Let go of a sealed run of which no step is live any more."""
+        self._chunks.drop(number)
+
+    def forget_open(self) -> None:
+        """Forget the runs being written, which are about to be written again."""
+        self._open_run[:] = -1
+
+    def _unpack(self, codec: Codec, name: str, packed: bytes) -> Array:
         field = self._wide[name]
         return codec.unpack(packed, (-1, *field.shape), field.dtype)
-
-
-class PackedFinals:
-    """Final observations, each packed by itself. Has the face of `Finals`."""
-
-    def __init__(self, columns: Sequence[Column]) -> None:
-        self._fields = {column.name: column.field for column in columns}
-        self._codec = Codec()
-        self._packed: list[dict[str, bytes] | None] = []
-        self._free: list[int] = []
-        self.nbytes = 0
-
-    def put(self, values: Mapping[str, Any]) -> int:
-        """Store one final observation and return its place."""
-        packed = {
-            name: self._codec.pack(np.ascontiguousarray(np.asarray(values[name]), field.dtype))
-            for name, field in self._fields.items()
-        }
-        self.nbytes += sum(map(len, packed.values()))
-        if self._free:
-            place = self._free.pop()
-            self._packed[place] = packed
-            return place
-        self._packed.append(packed)
-        return len(self._packed) - 1
-
-    def release(self, places: Iterable[int]) -> None:
-        """Let these places be used again."""
-        for place in places:
-            packed = self._packed[place]
-            assert packed is not None
-            self.nbytes -= sum(map(len, packed.values()))
-            self._packed[place] = None
-            self._free.append(place)
-
-    def gather(self, name: str, places: Ints) -> Array:
-        """Return the final observations at `places`, one row each."""
-        field = self._fields[name]
-        rows = np.empty((len(places), *field.shape), field.dtype)
-        for row, place in enumerate(places.tolist()):
-            packed = self._packed[place]
-            assert packed is not None
-            rows[row] = self._codec.unpack(packed[name], field.shape, field.dtype)
-        return rows
-
-
-class Helpers:
-    """Shares work on many runs between the cores there are; zstd and large copies let go of the interpreter."""
-
-    LEAST_RUNS = 8  # below, waking a thread costs more than it saves
-
-    def __init__(self) -> None:
-        self._cores = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
-        self._pool: ThreadPoolExecutor | None = None
-        self._local = threading.local()
-
-    def _codec(self) -> Codec:
-        codec: Codec | None = getattr(self._local, "codec", None)
-        if codec is None:
-            codec = self._local.codec = Codec()
-        return codec
-
-    def share(self, work: Callable[[Codec, Sequence[int]], None], runs: list[int]) -> None:
-        """Call `work(codec, some of the runs)` so that all runs are worked on once; raise what it raises."""
-        if self._cores == 1 or len(runs) < self.LEAST_RUNS:
-            work(self._codec(), runs)
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._cores - 1, thread_name_prefix="reverie-unpack")
-        parts = [runs[part :: self._cores] for part in range(self._cores)]
-        others = [self._pool.submit(self._work, work, part) for part in parts[1:]]
-        work(self._codec(), parts[0])
-        for other in others:
-            other.result()
-
-    def _work(self, work: Callable[[Codec, Sequence[int]], None], runs: Sequence[int]) -> None:
-        work(self._codec(), runs)
-
-
-Store = Ring | PackedRing
-FinalStore = Finals | PackedFinals
-
-# residency -> how steps and final observations are kept
-RESIDENCIES: dict[str, tuple[type[Ring] | type[PackedRing], type[Finals] | type[PackedFinals]]] = {
-    "ram": (Ring, Finals),
-    "packed": (PackedRing, PackedFinals),
-}

@@ -23,6 +23,7 @@ from reverie.door import (
 from reverie.draws import uniform_steps
 from reverie.episodes import CUT, NO_FINAL, RUNNING, TERMINATED, Ints
 from reverie.errors import BadSetting, BufferFull, NotEnoughData, SpecMismatch
+from reverie.mending import replace_stream
 from reverie.ring import Ring
 from reverie.spec import Field, StepSpec
 
@@ -165,7 +166,7 @@ class IRISReplayBuffer:
                    np.add.reduceat(rewards, starts))  # fmt: skip
         index = self._engine._index
         places = index.final[index.live_rows()]
-        index.restore(0, head, tail, zip(*(column.tolist() for column in columns), strict=True))
+        replace_stream(index, 0, head, tail, zip(*(column.tolist() for column in columns), strict=True))
         self._engine._finals.release(places[places != NO_FINAL].tolist())
         self._moved = self._moved or bool(self._set.keys() & {"idx", "full"})
         self._steps_before, self._episodes = steps - head, episodes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -38,6 +36,7 @@ class EpisodeIndex:
             observation or NO_FINAL; `ordinal` counts the episodes of its stream as they began, `order`
             those of all streams; `total` is the return.
         open_row, front_row: (streams,) the running episode, the oldest live episode, or NO_ROW.
+        next_order: the `order` of the episode that begins next.
         begun, dropped: (streams,) episodes ever begun, and of these how many are live no more: the live
             ones of a stream have the ordinals `dropped <= ordinal < begun`.
     """
@@ -56,7 +55,7 @@ class EpisodeIndex:
         self._row_of = np.full((streams, 8), NO_ROW, np.int64)  # stream, ordinal % width -> row
         self._lengths = LengthTable()
         self._free_rows: list[int] = []
-        self._order = 0  # episodes ever begun, over all streams
+        self.next_order = 0
         self._allocate(max(64, streams))
         self._free_rows = list(range(len(self.start) - 1, -1, -1))
 
@@ -98,6 +97,11 @@ class EpisodeIndex:
             if self.tail.item(stream) >= self._front_stop.item(stream):
                 freed = self._drop_fronts([stream])
         return stream * self.capacity + head % self.capacity, freed
+
+    def evict(self, stream: int, tail: int) -> list[int]:
+        """Let the steps of `stream` before the id `tail` go; return the final places that became free."""
+        self.tail[stream] = tail
+        return self._drop_fronts([stream])
 
     def make_room_many(self, streams: Ints) -> tuple[Ints, list[int]]:
         """Return the slots for the next step of each of `streams` (distinct), and the final places freed."""
@@ -206,34 +210,6 @@ class EpisodeIndex:
                     self._lengths.add(self.stop.item(row) - self.start.item(row), row)
         self._free_rows = [row for row in range(len(self.start) - 1, -1, -1) if row not in live]
 
-    def restore(self, stream: int, head: int, tail: int, episodes: Iterable[tuple[int, int, int, int, float]],
-                ) -> None:  # fmt: skip
-        """Replace all that is known of one stream.
-
-        Args:
-            stream: the stream; what was known of it is forgotten, its final places included.
-            head: the next id to be written; tail: the oldest live id.
-            episodes: (start, stop, ended, final, total) of each episode that has a live step, oldest
-                first and without gaps; only the last one may be RUNNING.
-        """
-        for ordinal in range(self.dropped.item(stream), self.begun.item(stream)):
-            row = self.row_of(stream, ordinal)
-            if row not in (self.front_row[stream], self.open_row[stream]):
-                self._lengths.remove(self.stop.item(row) - self.start.item(row), row)
-            self._free_rows.append(row)
-        self.dropped[stream] = self.begun[stream]
-        self.front_row[stream] = self.open_row[stream] = NO_ROW
-        self._front_stop[stream] = NEVER
-        self.head[stream], self.tail[stream] = head, tail
-        for start, stop, ended, final, total in episodes:
-            row = self._begin(stream, start)
-            self.stop[row], self.settled[row] = stop, stop - 1
-            self.total[row] = total
-            ids = np.arange(max(start, tail), stop)
-            self.row_of_slot[stream * self.capacity + ids % self.capacity] = row
-            if ended:
-                self._end(stream, row, ended, final)
-
     def _begin(self, stream: int, head: int) -> int:
         if not self._free_rows:
             old = len(self.start)
@@ -244,8 +220,8 @@ class EpisodeIndex:
         self.ended[row] = RUNNING
         self.final[row] = NO_FINAL
         self.stream[row] = stream
-        self.order[row] = self._order
-        self._order += 1
+        self.order[row] = self.next_order
+        self.next_order += 1
         self.total[row] = 0.0
         ordinal = self.begun.item(stream)
         self.ordinal[row] = ordinal

@@ -27,3 +27,15 @@ class BufferClosed(ReplayError, RuntimeError):
 
 class TooLarge(ReplayError, MemoryError):
     """The asked capacity cannot fit into this machine's memory."""
+
+
+class FileError(ReplayError, OSError):
+    """A replay file cannot be opened, read or written: missing, taken, damaged, full, or not such a file."""
+
+
+class FileMissing(FileError, FileNotFoundError):
+    """There is no replay file at this path."""
+
+
+class FileTaken(FileError, FileExistsError):
+    """There is something at this path already; nothing is ever overwritten."""

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
-from reverie.chunks import FinalStore, Store
 from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.memory import ALIGNMENT, Blocks
 from reverie.spec import Column, StepSpec, tree_build, tree_leaves
+from reverie.stores import FinalStore, Store
 from reverie.windows import CrossWindows, Windows
 
 Array = npt.NDArray[Any]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reverie.codec import Codec
+from reverie.runs import Runs
 from reverie.spec import Column
 
 Array = npt.NDArray[Any]
@@ -25,9 +27,11 @@ class Ring:
         capacity: slots of each.
     """
 
-    __slots__ = ("columns",)
+    __slots__ = ("_runs", "columns")
+    reads_file = False  # whether sealed runs are read from the replay file
 
     def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
+        self._runs = Runs(streams, capacity)
         # zeros, not empty: the kernel hands out zero pages lazily, so nothing is committed before it is used.
         self.columns: dict[str, Array] = {
             column.name: np.zeros((streams * capacity, *column.field.shape), column.field.dtype)
@@ -59,6 +63,36 @@ class Ring:
         # default would buffer all of it to be able to undo. Slots are always in range.
         self.columns[name].take(slots, 0, out, "clip")
 
+    def peek(self, name: str, slot: int) -> Array:
+        """Return the newest value of a column of some stream, which lies at `slot`."""
+        value: Array = self.columns[name][slot]
+        return value
+
+    def seal(self, stream: int) -> None:
+        """Take note that the run being written is whole: nothing changes here."""
+
+    def pack_run(self, number: int, rows: int, codec: Codec) -> dict[str, bytes]:
+        """Return the first `rows` rows of a run, packed, by column."""
+        first = self._runs.slots(number).start
+        return {name: codec.pack(array[first : first + rows]) for name, array in self.columns.items()}
+
+    def load_run(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> None:
+        """Take a whole run as `pack_run` gave it.
+
+        Raises:
+            ValueError: these are not such bytes, or not as many rows as the run has.
+        """
+        slots = self._runs.slots(number)
+        for name, array in self.columns.items():
+            rows = array[slots]
+            rows[...] = codec.unpack(packed[name], rows.shape, array.dtype)
+
+    def drop_run(self, number: int) -> None:
+        """Let go of a run of which no step is live any more: nothing changes here."""
+
+    def forget_open(self) -> None:
+        """Forget the runs being written, which are about to be written again: nothing changes here."""
+
 
 class Finals:
     """Final observations, one per ended episode that gave one, in places that are used again.
@@ -88,6 +122,20 @@ class Finals:
             array[place] = values[name]
         self._free.pop()
         return place
+
+    def load(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> int:
+        """Take the final observation of an episode as the file has it, and return its place."""
+        return self.put({
+            name: codec.unpack(packed[name], array.shape[1:], array.dtype)
+            for name, array in self.columns.items()
+        })  # fmt: skip
+
+    def packed(self, place: int, codec: Codec) -> dict[str, bytes]:
+        """Return the final observation at `place`, packed, by column."""
+        return {name: codec.pack(array[place]) for name, array in self.columns.items()}
+
+    def filed(self, place: int, number: int) -> None:
+        """Take note that the file has it now: nothing changes here."""
 
     def gather(self, name: str, places: Ints) -> Array:
         """Return the final observations at `places`, one row each."""

@@ -24,7 +24,7 @@ class StepWeights:
     stays small, however high such a step's weight is.
     """
 
-    __slots__ = ("_barred", "_index", "_kind", "_seen", "barred", "tree", "weights")
+    __slots__ = ("_barred", "_index", "_kind", "_low", "_seen", "barred", "tree", "weights")
 
     def __init__(self) -> None:
         self._index: EpisodeIndex | None = None
@@ -36,6 +36,7 @@ class StepWeights:
         self._barred = np.zeros(self.tree.size, np.bool_)
         self.barred = 0  # how many slots are
         self._seen = np.zeros(index.streams, np.int64)  # head of each stream at the last call
+        self._low = np.zeros(index.streams, np.int64)  # tail of each stream at the last call
         self._kind: tuple[str, int] | None = None  # boundary and length that steps are barred for
 
     def follow(self, index: EpisodeIndex, fresh: float) -> Ints:
@@ -47,10 +48,24 @@ class StepWeights:
         if self._index is None:
             self._bind(index)
         serve(self._index, index)
+        self._forget_early(index)
         slots = self._new_slots(index)
         if len(slots):
             self.set(slots, fresh)
         return slots
+
+    def _forget_early(self, index: EpisodeIndex) -> None:
+        """Take the weight from steps that were evicted before their slots are needed: a budget of bytes does that."""
+        for stream in (
+            range(index.streams)
+            if index.streams < 4
+            else np.flatnonzero(index.tail > np.maximum(index.head - index.capacity, self._low)).tolist()
+        ):
+            tail = index.tail.item(stream)
+            low = max(self._low.item(stream), index.head.item(stream) - index.capacity)
+            if tail > low:
+                self.set(stream * index.capacity + np.arange(low, tail) % index.capacity, 0.0)
+        self._low[:] = index.tail
 
     def aim(self, anchors: Anchors) -> None:
         """Be ready to draw these anchors: others than before may be barred now."""

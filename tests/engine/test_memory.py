@@ -6,7 +6,6 @@ import pytest
 
 import reverie as rv
 from reverie import buffer, memory
-from reverie.ring import Ring
 
 
 def test_a_block_returns_only_when_nobody_looks():
@@ -59,15 +58,11 @@ def test_a_refused_capacity_allocates_nothing(monkeypatch):
     """A buffer that is too large is refused before any array is made."""
     monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)
 
-    class Refusing(Ring):
-        def __init__(self, *_):
-            raise AssertionError("allocated")
-
     def allocate(*_, **__):
         raise AssertionError("allocated")
 
     monkeypatch.setattr(buffer, "EpisodeIndex", allocate)
-    monkeypatch.setattr(buffer, "RESIDENCIES", {"ram": (Refusing, Refusing)})
+    monkeypatch.setattr(buffer, "make_stores", allocate)
     spec = rv.StepSpec(rv.Field((1000,), "uint8"), rv.Field((), "int64"))
     with pytest.raises(rv.TooLarge, match=r"wanted 6\.10 MB of memory, got 1\.00 MB available"):
         rv.ReplayBuffer(spec, 6000)

@@ -6,6 +6,7 @@ from helpers import scalar_spec
 
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, chi_square_p
+from reverie.mending import replace_stream
 from reverie.sumtree import SumTree
 
 
@@ -292,7 +293,7 @@ def test_a_slot_without_a_live_step_is_never_drawn(make, streams):
         index.make_room(stream)
     assert drawn() == set(range(11, 20))
     for stream in range(streams):
-        index.restore(stream, 4, 0, [(0, 4, 1, -1, 0.0)])
+        replace_stream(index, stream, 4, 0, [(0, 4, 1, -1, 0.0)])
     assert drawn() == set(range(4))
 
 

@@ -1,0 +1,58 @@
+"""What a learner gives back for a batch, checked before any of it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.batch import Batch
+from reverie.draws import Sampler
+from reverie.episodes import Ints
+from reverie.errors import SpecMismatch
+from reverie.spec import Field
+
+
+def checked_priorities(sampler: Sampler, batch: Batch, td_errors: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return one priority for each window of a batch, as its sampler makes them of TD errors.
+
+    Raises:
+        SpecMismatch: errors of another shape, or one that is not finite.
+        BadSetting: the sampler keeps no priorities.
+    """
+    errors = np.asarray(td_errors)
+    mask = batch.train_mask if errors.ndim == 2 else np.ones((len(batch), 1), np.bool_)
+    if errors.ndim == 1:
+        errors = errors[:, None]
+    if errors.shape != mask.shape or errors.dtype.kind not in "biuf":
+        raise SpecMismatch(
+            f"td_errors: wanted numbers of shape {batch.train_mask.shape} or ({len(batch)},), got "
+            f"{errors.dtype} of shape {np.shape(td_errors)}; pass one per step, or one per window"
+        )
+    priorities = sampler.window_priorities(errors, mask)
+    if not (np.abs(priorities) <= np.finfo(np.float32).max).all():
+        raise SpecMismatch(
+            "td_errors: wanted finite float32 numbers, got NaN or infinity; find out where they came from"
+        )
+    return priorities
+
+
+def checked_extras(
+    extras: Mapping[str, Field], ids: Ints, values: Mapping[str, npt.ArrayLike]
+) -> dict[str, Any]:
+    """Return new values of extra fields, by column; ids are those of the steps, whose shape they must have.
+
+    Raises:
+        SpecMismatch: an unknown field, or a value that does not fit it.
+    """
+    checked = {}
+    for name, value in values.items():
+        if name not in extras:
+            raise SpecMismatch(
+                f"write_back: wanted one of the extra fields {sorted(extras)}, got {name!r}; "
+                f"declare it in the spec's extras"
+            )
+        checked[f"extras/{name}"] = extras[name].validate(name, value, ids.shape)
+    return checked

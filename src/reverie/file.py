@@ -1,0 +1,392 @@
+"""The replay file: its tables, and the checksum of every row. `docs/format.md` is the promise kept here."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reverie.database import Database, sync_folder
+from reverie.errors import FileError, FileMissing, FileTaken
+from reverie.lock import WriterLock
+from reverie.runs import RUN
+
+APPLICATION_ID = 0x72657665  # "reve" in ASCII
+FORMAT = 1
+
+Blobs = Mapping[str, bytes]
+
+
+class Run(NamedTuple):
+    """The numbers of a sealed run."""
+
+    number: int
+    stream: int
+    first: int  # id of its first step
+    steps: int
+
+
+class StepRow(NamedTuple):
+    """A step of a run that is not sealed yet."""
+
+    stream: int
+    id: int
+    ended: int
+    values: Blobs
+    final: Blobs | None
+
+
+class EpisodeRow(NamedTuple):
+    """An episode that has live steps."""
+
+    number: int  # counts the episodes of all streams as they began
+    stream: int
+    ordinal: int  # counts those of its stream
+    start: int
+    stop: int
+    ended: int
+    total: float
+    final: Blobs | None
+
+
+# How the numbers of a row are laid out for its checksum: little-endian int64, and a float64 for the return.
+RUN_FORM, STEP_FORM, EPISODE_FORM = "<4q", "<4q", "<6qd"
+
+
+def checksums(form: str, numbers: Sequence[float], blobs: Iterable[bytes | None]) -> bytes:
+    """Return the checksums of a row as little-endian uint32: of its numbers, then of each of its blobs.
+
+    The CRC-32 of a blob continues that of the numbers, so that a blob in a wrong row is noticed. NULL has the
+    complement of the numbers' own.
+    """
+    first = zlib.crc32(struct.pack(form, *numbers))
+    crcs = [first, *[first ^ 0xFFFFFFFF if blob is None else zlib.crc32(blob, first) for blob in blobs]]
+    return struct.pack(f"<{len(crcs)}I", *crcs)
+
+
+def text_checksum(name: str, value: str) -> int:
+    """Return the CRC-32 of a named text."""
+    return zlib.crc32(f"{name}\0{value}".encode())
+
+
+class ReplayFile:
+    """An open replay file. Whatever is read has been checked against its checksum.
+
+    Args:
+        db: the connection.
+        columns: flat names of the stored columns in the order of the tables'; obs: of the observation's.
+    """
+
+    def __init__(self, db: Database, columns: Sequence[str], obs: Sequence[str]) -> None:
+        self.db = db
+        self._lock: WriterLock | None = None
+        self.columns, self.obs_columns = tuple(columns), tuple(obs)
+        quoted = _quoted(columns)
+        self._quoted = dict(zip(self.columns, quoted, strict=True))
+        finals = _quoted([f"final_{name}" for name in obs])
+        self._all_values, self._all_finals = ", ".join(quoted), ", ".join(finals)
+        values = ", ".join(f"{name} BLOB NOT NULL" for name in quoted)
+        ends = ", ".join(f"{name} BLOB" for name in finals)
+        self.schema = [
+            "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
+            "CREATE TABLE arrays (name TEXT PRIMARY KEY, form TEXT NOT NULL, checksum INTEGER NOT NULL,"
+            " data BLOB NOT NULL)",
+            "CREATE TABLE runs (number INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first INTEGER NOT NULL,"
+            f" steps INTEGER NOT NULL, checksums BLOB NOT NULL, {values})",
+            "CREATE TABLE steps (number INTEGER PRIMARY KEY, stream INTEGER NOT NULL, id INTEGER NOT NULL,"
+            f" ended INTEGER NOT NULL, checksums BLOB NOT NULL, {values}, {ends})",
+            "CREATE TABLE episodes (number INTEGER PRIMARY KEY, stream INTEGER NOT NULL,"
+            " ordinal INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,"
+            f" ended INTEGER NOT NULL, total REAL NOT NULL, checksums BLOB NOT NULL, {ends})",
+            "CREATE UNIQUE INDEX episodes_of_stream ON episodes (stream, ordinal)",
+        ]
+        self._put_run = _insert("runs", 5 + len(quoted))
+        self._put_step = _insert("steps", 5 + len(quoted) + len(finals))
+        self._put_episode = _insert("episodes", 8 + len(finals))
+
+    @classmethod
+    def create(
+        cls, path: Path, meta: Mapping[str, Any], columns: Sequence[str], obs: Sequence[str]
+    ) -> ReplayFile:
+        """Make a new file and open it for writing.
+
+        Raises:
+            FileTaken: there is something at `path` already.
+            FileError: it cannot be made.
+        """
+        if not path.parent.is_dir():
+            raise FileMissing(
+                f"{path}: wanted a folder to put it in, got none; make {str(path.parent)!r} first"
+            )
+        # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
+        draft = path.with_name(f"{path.name}.new-{os.getpid()}")
+        try:
+            with suppress(FileNotFoundError):
+                draft.unlink()  # of a process that had this number and was killed
+            db = Database(draft, "new")
+            try:
+                file = cls(db, columns, obs)
+                db.do(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.do(f"PRAGMA user_version = {FORMAT}")
+                with db.writing():
+                    for statement in file.schema:
+                        db.do(statement)
+                    for name, value in {**meta, "columns": list(columns), "obs_columns": list(obs)}.items():
+                        file.put_meta(name, value)
+                db.do("PRAGMA journal_mode = WAL")
+            finally:
+                db.close()
+            os.link(draft, path)
+        except FileError:
+            raise
+        except FileExistsError as error:
+            raise FileTaken(
+                f"{path}: wanted a path that is free, got one that exists; "
+                f"reverie.open resumes it, and nothing is ever overwritten"
+            ) from error
+        except OSError as error:
+            raise FileError(
+                f"{path}: wanted to make a file, got {error.strerror}; choose another place"
+            ) from error
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+        sync_folder(path.parent)
+        return cls.open(path, "r+")
+
+    @classmethod
+    def open(cls, path: Path, mode: str) -> ReplayFile:
+        """Open an existing file and check that it is one.
+
+        Raises:
+            FileMissing: there is none.
+            FileError: it is none, a newer one, or damaged.
+        """
+        if not path.exists():
+            raise FileMissing(f"{path}: wanted a replay file, got no file; check the path, or make a buffer")
+        if not path.is_file():
+            raise FileError(f"{path}: wanted a replay file, got a folder or device; check the path")
+        lock = WriterLock(path) if mode == "r+" else None
+        try:
+            file = cls._open(Database(path, mode))
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        file._lock = lock
+        return file
+
+    @classmethod
+    def _open(cls, db: Database) -> ReplayFile:
+        path = db.path
+        try:
+            if db.one("PRAGMA application_id") != APPLICATION_ID:
+                raise FileError(f"{path}: wanted a replay file, got another kind of file; check the path")
+            version = db.one("PRAGMA user_version")
+            if version != FORMAT:
+                raise FileError(
+                    f"{path}: wanted format version {FORMAT}, got {version}; "
+                    f"open it with the version of reverie that wrote it, or a newer one"
+                )
+            if db.mode == "r+":
+                db.keep_log()
+            bare = cls(db, ["reward"], ["obs"])
+            file = cls(db, bare.meta("columns"), bare.meta("obs_columns"))
+            found = db.rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
+            if [sql for (sql,) in found] != file.schema:
+                raise db.damaged("its tables are not those of a replay file")
+        except BaseException:
+            db.close()
+            raise
+        return file
+
+    def close(self) -> None:
+        """Close it, and let others write. Closing twice is fine."""
+        self.db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    # --- named values ----------------------------------------------------------------------------------
+
+    def meta(self, name: str, default: Any = None) -> Any:
+        """Return a named JSON value, or `default` if that is given and there is none."""
+        for value, checksum in self.db.rows("SELECT value, checksum FROM meta WHERE name = ?", (name,)):
+            if type(value) is not str or text_checksum(name, value) != checksum:
+                raise self.db.damaged(f"the checksum of meta {name!r} is wrong")
+            return json.loads(value)
+        if default is None:
+            raise self.db.damaged(f"meta {name!r} is missing")
+        return default
+
+    def names(self) -> list[str]:
+        """Return the names of all JSON values."""
+        return [name for (name,) in self.db.rows("SELECT name FROM meta ORDER BY name")]
+
+    def put_meta(self, name: str, value: Any) -> None:
+        """Set a named JSON value."""
+        text = json.dumps(value)
+        self.db.do("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, text_checksum(name, text)))
+
+    def arrays(self) -> dict[str, tuple[str, bytes]]:
+        """Return all named arrays: for each its dtype and shape as a text, and its packed bytes."""
+        found = {}
+        for name, form, checksum, data in self.db.rows("SELECT name, form, checksum, data FROM arrays"):
+            if (type(name), type(form), type(data)) != (str, str, bytes):
+                raise self.db.damaged("an array has lost its name")
+            if zlib.crc32(data, text_checksum(name, form)) != checksum:
+                raise self.db.damaged(f"the checksum of array {name!r} is wrong")
+            found[name] = form, data
+        return found
+
+    def put_arrays(self, arrays: Mapping[str, tuple[str, bytes]]) -> None:
+        """Replace all named arrays."""
+        self.db.do("DELETE FROM arrays")
+        for name, (form, data) in arrays.items():
+            checksum = zlib.crc32(data, text_checksum(name, form))
+            self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", (name, form, checksum, data))
+
+    # --- runs ------------------------------------------------------------------------------------------
+
+    def put_run(self, run: Run, packed: Blobs) -> None:
+        """Put a sealed run in place of the one that had its number."""
+        blobs = [packed[name] for name in self.columns]
+        self.db.do(self._put_run, (*run, self.checksums_of(run, packed), *blobs))
+
+    def checksums_of(self, run: Run, packed: Blobs) -> bytes:
+        """Return the checksums that a run will have."""
+        return checksums(RUN_FORM, run, [packed[name] for name in self.columns])
+
+    def runs(self) -> list[tuple[Run, bytes]]:
+        """Return the numbers of all runs, in order, and their checksums."""
+        found = []
+        for row in self.db.each("SELECT number, stream, first, steps, checksums FROM runs ORDER BY number"):
+            self._check("run", RUN_FORM, row[:4], row[4])
+            found.append((Run(*row[:4]), row[4]))
+        return found
+
+    def run(self, number: int) -> tuple[Run, Blobs]:
+        """Return a run with all its columns."""
+        row = self._row_of_run(number, self._all_values)
+        run, crcs, blobs = Run(*row[:4]), row[4], row[5:]
+        self._check("run", RUN_FORM, run, crcs, dict(enumerate(blobs)))
+        return run, dict(zip(self.columns, blobs, strict=True))
+
+    def chunk(self, name: str, number: int) -> bytes:
+        """Return one column of a run."""
+        *numbers, crcs, packed = self._row_of_run(number, self._quoted[name])
+        self._check("run", RUN_FORM, numbers, crcs, {self.columns.index(name): packed})
+        return bytes(packed)
+
+    def drop_run(self, number: int) -> None:
+        """Forget a run."""
+        self.db.do("DELETE FROM runs WHERE number = ?", (number,))
+
+    def _row_of_run(self, number: int, more: str) -> Any:
+        found = self.db.rows(
+            f"SELECT number, stream, first, steps, checksums, {more} FROM runs WHERE number = ?", (number,)
+        )
+        if not found:
+            raise self.db.damaged(f"run {number} is missing")
+        return found[0]
+
+    # --- newest steps ----------------------------------------------------------------------------------
+
+    def put_step(self, row: StepRow) -> None:
+        """Put a step in place of one that a sealed run holds by now."""
+        numbers = (row.stream * RUN + row.id % RUN, row.stream, row.id, row.ended)
+        blobs = [*[row.values[name] for name in self.columns], *self._final_blobs(row.final)]
+        self.db.do(self._put_step, (*numbers, checksums(STEP_FORM, numbers, blobs), *blobs))
+
+    def steps(self) -> list[StepRow]:
+        """Return the rows of newest steps by stream and id, those that a sealed run holds by now included."""
+        found = []
+        sql = (f"SELECT number, stream, id, ended, checksums, {self._all_values}, {self._all_finals} FROM steps"
+               " ORDER BY stream, id")  # fmt: skip
+        for row in self.db.each(sql):
+            (number, stream, step, ended), crcs, blobs = row[:4], row[4], row[5:]
+            self._check("step", STEP_FORM, (number, stream, step, ended), crcs, dict(enumerate(blobs)))
+            values = dict(zip(self.columns, blobs, strict=False))
+            found.append(StepRow(stream, step, ended, values, self._final(blobs[len(self.columns) :])))
+        return found
+
+    def drop_steps(self, stream: int, first: int) -> None:
+        """Forget the newest steps of a stream from `first` on."""
+        self.db.do("DELETE FROM steps WHERE stream = ? AND id >= ?", (stream, first))
+
+    # --- episodes --------------------------------------------------------------------------------------
+
+    def put_episode(self, row: EpisodeRow) -> None:
+        """Put an episode, in place of what was known of it."""
+        blobs = self._final_blobs(row.final)
+        self.db.do(self._put_episode, (*row[:7], checksums(EPISODE_FORM, row[:7], blobs), *blobs))
+
+    def episodes(self) -> list[EpisodeRow]:
+        """Return the episodes of all streams as they began."""
+        found = []
+        sql = ("SELECT number, stream, ordinal, start, stop, ended, total, checksums,"
+               f" {self._all_finals} FROM episodes ORDER BY number")  # fmt: skip
+        for row in self.db.each(sql):
+            self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
+            found.append(EpisodeRow._make((*row[:7], self._final(row[8:]))))
+        return found
+
+    def final(self, name: str, number: int) -> bytes:
+        """Return one column of the final observation of an episode."""
+        for row in self.db.rows("SELECT number, stream, ordinal, start, stop, ended, total, checksums,"
+                                f" {self._all_finals} FROM episodes WHERE number = ?", (number,)):  # fmt: skip
+            self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
+            packed = row[8 + self.obs_columns.index(name)]
+            if packed is not None:
+                return bytes(packed)
+        raise self.db.damaged(f"the final observation of episode {number} is missing")
+
+    def drop_episodes(self, stream: int, first: int) -> None:
+        """Forget the episodes of a stream before the ordinal `first`."""
+        self.db.do("DELETE FROM episodes WHERE stream = ? AND ordinal < ?", (stream, first))
+
+    def drop_other_episodes(self, numbers: Set[int]) -> None:
+        """Forget all episodes but these."""
+        for (number,) in self.db.rows("SELECT number FROM episodes"):
+            if number not in numbers:
+                self.db.do("DELETE FROM episodes WHERE number = ?", (number,))
+
+    def _final_blobs(self, final: Blobs | None) -> list[bytes | None]:
+        return [None if final is None else final[name] for name in self.obs_columns]
+
+    def _final(self, blobs: Sequence[bytes | None]) -> Blobs | None:
+        return None if None in blobs else dict(zip(self.obs_columns, blobs, strict=True))  # type: ignore[arg-type]
+
+    def _check(self, kind: str, form: str, numbers: Sequence[float], crcs: Any,
+               blobs: Mapping[int, bytes | None] | None = None) -> None:  # fmt: skip
+        """Refuse a row unless its numbers, and the blobs at these places of it, are as they were put."""
+        places = [0, *[1 + place for place in blobs or ()]]
+        try:
+            wanted = checksums(form, numbers, (blobs or {}).values())
+            got = b"".join(crcs[4 * place : 4 * place + 4] for place in places)
+        except (struct.error, TypeError) as error:
+            raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind") from error
+        if wanted != got:
+            raise self.db.damaged(f"the checksum of {kind} {numbers[0]} is wrong")
+
+
+def _insert(table: str, columns: int) -> str:
+    return f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})"
+
+
+def _quoted(names: Sequence[str]) -> list[str]:
+    """Return SQL names for flat names: themselves, with a number where SQLite, blind to case, would mix them up."""
+    seen: set[str] = set()
+    quoted = []
+    for name in names:
+        unique, count = name, 1
+        while unique.lower() in seen:
+            count += 1
+            unique = f"{name}~{count}"
+        seen.add(unique.lower())
+        quoted.append(f'"{unique}"')
+    return quoted

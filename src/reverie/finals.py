@@ -1,0 +1,96 @@
+"""Final observations, packed one by one: in memory, or in the file once their episode's row is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.codec import Codec
+from reverie.spec import Column
+
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+Packed = Mapping[str, bytes]
+
+
+class PackedFinals:
+    """Final observations, each packed by itself. Has the face of `Finals`.
+
+    Args:
+        columns: the observation's columns.
+        shelf: from a column and an episode's number to the packed final observation in the file, which then
+            need not be kept in memory, too. None keeps all in memory.
+    """
+
+    def __init__(self, columns: Sequence[Column], shelf: Callable[[str, int], bytes] | None = None) -> None:
+        self._fields = {column.name: column.field for column in columns}
+        self._shelf = shelf
+        self._codec = Codec()
+        self._packed: list[Packed | int | None] = []  # place -> packed columns, or an episode's number
+        self._free: list[int] = []
+        self.nbytes = 0
+
+    def put(self, values: Mapping[str, Any]) -> int:
+        """Store one final observation and return its place."""
+        packed = {
+            name: self._codec.pack(np.ascontiguousarray(np.asarray(values[name]), field.dtype))
+            for name, field in self._fields.items()
+        }
+        return self._keep(packed)
+
+    def load(self, number: int, packed: Packed, codec: Codec) -> int:
+        """Take the final observation of an episode as the file has it, and return its place."""
+        for name, field in self._fields.items():
+            codec.unpack(
+                packed[name], field.shape, field.dtype
+            )  # raises ValueError now, not when it is drawn
+        return self._keep(packed if self._shelf is None else number)
+
+    def _keep(self, packed: Packed | int) -> int:
+        place = self._free.pop() if self._free else len(self._packed)
+        if place == len(self._packed):
+            self._packed.append(None)
+        self._packed[place] = packed
+        if not isinstance(packed, int):
+            self.nbytes += sum(map(len, packed.values()))
+        return place
+
+    def release(self, places: Iterable[int]) -> None:
+        """Let these places be used again."""
+        for place in places:
+            self._let_go(place, None)
+            self._free.append(place)
+
+    def filed(self, place: int, number: int) -> None:
+        """Take note that the file has it now, in the row of this episode."""
+        if self._shelf is not None:
+            self._let_go(place, number)
+
+    def _let_go(self, place: int, instead: int | None) -> None:
+        packed = self._packed[place]
+        if packed is not None and not isinstance(packed, int):
+            self.nbytes -= sum(map(len, packed.values()))
+        self._packed[place] = instead
+
+    def packed(self, place: int, codec: Codec) -> Packed:
+        """Return the final observation at `place`, packed, by column."""
+        return {name: self._at(place, name) for name in self._fields}
+
+    def gather(self, name: str, places: Ints) -> Array:
+        """Return the final observations at `places`, one row each."""
+        field = self._fields[name]
+        rows = np.empty((len(places), *field.shape), field.dtype)
+        for row, place in enumerate(places.tolist()):
+            rows[row] = self._codec.unpack(self._at(place, name), field.shape, field.dtype)
+        return rows
+
+    def _at(self, place: int, name: str) -> bytes:
+        packed = self._packed[place]
+        assert packed is not None, "only places in use are asked for"
+        if isinstance(packed, int):
+            assert self._shelf is not None
+            return self._shelf(name, packed)
+        return packed[name]

@@ -1,0 +1,274 @@
+"""Keeps a replay file in step with a buffer's memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reverie.codec import LEAST_STEP_BYTES, Codec
+from reverie.episodes import CUT, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Ints
+from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
+from reverie.loading import Loader
+from reverie.runs import Runs
+from reverie.spec import Column
+from reverie.states import Remembered
+from reverie.stores import FinalStore, Store
+
+
+class Journal:
+    """Writes into the file what happens in memory, each time before it happens there.
+
+    A run of steps is sealed, which is to say packed and put into the file as one row, when the stream's next
+    run begins. Until then its steps are rows of their own (durability "step") or in memory alone ("chunk").
+
+    Args:
+        file: the replay file, open for writing.
+        columns: name and field of every stored column.
+        index, store, finals: the buffer's memory.
+        durability: "step" or "chunk".
+    """
+
+    def __init__(self, file: ReplayFile, columns: Sequence[Column], index: EpisodeIndex, store: Store,
+                 finals: FinalStore, durability: str) -> None:  # fmt: skip
+        self.file = file
+        self._fields = {column.name: column.field for column in columns}
+        self._index = index
+        self._store = store
+        self._finals = finals
+        self._each_step = durability == "step"
+        self._runs = Runs(index.streams, index.capacity)
+        self._codec = Codec()
+        self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
+        self.filed = index.head.copy()  # stream -> one past the last id that the file has
+        self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
+
+    def go_on_from(self, loader: Loader) -> None:
+        """Take note of what the file held when memory was made from it."""
+        self.sealed[:], self.kept[:] = loader.sealed, loader.kept
+        self.filed[:] = self._index.head
+
+    def begin(self) -> None:
+        """Say in the file that a process writes to it, until `flush` says that it was closed."""
+        with self.file.db.writing():
+            self._put_notes({"clean": False})
+            if self.file.meta("copy_of"):  # from here on it goes its own way
+                self._put_notes({"identity": uuid.uuid4().hex, "copy_of": ""})
+
+    # --- what happens ----------------------------------------------------------------------------------
+
+    def step(self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None,
+             note: Mapping[str, Any]) -> None:  # fmt: skip
+        """Write one step that is about to be stored; `note` are named values to be set with it."""
+        self._steps([(stream, values, ended, final)], note)
+
+    def lanes(self, streams: Ints, values: Mapping[str, Any], ended: Ints, final: Mapping[str, Any] | None,
+              note: Mapping[str, Any]) -> None:  # fmt: skip
+        """Write a step for each of several streams, all or none."""
+        self._steps([
+            (stream, {name: rows[lane] for name, rows in values.items()}, kind,
+             {name: rows[lane] for name, rows in final.items()} if final and kind else None)
+            for lane, (stream, kind) in enumerate(zip(streams.tolist(), ended.tolist(), strict=True))
+        ], note)  # fmt: skip
+
+    def _steps(self, steps: list[tuple[int, Mapping[str, Any], int, Mapping[str, Any] | None]],
+               note: Mapping[str, Any]) -> None:  # fmt: skip
+        index = self._index
+        full = [stream for stream, *_ in steps if self._begins_run(stream)]
+        begun = [stream for stream, *_ in steps if index.open_row.item(stream) == NO_ROW]
+        if self._each_step and len(steps) == 1 and not (full or begun or note):
+            self.file.db.check()
+            self.file.put_step(self._row(*steps[0]))  # a transaction of its own
+        elif full or self._each_step:
+            with self.file.db.writing():
+                for stream in full:
+                    self._put_run(stream)
+                    self._put_episodes(stream)
+                if self._each_step:
+                    for place, stream in enumerate(begun):
+                        self._put_beginning(stream, index.next_order + place)
+                    for step in steps:
+                        self.file.put_step(self._row(*step))
+                self._put_notes(note)
+            for stream in full:
+                self._sealed(stream)
+        if self._each_step:
+            for stream, *_ in steps:
+                self.filed[stream] = index.head.item(stream) + 1
+
+    def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> None:
+        """Write that the running episode of a stream is about to be cut."""
+        if not self._each_step:
+            return  # the file has no more of this episode than the last sealed run: the next one brings the end
+        packed = None if final is None else self._pack_final(final)
+        with self.file.db.writing():
+            self._put_episodes(stream, cut=(packed,))
+            self._put_notes(note)
+
+    def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
+        """Write new values of steps that are about to be rewritten in memory."""
+        index, runs = self._index, self._runs
+        number, row = runs.of_slots(slots)
+        stream = number // runs.each
+        tail = index.tail[stream]
+        ids = tail + (slots - stream * index.capacity - tail) % index.capacity
+        sealed = ids < self.sealed[stream]
+        with self.file.db.writing():
+            for run in np.unique(number[sealed]).tolist():
+                here = sealed & (number == run)
+                found, packed = self.file.run(run)
+                changed = dict(packed)
+                for name, value in values.items():
+                    field = self._fields[name]
+                    rows = self._codec.unpack(packed[name], (found.steps, *field.shape), field.dtype).copy()
+                    rows[row[here]] = value[here]
+                    changed[name] = self._codec.pack(rows)
+                self.file.put_run(found, changed)
+            for one in np.unique(stream[~sealed]).tolist():
+                if self.filed[one] > self.sealed[one]:
+                    here = ~sealed & (stream == one)
+                    news = {
+                        name: (ids[here] - self.sealed[one], value[here]) for name, value in values.items()
+                    }
+                    self._put_open(one, news)
+
+    def drop_run(self, number: int) -> None:
+        """Forget a run of which no step is live any more."""
+        with self.file.db.writing():
+            self.file.drop_run(number)
+
+    # --- bringing all of it to the disk ----------------------------------------------------------------
+
+    def flush(self, memories: Remembered, clean: bool = False) -> None:
+        """Write all that memory holds and the file does not, and make it survive a loss of power.
+
+        Args:
+            memories: what else has to be remembered.
+            clean: whether the buffer is closed with it, so that an episode that runs goes on after a resume.
+        """
+        named, arrays = memories
+        with self.file.db.syncing():
+            self.put_rest((named | {"clean": clean}, arrays))
+        self.filed[:] = self._index.head
+
+    def put_rest(self, memories: Remembered) -> None:
+        """Put the steps and episodes that the file does not have, and what else has to be remembered."""
+        for stream in range(self._index.streams):
+            if self.filed[stream] > self._index.head[stream]:  # an interrupt came between file and memory
+                self.file.drop_steps(stream, self._index.head.item(stream))
+            self._put_open(stream)
+            self._put_episodes(stream)
+        named, arrays = memories
+        self._put_notes(
+            named | {"synced": self.file.meta("synced") + 1}
+        )  # so that there is always something to sync
+        self.file.put_arrays(arrays)
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self.file.close()
+
+    # --- rows ------------------------------------------------------------------------------------------
+
+    def _begins_run(self, stream: int) -> bool:
+        """Whether the stream's next step is the first of a run, and the one before is yet to be sealed."""
+        head = self._index.head.item(stream)
+        return head > self.sealed.item(stream) and self._runs.of_id(stream, head)[1] == 0
+
+    def _put_run(self, stream: int) -> None:
+        first, head = self.sealed.item(stream), self._index.head.item(stream)
+        number, _ = self._runs.of_id(stream, first)
+        self._store.seal(stream)
+        packed = self._store.pack_run(number, head - first, self._codec)
+        self.file.put_run(Run(number, stream, first, head - first), packed)
+
+    def _sealed(self, stream: int) -> None:
+        """Take note that the run of `_put_run` is in the file."""
+        index = self._index
+        self.sealed[stream] = index.head[stream]
+        self.filed[stream] = max(self.filed[stream], self.sealed[stream])
+        kept = index.begun.item(stream) - (index.open_row.item(stream) != NO_ROW)
+        for ordinal in range(max(self.kept.item(stream), index.dropped.item(stream)), kept):
+            row = index.row_of(stream, ordinal)
+            if index.final.item(row) != NO_FINAL:
+                self._finals.filed(index.final.item(row), index.order.item(row))
+        self.kept[stream] = kept
+
+    def _put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
+        """Put what the file does not know of the stream's episodes; `cut` is how the running one will end."""
+        index = self._index
+        first = max(self.kept.item(stream), index.dropped.item(stream))
+        for ordinal in range(first, index.begun.item(stream)):
+            row = index.row_of(stream, ordinal)
+            ended, place = index.ended.item(row), index.final.item(row)
+            final = None if place == NO_FINAL else self._finals.packed(place, self._codec)
+            if cut is not None and row == index.open_row.item(stream):
+                ended, final = CUT, cut[0]
+            self.file.put_episode(EpisodeRow(
+                index.order.item(row), stream, ordinal, index.start.item(row), index.stop.item(row), ended,
+                index.total.item(row), final,
+            ))  # fmt: skip
+        self.file.drop_episodes(stream, index.dropped.item(stream))
+
+    def _put_beginning(self, stream: int, order: int) -> None:
+        """Put an episode that is about to begin: where, and as which of all. Its steps tell the rest."""
+        begun, head = self._index.begun.item(stream), self._index.head.item(stream)
+        self.file.put_episode(EpisodeRow(order, stream, begun, head, head, RUNNING, 0.0, None))
+
+    def _put_notes(self, note: Mapping[str, Any]) -> None:
+        for name, value in note.items():
+            self.file.put_meta(name, value)
+
+    def _put_open(self, stream: int, news: Mapping[str, tuple[Ints, Any]] | None = None) -> None:
+        """Put the steps of the run that is not sealed yet, as rows; with `news`, (rows, values) of columns."""
+        index = self._index
+        first, head = self.sealed.item(stream), index.head.item(stream)
+        ids = np.arange(first, head)
+        if not len(ids) or (news is None and self.filed[stream] == head):
+            return
+        slots = stream * index.capacity + ids % index.capacity
+        values = {}
+        for name, field in self._fields.items():
+            values[name] = np.empty((len(ids), *field.shape), field.dtype)
+            self._store.gather(name, slots, values[name])
+            if news is not None and name in news:
+                rows, value = news[name]
+                values[name][rows] = value
+        episode = index.row_of_slot[slots]
+        last = index.stop[episode] == ids + 1
+        for place, step in enumerate(ids.tolist()):
+            row = episode.item(place)
+            ended, final = (
+                (index.ended.item(row), index.final.item(row)) if last[place] else (RUNNING, NO_FINAL)
+            )
+            packed = {
+                name: self._codec.pack_step(rows[place], rows[place - 1] if place else None)
+                for name, rows in values.items()
+            }
+            kept = None if final == NO_FINAL else self._finals.packed(final, self._codec)
+            self.file.put_step(StepRow(stream, step, ended, packed, kept))
+
+    def _row(
+        self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None
+    ) -> StepRow:
+        """Return the row of a step that is about to be stored."""
+        index = self._index
+        head = index.head.item(stream)
+        # Changes are told from the step before, if that has a row in the file, too.
+        before = head - 1 if head > self.sealed.item(stream) and not self._begins_run(stream) else None
+        packed = {}
+        for name, field in self._fields.items():
+            value = np.asarray(values[name], field.dtype)
+            old = None
+            if before is not None and value.nbytes >= LEAST_STEP_BYTES:
+                old = self._store.peek(name, stream * index.capacity + before % index.capacity)
+            packed[name] = self._codec.pack_step(value, old)
+        return StepRow(stream, head, ended, packed, None if final is None else self._pack_final(final))
+
+    def _pack_final(self, final: Mapping[str, Any]) -> dict[str, bytes]:
+        return {
+            name: self._codec.pack(np.ascontiguousarray(np.asarray(value, self._fields[name].dtype)))
+            for name, value in final.items()
+        }

@@ -1,0 +1,119 @@
+"""What a buffer tells its file beside steps and episodes, and finds there again."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import uuid
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from reverie.codec import Codec
+from reverie.episodes import EpisodeIndex
+from reverie.file import ReplayFile
+from reverie.mending import Places, places
+from reverie.settings import Settings, settings_from
+from reverie.states import (
+    Arrays,
+    Remembered,
+    SamplerStates,
+    from_json,
+    generator_from,
+    generator_state,
+    pack_arrays,
+    to_json,
+    unpack_arrays,
+)
+
+SETTINGS = ("spec", "capacity", "streams", "run", "residency", "durability", "max_bytes")
+
+
+def generator(seed: int | None) -> np.random.Generator:
+    """Return a new generator: of a counter and a key, so that its state is small."""
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of: str = "") -> ReplayFile:
+    """Return a new replay file of an empty buffer, open for writing.
+
+    Args:
+        path: where.
+        settings: of the buffer.
+        rng: its generator.
+        copy_of: the identity of the buffer that the file is to be a copy of.
+    """
+    # Narrow columns first: SQLite has to walk through what stands before the one that is read.
+    columns = [column.name for column in sorted(settings.stored, key=lambda column: column.field.nbytes)]
+    obs = [name for name in columns if name == "obs" or name.startswith("obs/")]
+    meta = {**settings.to_json(), "identity": uuid.uuid4().hex, "copy_of": copy_of, "clean": True, "synced": 0,
+            "rng": generator_state(rng), "samplers": [], "notes": {}}  # fmt: skip
+    return ReplayFile.create(path, meta, columns, obs)
+
+
+def read_settings(file: ReplayFile, residency: str | None) -> tuple[Settings, np.random.Generator]:
+    """Return a file's settings and generator; `residency` replaces the file's unless None."""
+    meta = {name: file.meta(name) for name in (*SETTINGS, "rng")}
+    try:
+        return settings_from(meta, residency), generator_from(meta["rng"])
+    except (KeyError, TypeError, LookupError) as error:
+        raise file.db.damaged(f"its settings are none: {error}") from error
+
+
+def remember(
+    rng: np.random.Generator, samplers: SamplerStates, index: EpisodeIndex, notes: Mapping[str, Any]
+) -> Remembered:
+    """Return all that a buffer knows beside its steps and episodes.
+
+    Args:
+        rng: its generator.
+        samplers: those it drew with.
+        index: in whose rows samplers keep their weights.
+        notes: what a class around it wants kept: JSON values by name.
+    """
+    arrays: Arrays = {f"index/{name}": array for name, array in places(index)._asdict().items()}
+    states = [
+        [kind, to_json(f"samplers/{place}", state, arrays)]
+        for place, (kind, state) in enumerate(samplers.save())
+    ]
+    named = {"rng": generator_state(rng), "samplers": states, "notes": dict(notes)}
+    return named, pack_arrays(arrays, Codec())
+
+
+def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], Places | None]:
+    """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
+    try:
+        arrays = unpack_arrays(file.arrays(), Codec())
+        samplers.load([(kind, from_json(state, arrays)) for kind, state in file.meta("samplers")])
+        notes = dict(file.meta("notes"))
+    except (ValueError, TypeError, LookupError) as error:
+        raise file.db.damaged(f"what samplers remember is damaged: {error}") from error
+    if "index/row" not in arrays:
+        return notes, None
+    return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))
+
+
+class Closable(Protocol):
+    """What has to be closed before the process ends."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+_to_close: weakref.WeakSet[Any] = weakref.WeakSet()
+_pid = os.getpid()
+
+
+def close_at_exit(buffer: Closable) -> None:
+    """Close `buffer` when the interpreter ends, unless it is gone by then."""
+    _to_close.add(buffer)
+
+
+@atexit.register
+def _close_all() -> None:
+    if os.getpid() == _pid:  # a fork has copies of them, which are not its own to close
+        for buffer in list(_to_close):
+            buffer.close()

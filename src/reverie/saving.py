@@ -1,0 +1,156 @@
+"""Copies of a buffer as replay files: whole ones first, and afterwards only what has changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from reverie.codec import Codec
+from reverie.database import sync_folder
+from reverie.episodes import EpisodeIndex
+from reverie.errors import FileError, FileTaken
+from reverie.file import ReplayFile, Run
+from reverie.journal import Journal
+from reverie.resuming import SETTINGS, make_file, read_settings
+from reverie.runs import Runs
+from reverie.settings import Settings
+from reverie.states import Remembered, generator_from
+from reverie.stores import Store
+
+
+@contextmanager
+def snapshot(path: Path) -> Iterator[ReplayFile]:
+    """Read a replay file as it is at this moment, whatever a writer does meanwhile."""
+    source = ReplayFile.open(path, "r")
+    try:
+        source.db.begin()
+        yield source
+    finally:
+        source.close()
+
+
+def copy_file(source: ReplayFile, path: Path) -> None:
+    """Make `path` a copy of a replay file.
+
+    Args:
+        source: in a snapshot.
+        path: of the copy.
+    """
+    if path.exists() and path.samefile(source.db.path):
+        raise FileTaken(
+            f"{path}: wanted another path than the buffer's own, got that one; flush keeps it whole"
+        )
+    settings, rng = read_settings(source, None)
+    identity = source.meta("identity")
+    with _target(path, identity, lambda draft: make_file(draft, settings, rng, identity)) as target:
+        have, wanted = dict(_by_number(target)), dict(_by_number(source))
+        for number in have.keys() - wanted.keys():
+            target.drop_run(number)
+        for number, run in wanted.items():
+            if have.get(number) != run:
+                target.put_run(*source.run(number))
+        for stream in range(settings.streams):
+            target.drop_steps(stream, 0)
+        for row in source.steps():
+            target.put_step(row)
+        episodes = source.episodes()
+        known = {episode.number: episode for episode in target.episodes()}
+        target.drop_other_episodes({episode.number for episode in episodes})
+        for episode in episodes:
+            if known.get(episode.number) != episode:
+                target.put_episode(episode)
+        for name in (*SETTINGS, "rng", "samplers", "notes"):
+            target.put_meta(name, source.meta(name))
+        target.put_arrays(source.arrays())
+
+
+def copy_memory(path: Path, identity: str, settings: Settings, index: EpisodeIndex, store: Store,
+                remembered: Remembered, journal_of: Callable[[ReplayFile], Journal]) -> None:  # fmt: skip
+    """Make `path` a copy of a buffer that has no file. The caller sees to it that nothing changes meanwhile.
+
+    Args:
+        path: of the copy.
+        identity: of the buffer.
+        settings: of the buffer.
+        index, store: its memory.
+        remembered: what else it knows.
+        journal_of: returns its journal for a file.
+    """
+    runs, codec = Runs(index.streams, index.capacity), Codec()
+    rng = generator_from(remembered[0]["rng"])
+    with _target(path, identity, lambda draft: make_file(draft, settings, rng, identity)) as target:
+        have = dict(_by_number(target))
+        wanted = set()
+        journal = journal_of(target)
+        for stream in range(index.streams):
+            tail, head = index.tail.item(stream), index.head.item(stream)
+            # The newest run counts as being written, even if it is whole, as it does to a journal.
+            newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
+            first = tail - runs.of_id(stream, tail)[1] if newest > tail else newest
+            while first < newest:
+                number, _ = runs.of_id(stream, first)
+                run = Run(number, stream, first, runs.rows(number))
+                packed = store.pack_run(number, run.steps, codec)
+                if have.get(number) != (run, target.checksums_of(run, packed)):
+                    target.put_run(run, packed)
+                wanted.add(number)
+                first += run.steps
+            target.drop_steps(stream, 0)
+            journal.sealed[stream] = journal.filed[stream] = newest
+            journal.kept[stream] = 0
+        for number in have.keys() - wanted:
+            target.drop_run(number)
+        target.drop_other_episodes(set())
+        journal.put_rest(remembered)
+
+
+def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:
+    return ((run.number, (run, crcs)) for run, crcs in file.runs())
+
+
+@contextmanager
+def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> Iterator[ReplayFile]:
+    """Yield the copy at `path`, open for writing inside of one transaction, or a new one that then goes there."""
+    if path.exists():
+        target = ReplayFile.open(path, "r+")
+        try:
+            if target.meta("copy_of", "-") != identity:
+                raise FileTaken(
+                    f"{path}: wanted a free path or a copy that this buffer saved there, got another file; "
+                    f"choose another path"
+                )
+            with target.db.syncing():
+                yield target
+                target.put_meta("clean", True)
+        finally:
+            target.close()
+        return
+    # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
+    draft = path.with_name(f"{path.name}.saving-{os.getpid()}")
+    with suppress(FileNotFoundError):
+        draft.unlink()
+    try:
+        target = make(draft)
+        try:
+            with target.db.syncing():
+                yield target
+        finally:
+            target.close()
+        os.link(draft, path)
+        sync_folder(path.parent)
+    except FileExistsError as error:
+        raise FileTaken(
+            f"{path}: wanted a free path, got one taken meanwhile; choose another path"
+        ) from error
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(
+            f"{path}: wanted to write a copy, got {error.strerror}; choose another path"
+        ) from error
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                Path(f"{draft}{suffix}").unlink()

@@ -1,0 +1,124 @@
+"""What a buffer was asked to be, checked, and as the replay file keeps it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reverie.door import REWARD, positive
+from reverie.errors import BadSetting
+from reverie.runs import RUN
+from reverie.spec import Column, StepSpec
+from reverie.stores import check_residency, row_bytes
+
+# How many times smaller frames are taken to become, where a budget of bytes has to be turned into steps.
+ASSUMED_PACKING = 32
+INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
+
+
+class Settings(NamedTuple):
+    """A buffer's settings."""
+
+    spec: StepSpec
+    capacity: int
+    streams: int
+    residency: str
+    durability: str
+    max_bytes: int | None
+
+    @property
+    def stored(self) -> tuple[Column, ...]:
+        """The columns that are stored."""
+        return stored_columns(self.spec)
+
+    @property
+    def raw_run_bytes(self) -> int:
+        """Most bytes that a run and the final observations of its steps may come to take, packed."""
+        return 2 * RUN * sum(column.field.nbytes for column in self.stored)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of memory that one step takes, as far as that is known beforehand."""
+        return row_bytes(self.residency, self.stored) + INDEX_BYTES
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as named JSON values."""
+        return {**self._asdict(), "spec": self.spec.to_json(), "run": RUN}
+
+
+def stored_columns(spec: StepSpec) -> tuple[Column, ...]:
+    """Return the columns that are stored: those of the spec, and the reward."""
+    return (*spec.columns(), Column("reward", REWARD))
+
+
+def check_settings(spec: StepSpec, capacity: int | None, streams: int, residency: str,
+                   path: str | os.PathLike[str] | None, durability: str | None, max_bytes: int | None,
+                   ) -> Settings:  # fmt: skip
+    """Return settings that fit together.
+
+    Raises:
+        BadSetting: one of a wrong kind or range, or that does not go with another.
+    """
+    if not isinstance(spec, StepSpec):
+        raise BadSetting(f"spec: wanted a StepSpec, got {type(spec).__name__}; wrap the fields in one")
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise BadSetting(f"path: wanted a path, got {path!r}; pass a name such as 'pong.replay'")
+    residency = check_residency(residency, path is not None)
+    if durability is not None and path is None:
+        raise BadSetting(f"durability: wanted it only with a path, got {durability!r} without; pass a path")
+    if durability not in (None, "step", "chunk"):
+        raise BadSetting(f"durability: wanted 'step' or 'chunk', got {durability!r}; choose what survives")
+    streams = positive("streams", streams)
+    if capacity is not None:
+        capacity = positive("capacity", capacity)
+    if max_bytes is not None:
+        max_bytes = positive("max_bytes", max_bytes)
+        if residency == "ram":
+            raise BadSetting(
+                f"max_bytes: wanted it with residency 'packed' or 'disk', got {max_bytes} with 'ram'; "
+                f"plain arrays are counted in steps: pass capacity"
+            )
+        capacity = _fit(spec, capacity, streams, residency, max_bytes)
+    if capacity is None:
+        raise BadSetting("capacity: wanted a number of steps, got None; pass it, or max_bytes")
+    if capacity % streams:
+        raise BadSetting(
+            f"capacity: wanted a multiple of streams ({streams}), got {capacity}; "
+            f"each stream keeps capacity // streams steps: pass {max(capacity // streams, 1) * streams}"
+        )
+    return Settings(spec, capacity, streams, residency, durability or "step", max_bytes)
+
+
+def _fit(spec: StepSpec, capacity: int | None, streams: int, residency: str, max_bytes: int) -> int:
+    """Return the capacity for a budget of bytes, which must leave each stream room for some runs."""
+    columns = stored_columns(spec)
+    raw = sum(column.field.nbytes for column in columns)
+    least = 8 * RUN * raw * streams
+    if max_bytes < least:
+        raise BadSetting(
+            f"max_bytes: wanted at least {least:,}, 8 runs of {RUN} steps for each of {streams} streams, "
+            f"got {max_bytes:,}; pass more, or store smaller observations"
+        )
+    if capacity is not None:
+        return capacity
+    each = row_bytes(residency, columns) + INDEX_BYTES + raw // ASSUMED_PACKING
+    return max_bytes // each // streams * streams
+
+
+def settings_from(meta: Mapping[str, Any], residency: str | None) -> Settings:
+    """Return the settings that a file keeps, with another residency if one is given.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are none.
+    """
+    if meta["run"] != RUN:
+        raise ValueError(f"its runs have {meta['run']} steps, not {RUN}")
+    spec = StepSpec.from_json(meta["spec"])
+    chosen = meta["residency"] if residency is None else residency
+    # Plain arrays cannot be held to a budget of bytes: there the steps that fitted so far are all there will be.
+    max_bytes = None if chosen == "ram" else meta["max_bytes"]
+    return Settings(spec, int(meta["capacity"]), int(meta["streams"]), check_residency(chosen, True),
+                    meta["durability"], max_bytes)  # fmt: skip
