@@ -44,7 +44,9 @@ def minatar(game: str, *, sticky_actions: float = 0.1) -> gymnasium.Env[Frame, n
     if asked not in known:
         raise BadSetting(f"game: wanted one of {', '.join(GAMES)}, got {game!r}; choose one")
     if not 0 <= sticky_actions <= 1:
-        raise BadSetting(f"sticky_actions: wanted a probability in 0..1, got {sticky_actions}; choose another")
+        raise BadSetting(
+            f"sticky_actions: wanted a probability in 0..1, got {sticky_actions}; choose another"
+        )
     return _MinAtar(known[asked], sticky_actions)
 
 

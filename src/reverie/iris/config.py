@@ -42,6 +42,8 @@ class TokenizerConfig:
         local: let the encoder see every patch by itself: convolutions of side 1 everywhere, and in the encoder
             no norms and no attention. Equal patches then get equal tokens, which are easy to predict. Off as
             published.
+        lean: much smaller networks around one grid: after the patches two steps that add one convolution
+            each, of sides 3 and 1, without norms or attention, and as many in the decoder. Off as published.
         channels: feature maps at every level, a multiple of 32.
         levels: resolutions that the convolutions visit; each level halves the one before.
         res_blocks: residual blocks a level in the encoder; the decoder has one more.
@@ -59,6 +61,7 @@ class TokenizerConfig:
     frame: tuple[int, int, int] = (3, 64, 64)
     patch: int = 1
     local: bool = False
+    lean: bool = False
     channels: int = 64
     levels: int = 5
     res_blocks: int = 2
@@ -86,6 +89,11 @@ class TokenizerConfig:
             raise BadSetting(
                 f"local: wanted one level and no attention, got levels = {self.levels} and "
                 f"attention_at = {self.attention_at}; patches that are tokenised alone have no grid"
+            )
+        if self.lean and (self.levels > 1 or self.attention_at or self.local):
+            raise BadSetting(
+                f"lean: wanted one level, no attention and local off, got levels = {self.levels}, "
+                f"attention_at = {self.attention_at} and local = {self.local}; lean networks have none of these"
             )
         divisor = self.patch * 2 ** (self.levels - 1)
         if self.frame[1] != self.frame[2] or self.frame[1] % divisor:

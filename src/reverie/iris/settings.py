@@ -188,4 +188,68 @@ _DEMO = Config(
     ),
 )
 
-presets: dict[str, Config] = {"paper": Config(), "demo": _DEMO}
+_MINATAR = Config(
+    tokenizer=TokenizerConfig(
+        frame=(3, 10, 10),
+        patch=5,
+        lean=True,
+        channels=64,
+        levels=1,
+        attention_at=(),
+        codebook_size=256,
+        token_dim=32,
+        codebook="average",
+        bounded=True,
+    ),
+    tokenizer_loss=TokenizerLoss(
+        reconstruction="cross_entropy",
+        reconstruction_weight=3.0,
+        commitment=0.25,
+        pixel_weight=5.0,
+        revive_every=50,
+    ),
+    # Later rates are low: where tokens drift, the world model has to learn its language anew.
+    tokenizer_training=Optimisation(
+        steps=200, first_steps=1500, batch_size=256, learning_rate=5e-4, first_learning_rate=2e-3
+    ),
+    world_model=WorldModelConfig(blocks=11, layers=2, heads=2, width=64, dropout=0.0, positions="factored"),
+    world_model_training=Optimisation(
+        steps=240, first_steps=800, batch_size=64, learning_rate=1e-3, weight_decay=0.01
+    ),
+    actor_critic=ActorCriticConfig(
+        channels=(16, 32), strides=(1, 2), pooled=False, recurrent=False, width=128, careful_heads=True
+    ),
+    actor_critic_loss=ActorCriticLoss(
+        horizon=11,
+        burn_in=0,
+        gamma=0.97,
+        entropy=0.02,
+        value=0.5,
+        reward="expected",
+        mask_after_end=True,
+        scaled_advantages=True,
+    ),
+    actor_critic_training=Optimisation(
+        steps=200,
+        first_steps=10,
+        batch_size=128,
+        learning_rate=1e-3,
+        final_learning_rate=1e-4,
+        clip=1.0,
+        epsilon=1e-5,
+    ),
+    sampling=Sampling(over="steps", recent_share=0.5),
+    collection=Collection(
+        environments=32,
+        steps=8192,
+        first_steps=20_000,
+        epsilon=0.02,
+        first_epsilon=1.0,
+        early_epsilon=0.3,
+        capacity=96_000,
+    ),
+    evaluation=Evaluation(every=1, episodes=50, environments=50, max_steps=1000),
+    epochs=6,
+)
+
+presets: dict[str, Config] = {"paper": Config(), "demo": _DEMO, "minatar": _MINATAR}

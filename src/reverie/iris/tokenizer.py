@@ -287,7 +287,29 @@ class _Attention(nn.Module):
         return added
 
 
+class _Step(nn.Module):
+    """Adds what one convolution sees."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.conv(x).relu()
+        return added
+
+
+def _lean(inward: int, channels: int, outward: int) -> list[nn.Module]:
+    steps = [_Step(channels, 3), _Step(channels, 1)]
+    return [nn.Conv2d(inward, channels, 1), nn.ReLU(), *steps, nn.Conv2d(channels, outward, 1)]
+
+
 def _encoder(config: TokenizerConfig) -> nn.Sequential:
+    if config.lean:
+        folded = config.frame[0] * config.patch**2
+        return nn.Sequential(
+            nn.PixelUnshuffle(config.patch), *_lean(folded, config.channels, config.token_dim)
+        )
     kit = _Kit.of(config, normed=not config.local)
     side = config.frame[1] // config.patch
     layers = [nn.PixelUnshuffle(config.patch), kit.conv(config.frame[0] * config.patch**2, kit.channels)]
@@ -301,6 +323,9 @@ def _encoder(config: TokenizerConfig) -> nn.Sequential:
 
 
 def _decoder(config: TokenizerConfig) -> nn.Sequential:
+    if config.lean:
+        folded = config.frame[0] * config.patch**2
+        return nn.Sequential(*_lean(config.token_dim, config.channels, folded), nn.PixelShuffle(config.patch))
     kit = _Kit.of(config, normed=True)
     side = config.grid
     layers = [kit.conv(config.token_dim, kit.channels), *kit.middle()]
