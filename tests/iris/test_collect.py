@@ -148,7 +148,7 @@ def test_a_saved_collector_goes_on_exactly(agent: Agent) -> None:
     torch.manual_seed(1)
     played = first.collect(100, epsilon=0.5)
     other, fresh, _ = start(agent, life=7, lives=3)
-    other.load(state)
+    other.load(*state)
     torch.manual_seed(1)
     assert other.collect(100, epsilon=0.5) == played
     wanted, got = stored(buffer), stored(fresh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class Lights:
         self.seeds: list[int | None] = []
         self.resets = 0
         self.closed = False
+        self.action_space = SimpleNamespace(n=3)
         self._array = np.zeros((3, SIDE, SIDE), np.uint8)  # used again for every frame
         self._left = self._time = 0
         self._lost = False

@@ -6,7 +6,7 @@ module knows no more of Gymnasium than that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, SupportsFloat
 
@@ -25,6 +25,10 @@ TRAINING, TESTING = 0, 1  # which games a seed is for
 
 class Game(Protocol):
     """The part of a Gymnasium environment that is used here."""
+
+    @property
+    def action_space(self) -> Any:
+        """Its `n` is the number of actions."""
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode: (observation, info)."""
@@ -135,13 +139,21 @@ class Collector:
         self._length = np.zeros(len(games), np.int64)
 
     @torch.no_grad()
-    def collect(self, steps: int, *, epsilon: float, temperature: float = 1.0) -> Played:
+    def collect(
+        self,
+        steps: int,
+        *,
+        epsilon: float,
+        temperature: float = 1.0,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Played:
         """Play `steps` steps, over all games, and return the episodes that ended.
 
         Args:
             steps: a multiple of the number of games.
             epsilon: the probability, at each step, that all games play at random.
             temperature: divides the policy's logits.
+            on_step: called with the number of steps played so far.
         """
         lanes = len(self.lanes)
         if steps < 0 or steps % lanes:
@@ -150,7 +162,7 @@ class Collector:
         memory = None  # rebuilt when the policy is first asked
         returns: list[float] = []
         lengths: list[int] = []
-        for _ in range(steps // lanes):
+        for row in range(steps // lanes):
             obs = np.stack([lane.obs for lane in self.lanes])
             at_random = self._rng.random() < epsilon
             if epsilon < 1:
@@ -173,26 +185,31 @@ class Collector:
             self._known[ended], self._return[ended], self._length[ended] = 0, 0.0, 0
             if memory is not None:
                 memory = _forgotten(memory, ended)
+            if on_step is not None:
+                on_step((row + 1) * lanes)
         return Played(tuple(returns), tuple(lengths))
 
-    def save(self) -> dict[str, Any]:
-        """Return everything that the next call depends on but the weights, the replay and PyTorch's generator."""
-        return {
+    def save(self) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+        """Return everything that the next call depends on but the weights, the replay and PyTorch's generator.
+
+        That is a dict of JSON values, and the newest frames of the running episodes.
+        """
+        state = {
             "lanes": [lane.save() for lane in self.lanes],
             "rng": self._rng.bit_generator.state,
-            "arrays": [array.copy() for array in self._arrays()],
+            "known": self._known.tolist(),
+            "return": self._return.tolist(),
+            "length": self._length.tolist(),
         }
+        return state, self._recent.copy()
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, Any], frames: npt.NDArray[np.uint8]) -> None:
         """Take back what `save` returned."""
         for lane, its_state in zip(self.lanes, state["lanes"], strict=True):
             lane.load(its_state)
         self._rng.bit_generator.state = state["rng"]
-        for array, saved in zip(self._arrays(), state["arrays"], strict=True):
-            array[...] = saved
-
-    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        return (self._recent, self._known, self._return, self._length)
+        self._known[...], self._return[...] = state["known"], state["return"]
+        self._length[...], self._recent[...] = state["length"], frames
 
     def _note(self, obs: npt.NDArray[np.uint8], reward: npt.NDArray[np.float64]) -> None:
         if self._recent.shape[1]:
