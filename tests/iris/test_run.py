@@ -16,7 +16,7 @@ from toy_games import Lights
 from reverie import BadSetting, EpisodeUniform, Mixture
 from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
 from reverie.iris.run import CHECKPOINT, Metrics, Run, read_checkpoint
-from reverie.iris.settings import Collection, Config, Sampling, presets
+from reverie.iris.settings import Collection, Config, Sampling, config_from_json, config_to_json, presets
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
             run.collector.collect(6, epsilon=0.5)  # an epoch that is lost
             torch.rand(3)
             run.close()
-            run = Run.resume(tmp_path / "parts", config, lights)
+            run = Run.resume(tmp_path / "parts", lights)
         got.append(untimed(run.epoch()))
     assert got == wanted
     for name, value in whole.agent.state_dict().items():
@@ -138,7 +138,7 @@ def test_a_killed_run_loses_the_epoch_it_was_in(config: Config, tmp_path: Path) 
     assert done.returncode == -signal.SIGKILL
     whole = Run.start(tmp_path / "whole", config, lights)
     wanted = [untimed(whole.epoch()) for _ in range(3)][2]
-    run = Run.resume(tmp_path / "killed", config, lights)
+    run = Run.resume(tmp_path / "killed", lights)
     assert run.done == 2
     assert untimed(run.epoch()) == wanted
     for name, value in whole.agent.state_dict().items():
@@ -162,25 +162,33 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
         with pytest.raises(OSError, match="no space"):
             run.epoch()
     run.close()
-    again = Run.resume(tmp_path, config, lights)
+    again = Run.resume(tmp_path, lights)
     assert again.done == 1
     assert len(again.buffer) == 20
     again.close()
     assert not list(tmp_path.glob("replay-live-*"))
 
 
-def test_only_a_run_can_be_resumed_and_only_as_it_was(config: Config, tmp_path: Path) -> None:
-    """A folder without a run, one with a run, and another configuration each name the remedy."""
+def test_a_folder_holds_one_run(config: Config, tmp_path: Path) -> None:
+    """A folder without a run is not resumed, one with a run not started anew; a run knows what it is."""
     with pytest.raises(BadSetting, match="start a run there first"):
-        Run.resume(tmp_path, config, lights)
-    run = Run.start(tmp_path, config, lights)
+        Run.resume(tmp_path, lights)
+    run = Run.start(tmp_path, config, lights, game="lights")
     run.epoch()
     run.close()
     with pytest.raises(BadSetting, match="resume it, or choose another"):
         Run.start(tmp_path, config, lights)
-    with pytest.raises(BadSetting, match="leave the settings as they were"):
-        Run.resume(tmp_path, replace(config, epochs=9), lights)
     assert (tmp_path / CHECKPOINT).exists()
+    again = Run.resume(tmp_path, lights)
+    assert (again.config, again.seed, again.game) == (config, 0, "lights")
+    again.close()
+
+
+@pytest.mark.parametrize("preset", sorted(presets))
+def test_a_configuration_survives_being_written_down(preset: str) -> None:
+    """Every preset comes back from JSON as it was; what an older text lacks has its default."""
+    assert config_from_json(config_to_json(presets[preset])) == presets[preset]
+    assert config_from_json('{"epochs": 3}') == replace(Config(), epochs=3)
 
 
 def test_batches_are_drawn_as_the_settings_say(config: Config, tmp_path: Path) -> None:

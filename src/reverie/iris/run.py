@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,7 +35,7 @@ from reverie.iris.agent import Agent
 from reverie.iris.collect import Collector, Game, Played, evaluate
 from reverie.iris.config import Optimisation
 from reverie.iris.graphs import Imagine
-from reverie.iris.settings import Config
+from reverie.iris.settings import Config, config_from_json, config_to_json
 from reverie.iris.tokenizer import Perceptual
 from reverie.iris.train import (
     Progress,
@@ -73,6 +72,7 @@ class Run:
         games: makes the games.
         seed: fixes every random choice; PyTorch's generator is seeded with it.
         device: where the models live.
+        game: its name, for whoever finds the folder.
         perceptual: the distance that "perceptual" reconstruction adds.
     """
 
@@ -84,11 +84,13 @@ class Run:
         *,
         seed: int = 0,
         device: str = "cpu",
+        game: str = "",
         perceptual: Perceptual | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.games = games
+        self.game = game
         self.seed = seed
         self.done = 0  # epochs
         self.steps = 0  # of real games
@@ -129,19 +131,20 @@ class Run:
         return self
 
     @classmethod
-    def resume(cls, folder: Path, config: Config, games: Games, **settings: Any) -> Run:
-        """Return the run of a folder as it was after its last whole epoch; settings as in the constructor.
+    def resume(cls, folder: Path, games: Games, **settings: Any) -> Run:
+        """Return the run of a folder as it was after its last whole epoch.
+
+        Args:
+            folder: of the run, which knows its configuration, seed and game.
+            games: makes the games.
+            **settings: `device` and `perceptual`, as in the constructor.
 
         Raises:
-            BadSetting: there is no run, or it was started with another configuration or seed.
+            BadSetting: there is no run.
         """
         state = read_checkpoint(folder)
-        self = cls(folder, config, games, **{**settings, "seed": state["seed"]})
-        if state["config"] != json.dumps(asdict(config)):
-            raise BadSetting(
-                f"config: wanted the configuration that {folder} was started with, got another; "
-                f"leave the settings as they were, or start a new run"
-            )
+        config = config_from_json(state["config"])
+        self = cls(folder, config, games, seed=state["seed"], game=state["game"], **settings)
         self._generation = state["generation"] + 1
         for left in folder.glob("replay-*"):
             if left.name != state["replay"]:
@@ -205,7 +208,8 @@ class Run:
         there = self.agent.device
         state = {
             "seed": self.seed,
-            "config": json.dumps(asdict(self.config)),
+            "game": self.game,
+            "config": config_to_json(self.config),
             "generation": self._generation,
             "replay": replay,
             "epoch": self.done,

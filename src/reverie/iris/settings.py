@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from reverie import BadSetting
 from reverie.iris.config import (
@@ -154,6 +155,25 @@ class Config:
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs)
+
+
+def config_to_json(config: Config) -> str:
+    """Return a configuration as text, the same for equal ones."""
+    return json.dumps(asdict(config), indent=1)
+
+
+def config_from_json(text: str) -> Config:
+    """Return the configuration that `config_to_json` took; settings that the text lacks have their defaults."""
+    told: dict[str, Any] = json.loads(text)
+    default = Config()
+    parts = {}
+    for part in fields(Config):
+        value = told.get(part.name, getattr(default, part.name))
+        if isinstance(value, dict):
+            value = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+            value = type(getattr(default, part.name))(**value)
+        parts[part.name] = value
+    return Config(**parts)
 
 
 _DEMO = Config(
