@@ -1,11 +1,11 @@
-"""The `reverie` command: record a game, run the demonstration."""
+"""The `reverie` command: record games, train on them, dream of them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -32,9 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reverie {reverie.__version__}")
         return 0
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"record": record, "demo": demo}, prog="reverie", description=DESCRIPTION, args=args
-        )
+        if args[:1] == ["train"]:  # its flags are the fields of a preset, which needs PyTorch to be read
+            from reverie.iris.commands import train as train_with
+
+            train_with(args[1:])
+        else:
+            known: dict[str, Callable[..., Any]] = {
+                "record": record,
+                "demo": demo,
+                "train": train,
+                "eval": evaluate,
+                "dream": dream,
+                "bench": bench,
+            }
+            tyro.extras.subcommand_cli_from_dict(known, prog="reverie", description=DESCRIPTION, args=args)
     except ReplayError as error:
         print(f"reverie: {error}", file=sys.stderr)
         return USER_ERROR
@@ -125,6 +136,69 @@ def demo(
     from reverie.iris.demo import run_demo
 
     run_demo(out, steps=steps, seed=seed, game=game)
+
+
+def train() -> None:
+    """Train an agent in a folder, or go on training one; `reverie train --help` lists every number."""
+    raise AssertionError("main takes this command before it is parsed")
+
+
+def evaluate(run: Path, episodes: int = 100, device: str | None = None) -> None:
+    """Test the agent of a run on whole games, without random play.
+
+    Args:
+        run: folder of the run.
+        episodes: games to play.
+        device: cpu, cuda and so on; an accelerator if there is one.
+    """
+    from reverie.iris.commands import evaluate_run
+
+    evaluate_run(run, episodes, device)
+
+
+def dream(
+    run: Path,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("dream.gif"),
+    device: str | None = None,
+) -> None:
+    """Draw what the agent of a run dreams, beside what really happened.
+
+    Args:
+        run: folder of the run.
+        out: the animation to write.
+        device: cpu, cuda and so on; an accelerator if there is one.
+    """
+    from reverie.iris.commands import dream_run
+
+    dream_run(run, out, device)
+
+
+def bench(
+    what: Annotated[Literal["iris"], tyro.conf.Positional],
+    preset: str = "paper",
+    device: str | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    share: float | None = None,
+    repeats: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Measure how fast an agent trains on this machine.
+
+    Args:
+        what: the agent.
+        preset: its sizes: paper, demo or minatar.
+        device: cpu, cuda and so on; an accelerator if there is one.
+        precision: of tokenizer and world model; the preset's if not given.
+        share: of each batch that is used; all of it on an accelerator, a 64th on a processor.
+        repeats: timed updates of each phase.
+        out: where to write the numbers as JSON.
+    """
+    from reverie.iris.bench import run_bench
+
+    speed = run_bench(
+        preset=preset, device=device, precision=precision, share=share, repeats=repeats, out=out
+    )
+    print(speed.report())
 
 
 if __name__ == "__main__":

@@ -134,7 +134,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The models, their training, and the run around it; the defaults are those of the paper."""
+    """The models, their training, and the run around it; the defaults are those of the paper.
+
+    Attributes:
+        tokenizer, world_model, actor_critic: their shapes.
+        tokenizer_loss, actor_critic_loss: what they are trained for.
+        tokenizer_training, world_model_training, actor_critic_training: how.
+        sampling: how their batches are drawn.
+        collection: how training games are played.
+        evaluation: how the policy is tested.
+        epochs: of the run.
+    """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokenizer_loss: TokenizerLoss = field(default_factory=TokenizerLoss)
