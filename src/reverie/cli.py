@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "eval": evaluate,
                 "dream": dream,
                 "bench": bench,
+                "learn": learn,
             }
             tyro.extras.subcommand_cli_from_dict(known, prog="reverie", description=DESCRIPTION, args=args)
     except ReplayError as error:
@@ -51,9 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in EXTRA_OF:
+        if missing not in EXTRA_OF and missing != "minatar":
             raise
-        remedy = f"pip install 'reverie[{EXTRA_OF[missing]}]'"
+        # MinAtar wants plotting libraries for its viewer alone, so no extra brings it.
+        wanted = "--no-deps MinAtar" if missing == "minatar" else f"'reverie[{EXTRA_OF[missing]}]'"
+        remedy = f"pip install {wanted}"
         print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
@@ -171,6 +174,23 @@ def dream(
     from reverie.iris.commands import dream_run
 
     dream_run(run, out, device)
+
+
+def learn(
+    out: Annotated[Path, tyro.conf.arg(help="folder for what is written")] = Path("runs/learn"),
+    seeds: tuple[int, ...] = (2, 3, 4),
+    epochs: int | None = None,
+) -> None:
+    """Learn to play MinAtar's Breakout in a few minutes, and compare with agents that learned nothing.
+
+    Args:
+        out: folder for what is written; a run in it that was interrupted goes on.
+        seeds: one agent is trained from each, two at a time.
+        epochs: of each run, the last one of them being the end of its schedule; the preset's if not given.
+    """
+    from reverie.iris.learn import run_learn
+
+    run_learn(out, seeds=seeds, epochs=epochs)
 
 
 def bench(

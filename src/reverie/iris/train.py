@@ -136,6 +136,9 @@ def train_tokenizer(
         some = buffer.sample(MEAN_FRAME_STEPS, 1, boundary="pad_right", sampler=sampler)
         mean_frame = to_frames(some.obs[:, 0], device).mean(0)
     idle = torch.ones(tokenizer.config.codebook_size, dtype=torch.bool, device=device)  # unused since revival
+    # A codebook that no update has moved yet is placed as a whole. One that goes on from an earlier call is not:
+    # that would give every token another meaning.
+    fresh = not optimiser.state
     tokenizer.train()
     batch = None
     for step, rate in enumerate(settings.rates() if rates is None else rates):
@@ -143,7 +146,7 @@ def train_tokenizer(
         batch = buffer.sample(settings.batch_size, 1, boundary="pad_right", sampler=sampler, out=batch)
         arrived = perf_counter()
         frames = to_frames(batch.obs[:, 0], device)
-        if loss.revive_every and step % loss.revive_every == 0:
+        if loss.revive_every and step % loss.revive_every == 0 and (step or fresh):
             with torch.no_grad():
                 tokenizer.revive(idle, tokenizer.encode(frames).z)
             idle.fill_(True)
