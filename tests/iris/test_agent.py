@@ -155,9 +155,11 @@ def test_batches_of_other_sizes_may_come_between(agent: Agent) -> None:
     """A rollout does not depend on what was imagined before, of whatever size."""
     frames, mask = some_frames()
 
+    game = agent.new_game()
+
     def play(batch: int) -> Tensor:
         torch.manual_seed(3)
-        return agent.imagine(frames[:batch], mask[:batch]).frames
+        return agent.imagine(frames[:batch], mask[:batch], game).frames
 
     first = play(3)
     play(1)
@@ -181,14 +183,14 @@ def test_expected_rewards_are_the_mean_of_sampled_ones(agent: Agent) -> None:
 
 def test_learning_from_dreams_moves_the_actor_critic_alone(agent: Agent, buffer: ReplayBuffer) -> None:
     """Not a weight of tokenizer or world model moves or gets a gradient, and dropout is off throughout."""
-    agent.imagine(*some_frames())  # not the first dream
-    agent.train()
+    imagine = Imagine(agent)
+    agent.train()  # after the dreamer was made
     seen: list[bool] = []
     agent.world_model.drop.register_forward_hook(lambda module, *_: seen.append(module.training))
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     history = History()
     for progress in train_actor_critic(
-        agent, buffer, Optimisation(steps=2, batch_size=4, learning_rate=0.01)
+        agent, buffer, Optimisation(steps=2, batch_size=4, learning_rate=0.01), imagine=imagine
     ):
         history.add(progress)
     moved = Counter(

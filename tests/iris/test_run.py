@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +232,19 @@ def test_learning_rates_follow_the_run() -> None:
     )
     assert training.rates(0.0, 0.5, first=True) == [3.0, 3.0]
     assert training.rates(0.5, 1.0) == [0.75, 0.6875, 0.625, 0.5625]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Collection(environments=3, steps=200), "positive multiple of environments = 3"),
+        (lambda: Collection(epsilon=1.5), "epsilon: wanted a probability"),
+        (lambda: Sampling(recent_share=1.0), "a share below 1"),
+        (lambda: Sampling(over="frames"), "wanted one of"),  # type: ignore[arg-type]
+        (lambda: Optimisation(final_learning_rate=0.0), "positive number"),
+    ],
+)
+def test_numbers_that_make_no_run_are_refused(wrong: Callable[[], object], message: str) -> None:
+    """They are refused when they are given, by their names."""
+    with pytest.raises(BadSetting, match=message):
+        wrong()

@@ -56,7 +56,6 @@ class Agent(nn.Module):
         self.actor_critic = ActorCritic(
             config.actor_critic, frame=config.tokenizer.frame, actions=num_actions
         )
-        self._imagination: Imagination | None = None
 
     @property
     def device(self) -> torch.device:
@@ -79,8 +78,12 @@ class Agent(nn.Module):
             return self.actor_critic.initial_memory(len(frames))
         return self.actor_critic.recall(self.tokenizer.encode_decode(frames), mask)
 
+    def new_game(self) -> Imagination:
+        """Return games to be imagined, which keep their memory from rollout to rollout."""
+        return Imagination(self.tokenizer, self.world_model, reward=self.config.actor_critic_loss.reward)
+
     @torch.no_grad()
-    def imagine(self, frames: Tensor, mask: Tensor) -> Rollout:
+    def imagine(self, frames: Tensor, mask: Tensor, game: Imagination | None = None) -> Rollout:
         """Play on from the last of real frames (B, T, C, H, W) in 0..1, by the policy and in imagination.
 
         Those before the last rebuild the memory; the world model sees the last one alone. The shapes of the
@@ -89,19 +92,19 @@ class Agent(nn.Module):
         Args:
             frames: what was seen, newest last.
             mask: (B, T) bool; False where there is no frame. The last column is True.
+            game: from `new_game`, to use its memory again; None takes a new one.
         """
         loss = self.config.actor_critic_loss
         # One region around all: half-precision copies of the weights are made once, not for every token.
         with in_precision("float32", frames.device):
             start = memory = self.recall(frames[:, :-1], mask[:, :-1])
-            if self._imagination is None or self._imagination.reward != loss.reward:
-                self._imagination = Imagination(self.tokenizer, self.world_model, reward=loss.reward)
-            shown = [self._imagination.reset(frames[:, -1])]
+            game = self.new_game() if game is None else game
+            shown = [game.reset(frames[:, -1])]
             actions, rewards, ends = [], [], []
             for _ in range(loss.horizon - 1):
                 logits, _, memory = self.actor_critic(shown[-1], memory)
                 actions.append(draw(logits))
-                imagined = self._imagination.step(actions[-1])
+                imagined = game.step(actions[-1])
                 shown.append(imagined.frame)
                 rewards.append(imagined.reward)
                 ends.append(imagined.end)

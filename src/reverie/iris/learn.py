@@ -10,6 +10,7 @@ from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
@@ -83,6 +84,9 @@ def run_learn(
     games(game)  # a missing game is told before the processes start
     out.mkdir(parents=True, exist_ok=True)
     began = perf_counter()
+    console.print(
+        f"training {len(seeds)} agents; {out}/seed-*/log.txt tells how far they are", highlight=False
+    )
     # Threads help models of this size little, so every agent has a process with one; a fresh one, since PyTorch's
     # threads do not survive a fork.
     with ProcessPoolExecutor(min(AT_ONCE, len(seeds)), get_context("spawn"), _one_thread) as pool:
@@ -113,10 +117,11 @@ def learn(folder: Path, seed: int, config: Config, game: str, episodes: int) -> 
     """Train one agent in a folder, or go on training it, and return what it came to."""
     began = perf_counter()
     make = games(game)
-    control = Run.start(folder.with_name(f"{folder.name}-control"), config, make, seed=seed, game=game)
-    untrained = control.test(episodes=episodes)
-    random, constant = _baselines(control, episodes)
-    control.close()
+    with TemporaryDirectory() as aside:
+        control = Run.start(Path(aside), config, make, seed=seed, game=game)
+        untrained = control.test(episodes=episodes)
+        random, constant = _baselines(control, episodes)
+        control.close()
     if (folder / CHECKPOINT).exists():
         run = Run.resume(folder, make)
     else:

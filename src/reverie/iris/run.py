@@ -107,7 +107,7 @@ class Run:
         )
         self.trainings = {name: training for name, _, training in parts}
         self._optimisers = {name: new_optimiser(part, training) for name, part, training in parts}
-        self._imagine = Imagine(self.agent, captured=where.type == "cuda")
+        self._imagine = Imagine(self.agent, captured=config.cuda_graphs and where.type == "cuda")
         self._generation = 0  # how often the run was resumed
         self.buffer: ReplayBuffer
         self.collector: Collector

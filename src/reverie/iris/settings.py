@@ -144,6 +144,7 @@ class Config:
         collection: how training games are played.
         evaluation: how the policy is tested.
         epochs: of the run.
+        cuda_graphs: on a CUDA device, replay imagined games as one captured graph.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -162,6 +163,7 @@ class Config:
     collection: Collection = field(default_factory=Collection)
     evaluation: Evaluation = field(default_factory=Evaluation)
     epochs: int = 600
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs)
