@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 import weakref
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,31 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
-from reverie.budget import Budget
 from reverie.door import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.draws import check_sampler
-from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
-from reverie.errors import BadSetting, BufferClosed, FileError
+from reverie.episodes import NO_FINAL, EpisodeIndex
 from reverie.feedback import checked_extras, checked_priorities
 from reverie.file import ReplayFile
 from reverie.following import Follower
-from reverie.gather import Gatherer, Layout, is_obs
-from reverie.history import list_episodes
+from reverie.gather import Gatherer, Layouts, is_obs
+from reverie.history import describe, list_episodes
 from reverie.intake import Intake, Step
-from reverie.journal import Journal
+from reverie.keeping import Keeper
 from reverie.loading import Loader
-from reverie.memory import Blocks, format_bytes, reserve
-from reverie.resuming import close_at_exit, generator, make_file, read_settings, recall, remember
+from reverie.memory import Blocks
+from reverie.resuming import close_at_exit, generator, make_file, read_settings
 from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
-from reverie.saving import copy_file, copy_memory, snapshot
-from reverie.settings import Settings, check_settings
+from reverie.settings import Settings, check_settings, reserve_for
 from reverie.spec import StepSpec, Tree
-from reverie.states import Remembered, SamplerStates, generator_state
 from reverie.stores import make_stores
-from reverie.windows import BOUNDARIES, Anchors, Windows
-
-KEPT_LAYOUTS = 8  # batch shapes whose layout is remembered; a training loop uses two or three
+from reverie.windows import Anchors, Windows, anchors_of, check_boundary
 
 
 class ReplayBuffer:
@@ -66,10 +59,9 @@ class ReplayBuffer:
 
     Raises:
         BadSetting: an argument of the wrong kind or range, or a capacity that streams do not divide.
-        TooLarge: the capacity does not fit into memory. Nothing is allocated then. How small packed runs
+        TooLarge: the capacity does not fit into memory; nothing is allocated then. How small packed runs
             become is not known beforehand: with "packed" only what does not depend on it is counted.
-        FileTaken: there is something at `path` already.
-        FileError: the file cannot be made.
+        FileTaken: there is something at `path` already. FileError: the file cannot be made.
     """
 
     def __init__(self, spec: StepSpec, capacity: int | None = None, *, streams: int = 1, seed: int | None = None,
@@ -77,89 +69,56 @@ class ReplayBuffer:
                  durability: str | None = None, max_bytes: int | None = None) -> None:  # fmt: skip
         settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
         rng = generator(seed_number(seed))
-        self._reserve(settings)
-        file = None if path is None else make_file(Path(path), settings, rng)
-        self._set_up(settings, rng, file)
-        if file is not None:
-            self._write_to(file, self._journal_of(file))
+        reserve_for(self, settings)
+        self._set_up(settings, rng, None if path is None else make_file(Path(path), settings, rng))
+        if path is not None:
+            self._write()
 
     @classmethod
     def _resume(cls, file: ReplayFile, residency: str | None) -> Self:
         """Return the buffer that a file keeps; see `reverie.open`."""
         settings, rng = read_settings(file, residency)
         self = cls.__new__(cls)
-        self._reserve(settings)
+        reserve_for(self, settings)
         self._set_up(settings, rng, file)
-        loader = Loader(file, self._stored, self._index, self._ring, self._finals)
-        self._notes, rows = recall(file, self._samplers)
+        loader = self._keeper.loader()
         if file.db.mode == "r":
-            self._file = file
-            self._turn = Follower(file, loader, rows, self._lock)
+            self._turn = Follower(file, loader, self._lock)
             with self._turn:
                 return self
-        loader.load(rows)
-        journal = self._journal_of(file)
-        journal.go_on_from(loader)
-        self._write_to(file, journal)
+        loader.load()
+        self._write(loader)
         return self
 
-    def _reserve(self, settings: Settings) -> None:
-        each = settings.row_bytes
-        reserve(self, each * settings.capacity, f"capacity of {settings.capacity:,} steps of {each:,} bytes")
-
     def _set_up(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:
-        """Make the memory of an empty buffer; `file` is what it may read its bytes from."""
-        self._settings = settings
+        """Make the memory of an empty buffer; `file` is where its bytes may be instead."""
         self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
         self._rng = rng
-        self._columns, self._stored = self.spec.columns(), settings.stored
+        self._columns = self.spec.columns()
         self._obs_columns = tuple(column for column in self._columns if is_obs(column))
-        each = self.capacity // self.streams
-        self._index = EpisodeIndex(self.streams, each)
-        self._ring, self._finals = make_stores(
-            self.residency, self._stored, self._obs_columns, Runs(self.streams, each), file
-        )
+        runs = Runs(self.streams, self.capacity // self.streams)
+        self._index = EpisodeIndex(self.streams, runs.capacity)
+        self._ring, self._finals = make_stores(self.residency, settings.stored, self._obs_columns, runs, file)
+        self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks = Blocks()
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
-        self._layouts: dict[tuple[bool, int, int], Layout] = {}
+        self._layouts = Layouts(self.spec)
         self._uniform = Uniform()
-        self._samplers = SamplerStates()
-        self._notes: dict[str, Any] = {}  # what a class around this one wants to find again after a resume
         self._lock = threading.RLock()
         # What a reader enters. A follower looks into the file for news first.
         self._turn: AbstractContextManager[Any] = self._lock
-        self._identity = uuid.uuid4().hex  # by which copies know whose they are
-        self._file: ReplayFile | None = None
-        self._journal: Journal | None = None
-        self._drawn = False  # whether random numbers were drawn that the file does not know of
-        self._closed = False
-        self._budget = None if settings.max_bytes is None else Budget(
-            settings.max_bytes, self._used_bytes, settings.raw_run_bytes, self._drop_run, self._index,
-            self._ring, self._finals,
-        )  # fmt: skip
 
-    def _journal_of(self, file: ReplayFile) -> Journal:
-        durability = self._settings.durability
-        return Journal(file, self._stored, self._index, self._ring, self._finals, durability)
-
-    def _write_to(self, file: ReplayFile, journal: Journal) -> None:
-        """Go on with a file that holds what memory holds."""
-        self._file, self._journal = file, journal
-        weakref.finalize(self, file.close).atexit = False
+    def _write(self, loader: Loader | None = None) -> None:
+        """Begin to write to the file."""
+        assert self._keeper.file is not None
+        weakref.finalize(self, self._keeper.file.close).atexit = False
         close_at_exit(self)
-        if not file.meta("clean"):  # the process that wrote it was killed: its episodes ended there
+        self._keeper.write(loader)
+        if self._keeper.was_killed():  # its episodes ended there
             for stream in np.flatnonzero(self._index.open_row >= 0).tolist():
                 self.cut(stream)
-        journal.begin()
-
-    def _used_bytes(self) -> int:
-        return self._file.db.used_bytes if self.residency == "disk" and self._file else self.nbytes
-
-    def _drop_run(self, number: int) -> None:
-        if self._journal is not None:
-            self._journal.drop_run(number)
 
     # --- what there is ---------------------------------------------------------------------------------
 
@@ -185,22 +144,15 @@ class ReplayBuffer:
             return list_episodes(self._index)
 
     def __repr__(self) -> str:
-        streams = "1 stream" if self.streams == 1 else f"{self.streams} streams"
-        fields = ", ".join(
-            f"{column.name} {column.field.shape} {column.field.dtype}" for column in self._columns
-        )
-        packed = ", packed" if self.residency == "packed" else ""
-        state = ", closed" if self._closed else ""
-        return (f"ReplayBuffer({len(self):,} of {self.capacity:,} steps, {streams}, "
-                f"{format_bytes(self.nbytes)} of RAM{packed}: {fields}{state})")  # fmt: skip
+        what = describe(self._columns, self._index, self.capacity, self.nbytes)
+        where = f", {self.residency}" * (self.residency != "ram") + (f", {self.path}" if self.path else "")
+        return f"ReplayBuffer({what}{where}{', closed' if self._keeper.closed else ''})"
 
     def count_windows(self, length: int, boundary: str = "inside") -> int:
         """Return how many different anchors there are now for windows of `length` steps."""
         length = positive("length", length)
-        if not isinstance(boundary, str) or boundary not in BOUNDARIES:
-            raise BadSetting(f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see sample")
         with self._turn:
-            return Anchors(self._index, boundary, length).count()
+            return Anchors(self._index, check_boundary(boundary), length).count()
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -223,7 +175,7 @@ class ReplayBuffer:
         """
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
-            self._check_writable()
+            self._keeper.check_writable()
             self._store(stream_number(stream, self.streams), step)
 
     def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
@@ -246,18 +198,11 @@ class ReplayBuffer:
             len(which), obs, action, reward, terminated, truncated, final_obs, extras
         )
         with self._lock:
-            self._check_writable()
-            if self._budget is not None:
-                self._budget.make_room(which.tolist())
-            if self._journal is not None:
-                self._journal.lanes(which, values, ended, final, self._news())
-                self._drawn = False
+            self._keeper.check_writable()
+            self._keeper.lanes(which, values, ended, final)
             slots, freed = self._index.make_room_many(which)
             self._finals.release(freed)
-            places = np.full(len(which), NO_FINAL)
-            if final is not None:
-                for lane in np.flatnonzero(ended).tolist():
-                    places[lane] = self._finals.put({name: rows[lane] for name, rows in final.items()})
+            places = self._finals.put_ended(ended, final)
             self._ring.write(slots, values)
             self._index.commit_many(which, slots, rewards, ended, places)
 
@@ -273,12 +218,10 @@ class ReplayBuffer:
         """
         final = None if final_obs is None else self._intake.final(final_obs)
         with self._lock:
-            self._check_writable()
+            self._keeper.check_writable()
             stream = stream_number(stream, self.streams)
             if self._index.open_row[stream] >= 0:
-                if self._journal is not None:
-                    self._journal.cut(stream, final, self._news())
-                    self._drawn = False
+                self._keeper.cut(stream, final)
                 self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
 
     # --- sampling --------------------------------------------------------------------------------------
@@ -324,21 +267,14 @@ class ReplayBuffer:
         burn_in = natural("burn_in", burn_in)
         sampler = self._uniform if sampler is None else check_sampler("sampler", sampler)
         with self._turn:
-            anchors = self._anchors(boundary, length)
-            layout = self._layout(boundary == "cross", batch_size, burn_in + length)
-            if out is not None:
-                layout.check(out)
-            self._samplers.meet(sampler)
+            self._keeper.check_open()
+            anchors = anchors_of(self._index, boundary, length)
+            layout = self._layouts.get(boundary == "cross", batch_size, burn_in + length, out)
+            self._keeper.drawing(sampler)
             drawn = sampler.draw(anchors, self._rng, batch_size)
-            self._drawn = True
             batch = layout.allocate(self._blocks) if out is None else out
-            self._gatherer.fill(anchors.windows(drawn, burn_in, self._rng), batch)
-            if drawn.weight is None:
-                batch.weight.fill(1.0)
-            else:
-                batch.weight[...] = drawn.weight
-            # Frozen for users; a batch that is filled again may come from another sampler than before.
-            object.__setattr__(batch, "_sampler", sampler)
+            windows = anchors.windows(drawn, burn_in, self._rng)
+            self._gatherer.fill(windows, batch, drawn.weight, sampler)
         return batch
 
     def sample_steps(self, batch_size: int) -> StepBatch:
@@ -351,10 +287,11 @@ class ReplayBuffer:
         """
         batch_size = positive("batch_size", batch_size)
         with self._turn:
-            anchors = self._anchors("inside", 1)
+            self._keeper.check_open()
+            anchors = anchors_of(self._index, "inside", 1)
+            self._keeper.drawing()
             windows = anchors.windows(self._uniform.draw(anchors, self._rng, batch_size), 0, self._rng)
             assert isinstance(windows, Windows)
-            self._drawn = True
             return self._gatherer.steps(windows, self.spec)
 
     # --- learning from a batch -------------------------------------------------------------------------
@@ -375,8 +312,8 @@ class ReplayBuffer:
         assert isinstance(sampler, Sampler)
         priorities = checked_priorities(sampler, batch, td_errors)
         with self._turn:
-            self._check_open()
-            live = self._live(batch.stream, batch.anchor)
+            self._keeper.check_open()
+            live = self._index.are_live(batch.stream, batch.anchor)
             sampler.update(self._index, batch.stream[live], batch.anchor[live], priorities[live])
 
     def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
@@ -395,79 +332,55 @@ class ReplayBuffer:
         ids = check_batch(batch).step_ids()
         real = batch.mask & (ids >= 0)
         checked = checked_extras(self.spec.extras, ids, values)
-        stream = np.broadcast_to(batch.stream[:, None], ids.shape)
         with self._lock:
-            self._check_writable()
-            real &= self._live(stream, ids)
-            slots = stream[real] * self._index.capacity + ids[real] % self._index.capacity
+            self._keeper.check_writable()
+            real &= self._index.are_live(batch.stream[:, None], ids)
+            slots = self._index.slots(batch.stream[:, None], ids)[real]
             chosen = {name: np.asarray(value)[real] for name, value in checked.items()}
-            if self._journal is not None and len(slots):
-                self._journal.rewrite(slots, chosen)
+            self._keeper.rewrite(slots, chosen)
             self._ring.rewrite(slots, chosen)
-
-    def _live(self, stream: Ints, ids: Ints) -> npt.NDArray[np.bool_]:
-        return (ids >= self._index.tail[stream]) & (ids < self._index.head[stream])
 
     # --- the file --------------------------------------------------------------------------------------
 
     @property
     def path(self) -> Path | None:
         """Where the replay file is; None without one."""
-        return None if self._file is None else self._file.db.path
+        return self._keeper.path
 
     def flush(self) -> None:
-        """Make everything survive a loss of power: steps, episodes, samplers, random state. Nothing without a path.
+        """Make everything survive a loss of power: steps, episodes, samplers, random state.
 
         Raises:
             FileError: the file cannot be written; it is as it was, and so is the buffer.
-            BufferClosed: the buffer was closed.
         """
         with self._lock:
-            self._check_open()
-            if self._journal is not None:
-                self._journal.flush(self._remember())
-                self._drawn = False
+            self._keeper.check_open()
+            self._keeper.flush()
 
     def save_as(self, path: str | os.PathLike[str]) -> None:
         """Write a whole copy of the buffer as a replay file, while others go on using the buffer.
 
-        A copy that this buffer has saved there before is brought up to date; what has not changed since is not
-        written again. On an error the copy stays as it was.
+        A copy that this buffer saved there before is brought up to date: what has not changed is not written
+        again. Where the buffer has no file of its own, others wait meanwhile.
 
         Raises:
             FileTaken: there is something else at `path`.
-            FileError: it cannot be written.
-            BufferClosed: the buffer was closed.
+            FileError: it cannot be written; a copy that was there is as it was.
         """
-        with ExitStack() as stack:
-            with self._turn:
-                self._check_open()
-                if self._file is None:
-                    copy_memory(Path(path), self._identity, self._settings, self._index, self._ring,
-                                self._remember(), self._journal_of)  # fmt: skip
-                    return
-                self.flush()
-                source = stack.enter_context(snapshot(self._file.db.path))
-            copy_file(source, Path(path))
+        with ExitStack() as turn:
+            turn.enter_context(self._turn)
+            self._keeper.check_open()
+            self._keeper.save_as(Path(path), turn)
 
     def close(self) -> None:
         """Flush, and take and give nothing any more. Closing twice is fine.
 
         Raises:
-            FileError: the file cannot be written; the buffer is closed all the same, and what `durability`
-                promises is in the file.
+            FileError: the file cannot be flushed; the buffer is closed all the same.
         """
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
             self._turn = self._lock
-            if self._file is not None:
-                try:
-                    if self._journal is not None:
-                        self._journal.flush(self._remember(), clean=True)
-                finally:
-                    self._file.close()
+            self._keeper.close()
 
     def __enter__(self) -> Self:
         return self
@@ -476,63 +389,12 @@ class ReplayBuffer:
                  trace: TracebackType | None) -> None:  # fmt: skip
         self.close()
 
-    def _remember(self) -> Remembered:
-        return remember(self._rng, self._samplers, self._index, self._notes)
-
-    def _news(self) -> dict[str, Any]:
-        """Return what the next write into the file has to bring with it."""
-        return {"rng": generator_state(self._rng)} if self._drawn else {}
-
-    # --- at the door -----------------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
-
-    def _check_writable(self) -> None:
-        self._check_open()
-        if self._file is not None and self._journal is None:
-            raise FileError(
-                f"{self._file.db.path}: wanted a buffer open for writing, got one open for reading; "
-                f"open it with mode='r+'"
-            )
-
     def _store(self, stream: int, step: Step) -> None:
         """Store a prepared step; the caller holds the lock."""
         values, amount, ended, final = step
-        if self._budget is not None:
-            self._budget.make_room([stream])
-        if self._journal is not None:
-            self._journal.step(stream, values, ended, final, self._news())
-            self._drawn = False
+        self._keeper.step(stream, values, ended, final)
         slot, freed = self._index.make_room(stream)
         self._finals.release(freed)
         place = NO_FINAL if final is None else self._finals.put(final)
         self._ring.write(slot, values)
         self._index.commit(stream, slot, amount, ended, place)
-
-    def _layout(self, cross: bool, batch_size: int, length: int) -> Layout:
-        key = (cross, batch_size, length)
-        layout = self._layouts.get(key)
-        if layout is None:
-            layout = Layout(self.spec, RowBatch if cross else SequenceBatch, batch_size, length)
-            if len(self._layouts) >= KEPT_LAYOUTS:
-                self._layouts.clear()
-            self._layouts[key] = layout
-        return layout
-
-    def _anchors(self, boundary: str, length: int) -> Anchors:
-        self._check_open()
-        if not isinstance(boundary, str) or boundary not in BOUNDARIES:
-            raise BadSetting(
-                f"boundary: wanted one of {sorted(BOUNDARIES)}, got {boundary!r}; see the docstring of sample"
-            )
-        if boundary == "inside" and length > self._index.capacity:
-            raise BadSetting(
-                f"length: wanted at most the {self._index.capacity} steps that a stream keeps, got {length}; "
-                f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
-            )
-        anchors = Anchors(self._index, boundary, length)
-        if self._index.live_steps() == 0:
-            raise anchors.not_enough()
-        return anchors

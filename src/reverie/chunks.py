@@ -137,8 +137,10 @@ class PackedRing:
     def write(self, slot: int | Ints, values: Mapping[str, Any]) -> None:
         """Store one step, or one step for each of several streams, in the order of each stream's slots."""
         self._narrow.write(slot, {name: value for name, value in values.items() if name not in self._wide})
-        slots = np.atleast_1d(slot)
-        number, row = self._runs.of_slots(slots)
+        if isinstance(slot, int):
+            self._write_one(slot, values)
+            return
+        number, row = self._runs.of_slots(slot)
         stream = number // self._runs.each
         # A ring of one run begins the same run again.
         whole = (row == 0) & (self._filled[stream] == self._runs.rows_of(number))
@@ -148,6 +150,20 @@ class PackedRing:
             if name in values:
                 self._open[name][stream, row] = values[name]
         self._open_run[stream] = number
+        self._filled[stream] = row + 1
+
+    def _write_one(self, slot: int, values: Mapping[str, Any]) -> None:
+        """Do what `write` does for several, in plain integers: several times faster for one."""
+        stream, within = divmod(slot, self._runs.capacity)
+        number, row = self._runs.of_id(stream, within)
+        if self._open_run.item(stream) != number or (
+            row == 0 and self._filled.item(stream) == self._runs.rows(number)
+        ):
+            self.seal(stream)
+            self._open_run[stream] = number
+        for name in self._wide:
+            if name in values:
+                self._open[name][stream, row] = values[name]
         self._filled[stream] = row + 1
 
     def seal(self, stream: int) -> None:

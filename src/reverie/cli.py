@@ -1,7 +1,8 @@
-"""The `reverie` command: record games, train on them, dream of them."""
+"""The `reverie` command: record games, look into replay files, train agents on them, and see them dream."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import reverie
+from reverie.door import natural, positive
 from reverie.errors import ReplayError
+from reverie.memory import format_bytes
 
 DESCRIPTION = "A replay engine for world models. `reverie --version` names the version."
 USER_ERROR = 2  # exit status, as for a misspelt option
+FINDINGS = 1  # exit status of a verification that found something
 INTERRUPTED = 130  # exit status that shells give to Ctrl-C
 EXTRA_OF = {"gymnasium": "atari", "ale_py": "atari", "PIL": "atari", "torch": "iris",
             "tensorboard": "iris", "matplotlib": "iris"}  # missing module -> the extra that brings it  # fmt: skip
@@ -22,7 +26,8 @@ EXTRA_OF = {"gymnasium": "atari", "ale_py": "atari", "PIL": "atari", "torch": "i
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (the process's own if None) and return its exit status.
 
-    An error of the user's prints one line to stderr and returns 2; so does a missing extra.
+    An error of the user's prints one line to stderr and returns 2; so does a missing extra. `verify` returns 1
+    if it found something.
 
     Raises:
         SystemExit: after `--help`, or when the arguments cannot be parsed.
@@ -36,17 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             from reverie.iris.commands import train as train_with
 
             train_with(args[1:])
-        else:
-            known: dict[str, Callable[..., Any]] = {
-                "record": record,
-                "demo": demo,
-                "train": train,
-                "eval": evaluate,
-                "dream": dream,
-                "bench": bench,
-                "learn": learn,
-            }
-            tyro.extras.subcommand_cli_from_dict(known, prog="reverie", description=DESCRIPTION, args=args)
+            return 0
+        commands: dict[str, Callable[..., Any]] = {
+            "record": record,
+            "inspect": inspect,
+            "verify": verify,
+            "film": film,
+            "demo": demo,
+            "train": train,
+            "eval": evaluate,
+            "dream": dream,
+            "learn": learn,
+            "bench": bench,
+        }
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="reverie", description=DESCRIPTION, args=args
+        )
     except ReplayError as error:
         print(f"reverie: {error}", file=sys.stderr)
         return USER_ERROR
@@ -62,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("reverie: interrupted", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(status or 0)
 
 
 def record(
@@ -71,8 +84,9 @@ def record(
     seed: int = 0,
     capacity: int | None = None,
     full_games: bool = False,
+    out: Path | None = None,
 ) -> None:
-    """Record a game played at random into memory, and report what came of it. No file is written.
+    """Record a game played at random, and report what came of it.
 
     Args:
         game: an Atari game in any spelling, such as Breakout or ms_pacman.
@@ -80,6 +94,7 @@ def record(
         seed: fixes the game and the actions.
         capacity: steps that the buffer keeps; all of them if not given.
         full_games: end an episode with the game, as in testing, and not with each life, as in training.
+        out: a new replay file to record into; without it the steps are in memory alone, and then gone.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -87,23 +102,27 @@ def record(
     from reverie.gymnasium import atari
     from reverie.gymnasium import record as record_steps
 
+    steps = positive("steps", steps)  # before a file is made
     env = atari(game, train=not full_games)
     try:
         spec = reverie.StepSpec.from_env(env)
-        # A bad number of steps is for the recorder to refuse, by its own name.
-        buffer = reverie.ReplayBuffer(spec, max(steps, 1) if capacity is None else capacity, seed=seed)
+        buffer = reverie.ReplayBuffer(spec, steps if capacity is None else capacity, seed=seed, path=out)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                    TextColumn("{task.fields[rate]} steps/s"), TimeRemainingColumn())  # fmt: skip
         console = Console(stderr=True)
         # Nobody watches a bar in a log file.
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(f"recording {game}", total=steps, rate="-")
+        with (
+            buffer,
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+        ):
+            task = bar.add_task(f"recording {game}", total=steps, rate="-")
 
             def show(done: int) -> None:
-                speed = progress.tasks[0].speed
-                progress.update(task, completed=done, rate="-" if speed is None else f"{speed:,.0f}")
+                speed = bar.tasks[0].speed
+                bar.update(task, completed=done, rate="-" if speed is None else f"{speed:,.0f}")
 
             result = record_steps(env, buffer, steps=steps, seed=seed, on_step=show)
+            held = repr(buffer)
     finally:
         env.close()
     print(
@@ -119,7 +138,65 @@ def record(
         )
     else:
         print("episodes  none ended; record more steps to see an end")
-    print(f"buffer    {buffer!r}")
+    print(f"buffer    {held}")
+    if out is not None:
+        print(
+            f"file      {out}, {format_bytes(out.stat().st_size)}; reverie inspect {out} shows what is in it"
+        )
+
+
+def inspect(
+    file: Annotated[Path, tyro.conf.Positional],
+    episodes: int = 5,
+) -> None:
+    """Tell what a replay file holds: sizes, streams, episodes, samplers. Also while it is being written.
+
+    Args:
+        file: a replay file.
+        episodes: how many of the newest episodes to list.
+    """
+    from reverie.report import report
+
+    for line in report(file, natural("episodes", episodes)):
+        print(line)
+
+
+def verify(file: Annotated[Path, tyro.conf.Positional]) -> int:
+    """Check everything in a replay file. The exit status is 0 if it is whole, 1 if not, 2 if it does not open.
+
+    Args:
+        file: a replay file; it is only read, also while it is being written.
+    """
+    from reverie.verify import verify_file
+
+    status = 0
+    for line, is_finding in verify_file(file):
+        print(line)
+        status = FINDINGS if is_finding else status
+    return status
+
+
+def film(
+    file: Annotated[Path, tyro.conf.Positional],
+    episode: int,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    column: str | None = None,
+    every: int | None = None,
+    fps: float = 15.0,
+) -> None:
+    """Show an episode of a replay file as an animated GIF, or as a PNG with its frames side by side.
+
+    Args:
+        file: a replay file.
+        episode: its number, as `reverie inspect` lists them.
+        out: a name that ends in .gif or .png.
+        column: the observation to show, such as obs/camera, if several are frames.
+        every: show one of so many steps, with the rewards of all of them; else each step, as far as they fit.
+        fps: frames of a GIF in a second.
+    """
+    from reverie.film import film as make_film
+
+    print(f"wrote {make_film(file, episode, out, column, every, fps)}")
 
 
 def demo(

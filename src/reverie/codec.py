@@ -51,12 +51,11 @@ class Codec:
         """
         if value.nbytes < LEAST_STEP_BYTES:
             return PLAIN + value.tobytes()
-        plain = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        plain = _bits(value)
         if before is None:
             body, tag = self._step_compressor.compress(plain.data), ZSTD
         else:
-            changed = plain ^ np.ascontiguousarray(before).reshape(-1).view(np.uint8)
-            body, tag = self._step_compressor.compress(changed.data), DELTA
+            body, tag = self._step_compressor.compress((plain ^ _bits(before)).data), DELTA
         return tag + body if len(body) < value.nbytes else PLAIN + value.tobytes()
 
     def unpack_step(
@@ -71,9 +70,9 @@ class Codec:
             return self.unpack(packed, shape, dtype)
         if before is None:
             raise ValueError("packed as a change of the step before, which is not there")
-        changed = np.frombuffer(self._body(packed), np.uint8)
-        plain = changed ^ np.ascontiguousarray(before).reshape(-1).view(np.uint8)
-        return plain.view(dtype).reshape(shape)
+        bits = _bits(before)
+        changed = np.frombuffer(self._body(packed), bits.dtype).reshape(bits.shape)
+        return (changed ^ bits).view(dtype)
 
     def _body(self, packed: bytes) -> Any:
         import zstandard
@@ -85,3 +84,9 @@ class Codec:
             return self._decompressor.decompress(body)
         except zstandard.ZstdError as error:
             raise ValueError(f"no zstd frame: {error}") from error
+
+
+def _bits(value: Array) -> Array:
+    """Return an array as integers of the same size, C-contiguous."""
+    value = np.ascontiguousarray(value)
+    return value.view(f"u{value.itemsize}") if value.dtype.kind == "f" else value

@@ -1,29 +1,27 @@
-"""Drop-in classes for TorchWM's and Simulusion's IRIS buffers: two faces of the one engine."""
+"""The drop-in for TorchWM's and Simulusion's IRIS replay buffer: a face of the one engine."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+import os
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.buffer import ReplayBuffer
 from reverie.door import (
-    action_value,
     action_vector,
     flag,
     natural,
     positive,
-    reward_number,
-    same_shape,
-    stream_number,
     terminal_flag,
 )
 from reverie.draws import uniform_steps
 from reverie.episodes import CUT, NO_FINAL, RUNNING, TERMINATED, Ints
-from reverie.errors import BadSetting, BufferFull, NotEnoughData, SpecMismatch
+from reverie.errors import BadSetting, FileError, NotEnoughData
 from reverie.mending import replace_stream
+from reverie.opening import open
 from reverie.ring import Ring
 from reverie.spec import Field, StepSpec
 
@@ -51,6 +49,8 @@ class IRISReplayBuffer:
         seq_len: steps of a sequence, unless `sample_sequence` is told otherwise.
         batch_size: sequences of a batch.
         seed: fixes every random choice; None takes one from the operating system.
+        path: a new replay file that everything added goes to; `IRISReplayBuffer.open` resumes it. What is
+            written into the arrays by hand goes there once a counter is set.
 
     Attributes:
         observations: (size, *obs_shape) uint8; actions: (size, action_size) float32;
@@ -65,7 +65,8 @@ class IRISReplayBuffer:
     """
 
     def __init__(self, size: int, obs_shape: tuple[int, ...], action_size: int, seq_len: int = 20,
-                 batch_size: int = 64, *, seed: int | None = None) -> None:  # fmt: skip
+                 batch_size: int = 64, *, seed: int | None = None,
+                 path: str | os.PathLike[str] | None = None) -> None:  # fmt: skip
         self.size = positive("size", size)
         self.action_size = positive("action_size", action_size)
         self.seq_len = positive("seq_len", seq_len)
@@ -75,7 +76,45 @@ class IRISReplayBuffer:
             raise BadSetting("obs_shape: wanted at least one axis, got (); pass for example (3, 64, 64)")
         self.obs_shape = frame.shape
         spec = StepSpec(frame, Field((self.action_size,), "float32"), {"terminals": Field((), "float32")})
-        self._engine = ReplayBuffer(spec, self.size, seed=seed)
+        self._take(ReplayBuffer(spec, self.size, seed=seed, path=path))
+        self._engine._keeper.note(seq_len=self.seq_len, batch_size=self.batch_size)
+        self._note()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the buffer that a replay file keeps: contents, counters and random state.
+
+        Args:
+            path: of a file that an IRISReplayBuffer wrote, as its own or by `save_as`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FileError: it is damaged, in use by another writer, or the file of another kind of buffer.
+        """
+        engine = open(path, "ram")
+        notes = engine._keeper.notes
+        if not notes.keys() >= {"seq_len", "batch_size", "episodes", "steps_before", "moved"}:
+            engine.close()
+            raise FileError(
+                f"{path}: wanted the file of an IRISReplayBuffer, got another buffer's; use reverie.open"
+            )
+        self = cls.__new__(cls)
+        frame = engine.spec.obs
+        self.size, self.obs_shape = engine.capacity, frame.shape
+        self.action_size = engine.spec.action.shape[0]
+        self.seq_len, self.batch_size = notes["seq_len"], notes["batch_size"]
+        self._take(engine)
+        self._steps_before, self._episodes = notes["steps_before"], notes["episodes"]
+        self._moved = notes["moved"]
+        index = engine._index
+        rows = index.live_rows()
+        cuts = index.stop[rows[index.ended[rows] == CUT]] - 1
+        self.terminals[cuts % self.size] = SEAM
+        return self
+
+    def _take(self, engine: ReplayBuffer) -> None:
+        """Become the face of an engine."""
+        self._engine = engine
         ring = self._engine._ring
         assert isinstance(ring, Ring)
         self.observations: Frames = ring.columns["obs"]
@@ -171,6 +210,12 @@ class IRISReplayBuffer:
         self._moved = self._moved or bool(self._set.keys() & {"idx", "full"})
         self._steps_before, self._episodes = steps - head, episodes
         self._set.clear()
+        self._note()
+        self._engine._keeper.replaced()
+
+    def _note(self) -> None:
+        """Let the replay file, if there is one, keep what the engine does not know."""
+        self._engine._keeper.note(episodes=self._episodes, steps_before=self._steps_before, moved=self._moved)
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -197,7 +242,7 @@ class IRISReplayBuffer:
         """
         step = self._prepare(obs, action, reward, terminal, truncated, final_obs)
         with self._engine._lock:
-            self._engine._check_open()
+            self._engine._keeper.check_open()
             self._store(step)
 
     def _prepare(self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: bool, final: Any) -> Any:
@@ -210,14 +255,22 @@ class IRISReplayBuffer:
         self._read_ring()
         if self._moved:
             self.cut()
-        self._engine._store(0, step)
+        if step[2] & TERMINATED:
+            self._engine._keeper.note(episodes=self._episodes + 1)
+        try:
+            self._engine._store(0, step)
+        except BaseException:
+            self._note()
+            raise
         self._episodes += bool(step[2] & TERMINATED)
 
     def cut(self) -> None:
         """End the running episode: the recording goes on elsewhere, and nothing joins across this point."""
         with self._engine._lock:
             self._read_ring()
-            self._moved = False
+            if self._moved:
+                self._moved = False
+                self._note()
             if self._engine._index.open_row[0] >= 0:
                 self.terminals[self.idx - 1] = SEAM
                 self._engine.cut()
@@ -289,113 +342,42 @@ class IRISReplayBuffer:
 
     def _draw_steps(self, count: int) -> tuple[Ints, Ints]:
         self._read_ring()
-        self._engine._check_open()
+        self._engine._keeper.check_open()
         if len(self) == 0:
             raise NotEnoughData("wanted one stored transition, got an empty buffer; add some first")
+        self._engine._keeper.drawing()
         return uniform_steps(self._engine._index, self._engine._rng, count)
 
     def _frames(self, ids: Ints) -> Frames:
         return self._engine._gatherer.values(self._engine._obs_columns[0], ids % self.size)
 
+    # --- the file --------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Make everything survive a loss of power; nothing happens without a path."""
+        with self._engine._lock:
+            self._read_ring()
+            self._engine.flush()
+
+    def save_as(self, path: str | os.PathLike[str]) -> None:
+        """Write a whole copy as a replay file; one saved there before is brought up to date."""
+        with self._engine._lock:
+            self._read_ring()
+            self._engine.save_as(path)
+
+    def close(self) -> None:
+        """Flush, and take and give nothing any more. Closing twice is fine."""
+        with self._engine._lock:
+            if not self._engine._keeper.closed:
+                self._read_ring()
+            self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self.close()
+
     def __repr__(self) -> str:
         return f"IRISReplayBuffer({len(self):,} of {self.size:,} transitions: {self._engine!r})"
-
-
-class IRISOnPolicyBuffer:
-    """Keeps the current trajectory in lists, until it joins the main buffer.
-
-    Args:
-        max_steps: steps it takes before it says that it is full.
-
-    Attributes:
-        observations: list of uint8 arrays; actions: list of float32 arrays or integers; rewards, terminals:
-            lists of floats. One entry per step, each a copy of what was added.
-    """
-
-    def __init__(self, max_steps: int = 1000) -> None:
-        self.max_steps = positive("max_steps", max_steps)
-        self._frame_shape: tuple[int, ...] = (0, 0, 0)  # of the newest step ever: the rank when empty
-        self._action_shape: tuple[int, ...] = (0,)
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all steps."""
-        self.observations: list[Frames] = []
-        self.actions: list[Any] = []
-        self.rewards: list[float] = []
-        self.terminals: list[float] = []
-        self._truncated: list[bool] = []
-        self._final_obs: list[Frames | None] = []
-
-    def __len__(self) -> int:
-        return len(self.observations)
-
-    def add(self, obs: npt.ArrayLike, action: npt.ArrayLike, reward: float, terminal: float, *,
-            truncated: bool = False, final_obs: npt.ArrayLike | None = None) -> None:  # fmt: skip
-        """Store a copy of one transition; the arguments are those of `IRISReplayBuffer.add`.
-
-        Raises:
-            BufferFull: `max_steps` are held already; they stay.
-            SpecMismatch: a value of the wrong kind, or of another shape than those before it.
-        """
-        if len(self) >= self.max_steps:
-            raise BufferFull(f"wanted room for a step, got all {self.max_steps} taken; call move_to or clear")
-        field = Field(self._frame_shape if len(self) else np.shape(obs), "uint8")
-        frame, taken = np.array(field.validate("obs", obs), np.uint8), action_value(action)
-        if len(self):
-            same_shape("action", np.shape(taken), self._action_shape)
-        ended, stopped, amount = terminal_flag(terminal), flag("truncated", truncated), reward_number(reward)
-        if final_obs is not None and not (ended or stopped):
-            raise SpecMismatch("final_obs: wanted it only with an end, got it without; leave it out")
-        final = None if final_obs is None else np.array(field.validate("final_obs", final_obs), np.uint8)
-        self.observations.append(frame)
-        self.actions.append(taken)
-        self.rewards.append(amount)
-        self.terminals.append(float(ended))
-        self._truncated.append(stopped)
-        self._final_obs.append(final)
-        self._frame_shape, self._action_shape = frame.shape, np.shape(taken)
-
-    def get_arrays(self) -> tuple[Frames, Floats, Floats, Floats]:
-        """Return (T, *obs_shape) uint8 observations, and float32 actions (T, …), rewards (T,), terminals (T,).
-
-        An empty buffer gives arrays of the same ranks with T = 0.
-        """
-        observations = np.array(self.observations, np.uint8).reshape(len(self), *self._frame_shape)
-        actions = np.array(self.actions, np.float32).reshape(len(self), *self._action_shape)
-        return observations, actions, np.array(self.rewards, np.float32), np.array(self.terminals, np.float32)
-
-    def move_to(self, buffer: IRISReplayBuffer | ReplayBuffer, *, stream: int = 0) -> None:
-        """Add all steps to `buffer`, then clear. If it refuses a step, nothing is moved.
-
-        The trajectory stands for itself: the target's running episode is cut before it, and after it unless
-        it ended by itself, so that it is never joined to what another trajectory brings.
-
-        Raises:
-            SpecMismatch: a step does not fit the target, or `stream` does not exist there.
-            BufferClosed: the target was closed.
-        """
-        if not isinstance(buffer, (IRISReplayBuffer, ReplayBuffer)):
-            raise BadSetting(f"buffer: wanted a replay buffer, got {type(buffer).__name__}; pass one of ours")
-        engine = buffer._engine if isinstance(buffer, IRISReplayBuffer) else buffer
-        with engine._lock:
-            engine._check_open()
-            stream = stream_number(stream, engine.streams)
-            records = zip(self.observations, self.actions, self.rewards, self.terminals, self._truncated,
-                          self._final_obs, strict=True)  # fmt: skip
-            # All are checked before the first is stored.
-            if isinstance(buffer, IRISReplayBuffer):
-                cut, store = buffer.cut, buffer._store
-                steps = [buffer._prepare(*record) for record in records]
-            else:
-                cut, store = partial(engine.cut, stream), partial(engine._store, stream)
-                steps = [
-                    engine._intake.step(obs, action, reward, bool(terminal), truncated, final, {})
-                    for obs, action, reward, terminal, truncated, final in records
-                ]
-            if steps:
-                cut()
-                for step in steps:
-                    store(step)
-                cut()
-        self.clear()

@@ -46,6 +46,7 @@ class Database:
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path
         self.mode = mode
+        self._name = os.fspath(path)
         self._pid = os.getpid()
         # A reader in a folder where nobody can write: SQLite could not make its index of the log there.
         still = mode == "r" and not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
@@ -173,7 +174,7 @@ class Database:
 
     def _stat(self) -> tuple[int, int] | None:
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._name)
         except OSError:
             return None
         return found.st_dev, found.st_ino

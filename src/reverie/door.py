@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ REWARD = Field((), "float32")
 FLAG = Field((), "bool")
 MOST = 2**48  # steps, rows, bytes: more than any machine holds, and far from where int64 overflows
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32 = struct.Struct("<f")
 
 
 def positive(name: str, value: object) -> int:
@@ -75,7 +77,7 @@ def flags(name: str, value: npt.ArrayLike, lanes: tuple[int, ...]) -> Ints:
 
 
 def reward_number(value: object, name: str = "reward") -> float:
-    """Return `value` if it is one finite number; raise SpecMismatch otherwise."""
+    """Return `value` as a float32 holds it, if it is one finite number; raise SpecMismatch otherwise."""
     if not isinstance(value, (int, float)):
         if getattr(value, "shape", None) != () or isinstance(value, np.ma.MaskedArray):
             raise SpecMismatch(f"field {name!r}: wanted one number, got {value!r}; pass a float")
@@ -89,7 +91,9 @@ def reward_number(value: object, name: str = "reward") -> float:
         raise SpecMismatch(
             f"field {name!r}: wanted a finite float32, got {amount!r}; find out where it came from"
         )
-    return amount
+    # What is stored, so that returns are the sums of stored rewards, wherever they are summed up again.
+    rounded: float = _FLOAT32.unpack(_FLOAT32.pack(amount))[0]
+    return rounded
 
 
 def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[np.float32]:

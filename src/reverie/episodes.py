@@ -303,6 +303,15 @@ class EpisodeIndex:
             slots += stream * self.capacity
         return self.row_of_slot.take(slots).astype(np.int64)
 
+    def are_live(self, stream: Ints, ids: Ints) -> npt.NDArray[np.bool_]:
+        """Return which ids are live."""
+        live: npt.NDArray[np.bool_] = (ids >= self.tail[stream]) & (ids < self.head[stream])
+        return live
+
+    def slots(self, stream: Ints, ids: Ints) -> Ints:
+        """Return where the steps with these ids lie."""
+        return stream * self.capacity + ids % self.capacity
+
     def live_start(self, rows: Ints) -> Ints:
         """Return the first live id of each episode."""
         return np.maximum(self.start[rows], self.tail[self.stream[rows]])

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from reverie.database import Database, sync_folder
 from reverie.errors import FileError, FileMissing, FileTaken
-from reverie.lock import WriterLock
+from reverie.lock import WriterLock, discard, put_in_place
 from reverie.runs import RUN
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
@@ -64,14 +63,24 @@ def checksums(form: str, numbers: Sequence[float], blobs: Iterable[bytes | None]
     The CRC-32 of a blob continues that of the numbers, so that a blob in a wrong row is noticed. NULL has the
     complement of the numbers' own.
     """
-    first = zlib.crc32(struct.pack(form, *numbers))
-    crcs = [first, *[first ^ 0xFFFFFFFF if blob is None else zlib.crc32(blob, first) for blob in blobs]]
-    return struct.pack(f"<{len(crcs)}I", *crcs)
+    first = crc32(struct.pack(form, *numbers))
+    crcs = [first]
+    for blob in blobs:
+        crcs.append(first ^ 0xFFFFFFFF if blob is None else crc32(blob, first))
+    return struct.pack(_UINTS[len(crcs)], *crcs)
+
+
+_UINTS = [f"<{count}I" for count in range(2000)]  # SQLite has no more columns
 
 
 def text_checksum(name: str, value: str) -> int:
     """Return the CRC-32 of a named text."""
-    return zlib.crc32(f"{name}\0{value}".encode())
+    return crc32(f"{name}\0{value}".encode())
+
+
+def array_checksum(name: str, form: str, data: bytes) -> int:
+    """Return the CRC-32 of a named array: that of its form as a named text, continued over its bytes."""
+    return crc32(data, text_checksum(name, form))
 
 
 class ReplayFile:
@@ -86,9 +95,9 @@ class ReplayFile:
         self.db = db
         self._lock: WriterLock | None = None
         self.columns, self.obs_columns = tuple(columns), tuple(obs)
-        quoted = _quoted(columns)
+        quoted = sql_names(columns)
         self._quoted = dict(zip(self.columns, quoted, strict=True))
-        finals = _quoted([f"final_{name}" for name in obs])
+        finals = sql_names([f"final_{name}" for name in obs])
         self._all_values, self._all_finals = ", ".join(quoted), ", ".join(finals)
         values = ", ".join(f"{name} BLOB NOT NULL" for name in quoted)
         ends = ", ".join(f"{name} BLOB" for name in finals)
@@ -126,8 +135,7 @@ class ReplayFile:
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
         draft = path.with_name(f"{path.name}.new-{os.getpid()}")
         try:
-            with suppress(FileNotFoundError):
-                draft.unlink()  # of a process that had this number and was killed
+            discard(draft)  # of a process that had this number and was killed
             db = Database(draft, "new")
             try:
                 file = cls(db, columns, obs)
@@ -141,7 +149,7 @@ class ReplayFile:
                 db.do("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
-            os.link(draft, path)
+            put_in_place(draft, path)
         except FileError:
             raise
         except FileExistsError as error:
@@ -154,8 +162,7 @@ class ReplayFile:
                 f"{path}: wanted to make a file, got {error.strerror}; choose another place"
             ) from error
         finally:
-            with suppress(OSError):
-                draft.unlink()
+            discard(draft)
         sync_folder(path.parent)
         return cls.open(path, "r+")
 
@@ -238,7 +245,7 @@ class ReplayFile:
         for name, form, checksum, data in self.db.rows("SELECT name, form, checksum, data FROM arrays"):
             if (type(name), type(form), type(data)) != (str, str, bytes):
                 raise self.db.damaged("an array has lost its name")
-            if zlib.crc32(data, text_checksum(name, form)) != checksum:
+            if array_checksum(name, form, data) != checksum:
                 raise self.db.damaged(f"the checksum of array {name!r} is wrong")
             found[name] = form, data
         return found
@@ -247,7 +254,7 @@ class ReplayFile:
         """Replace all named arrays."""
         self.db.do("DELETE FROM arrays")
         for name, (form, data) in arrays.items():
-            checksum = zlib.crc32(data, text_checksum(name, form))
+            checksum = array_checksum(name, form, data)
             self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", (name, form, checksum, data))
 
     # --- runs ------------------------------------------------------------------------------------------
@@ -378,7 +385,7 @@ def _insert(table: str, columns: int) -> str:
     return f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})"
 
 
-def _quoted(names: Sequence[str]) -> list[str]:
+def sql_names(names: Sequence[str]) -> list[str]:
     """Return SQL names for flat names: themselves, with a number where SQLite, blind to case, would mix them up."""
     seen: set[str] = set()
     quoted = []

@@ -41,13 +41,23 @@ class PackedFinals:
         }
         return self._keep(packed)
 
-    def load(self, number: int, packed: Packed, codec: Codec) -> int:
-        """Take the final observation of an episode as the file has it, and return its place."""
-        for name, field in self._fields.items():
-            codec.unpack(
-                packed[name], field.shape, field.dtype
-            )  # raises ValueError now, not when it is drawn
-        return self._keep(packed if self._shelf is None else number)
+    def put_ended(self, ended: Ints, final: Mapping[str, Any] | None) -> Ints:
+        """Store the final observation of every lane that ended; return the places, -1 for none."""
+        places = np.full(len(ended), -1)
+        if final is not None:
+            for lane in np.flatnonzero(ended).tolist():
+                places[lane] = self.put({name: rows[lane] for name, rows in final.items()})
+        return places
+
+    def load(self, number: int | None, packed: Packed, codec: Codec) -> int:
+        """Take a final observation as `packed` gave it, and return its place.
+
+        Args:
+            number: of the episode whose row in the file has it; None if no such row has it yet.
+            packed: the packed columns.
+            codec: unpacks them.
+        """
+        return self._keep(packed if self._shelf is None or number is None else number)
 
     def _keep(self, packed: Packed | int) -> int:
         place = self._free.pop() if self._free else len(self._packed)

@@ -7,7 +7,6 @@ from types import TracebackType
 
 from reverie.file import ReplayFile
 from reverie.loading import Loader
-from reverie.mending import Places, places
 
 
 class Follower:
@@ -18,14 +17,12 @@ class Follower:
     Args:
         file: open for reading.
         loader: brings it into memory.
-        rows: those of the index that the episodes had.
         lock: of the buffer.
     """
 
-    def __init__(self, file: ReplayFile, loader: Loader, rows: Places | None, lock: threading.RLock) -> None:
+    def __init__(self, file: ReplayFile, loader: Loader, lock: threading.RLock) -> None:
         self._file = file
         self._loader = loader
-        self._rows = rows
         self._lock = lock
         self._depth = 0
         self._version = -1  # nothing was loaded yet
@@ -37,8 +34,8 @@ class Follower:
                 self._file.db.begin()
                 version = self._file.db.version
                 if version != self._version:
-                    self._loader.load(self._rows)
-                    self._version, self._rows = version, places(self._loader.index)
+                    self._loader.load()
+                    self._version = version
             self._depth += 1
         except BaseException:
             self._file.db.roll_back()

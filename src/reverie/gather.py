@@ -68,7 +68,11 @@ class Layout:
 
     def allocate(self, blocks: Blocks) -> Batch:
         """Return a batch with unknown content."""
-        block = blocks.take(self.nbytes)
+        return self.over(blocks.take(self.nbytes))
+
+    def over(self, block: npt.NDArray[np.uint8]) -> Batch:
+        """Return a batch whose arrays lie in `block`, `nbytes` bytes that somebody else allocated."""
+        assert block.nbytes == self.nbytes
         arrays = {leaf.name: np.ndarray(leaf.shape, leaf.dtype, block, leaf.offset) for leaf in self.leaves}
         spec = self._spec
         others = {name: arrays[name] for name, _, _ in self._others}
@@ -117,6 +121,36 @@ class Layout:
         return arrays
 
 
+class Layouts:
+    """Layouts by the sizes of their batches, remembered.
+
+    Args:
+        spec: the fields.
+    """
+
+    KEPT = 8  # a training loop uses two or three
+
+    def __init__(self, spec: StepSpec) -> None:
+        self._spec = spec
+        self._known: dict[tuple[bool, int, int], Layout] = {}
+
+    def get(self, cross: bool, batch: int, length: int, out: object = None) -> Layout:
+        """Return the layout of `batch` windows of `length` steps, or rows where windows cross episodes.
+
+        Raises:
+            BadSetting: `out` is not None, and not laid out so.
+        """
+        layout = self._known.get((cross, batch, length))
+        if layout is None:
+            layout = Layout(self._spec, RowBatch if cross else SequenceBatch, batch, length)
+            if len(self._known) >= self.KEPT:
+                self._known.clear()
+            self._known[cross, batch, length] = layout
+        if out is not None:
+            layout.check(out)
+        return layout
+
+
 def field_arrays(batch: Batch) -> dict[str, Array]:
     """Return the arrays of the spec's fields by flat name."""
     arrays = dict(tree_leaves("obs", batch.obs))
@@ -144,14 +178,29 @@ class Gatherer:
         self._store = store
         self._finals = finals
 
-    def fill(self, windows: Windows | CrossWindows, batch: Batch) -> None:
-        """Fill every array of `batch` but the weights; it was laid out for such windows."""
+    def fill(
+        self, windows: Windows | CrossWindows, batch: Batch, weight: npt.NDArray[Any] | None, sampler: object
+    ) -> None:
+        """Fill every array of `batch`, which was laid out for such windows.
+
+        Args:
+            windows: what to show.
+            batch: where.
+            weight: (B,) importance weights; None for ones.
+            sampler: who drew them, for what a learner gives back later.
+        """
         if isinstance(windows, Windows):
             assert isinstance(batch, SequenceBatch)
             self._sequences(windows, batch)
         else:
             assert isinstance(batch, RowBatch)
             self._rows(windows, batch)
+        if weight is None:
+            batch.weight.fill(1.0)
+        else:
+            batch.weight[...] = weight
+        # Frozen for users; a batch that is filled again may come from another sampler than before.
+        object.__setattr__(batch, "_sampler", sampler)
 
     # --- sequences inside one episode ------------------------------------------------------------------
 

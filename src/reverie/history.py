@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from reverie.episodes import CUT, RUNNING, TERMINATED, TRUNCATED, EpisodeIndex
+from reverie.memory import format_bytes
+from reverie.spec import Column
 
 ENDED_NAMES = {RUNNING: "running", TERMINATED: "terminated", TRUNCATED: "truncated",
                TERMINATED | TRUNCATED: "terminated", CUT: "cut"}  # fmt: skip
@@ -26,3 +30,11 @@ def list_episodes(index: EpisodeIndex) -> npt.NDArray[np.void]:
     table["return"] = index.total[rows]
     table["ended"] = [ENDED_NAMES[ended] for ended in index.ended[rows].tolist()]
     return table
+
+
+def describe(columns: Sequence[Column], index: EpisodeIndex, capacity: int, nbytes: int) -> str:
+    """Return in one line how full a buffer is, how large, and what a step looks like."""
+    streams = "1 stream" if index.streams == 1 else f"{index.streams} streams"
+    fields = ", ".join(f"{column.name} {column.field.shape} {column.field.dtype}" for column in columns)
+    return (f"{index.live_steps():,} of {capacity:,} steps, {streams}, {format_bytes(nbytes)} of RAM: "
+            f"{fields}")  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.codec import LEAST_STEP_BYTES, Codec
+from reverie.codec import LEAST_STEP_BYTES, PLAIN, Codec
 from reverie.episodes import CUT, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Ints
 from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
 from reverie.loading import Loader
@@ -35,6 +35,11 @@ class Journal:
                  finals: FinalStore, durability: str) -> None:  # fmt: skip
         self.file = file
         self._fields = {column.name: column.field for column in columns}
+        # What a row of a step needs: name and dtype, and whether changes from the step before are told.
+        self._leaves = [
+            (name, self._fields[name].dtype, self._fields[name].nbytes >= LEAST_STEP_BYTES)
+            for name in file.columns
+        ]
         self._index = index
         self._store = store
         self._finals = finals
@@ -60,21 +65,21 @@ class Journal:
     # --- what happens ----------------------------------------------------------------------------------
 
     def step(self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None,
-             note: Mapping[str, Any]) -> None:  # fmt: skip
-        """Write one step that is about to be stored; `note` are named values to be set with it."""
-        self._steps([(stream, values, ended, final)], note)
+             note: Mapping[str, Any]) -> bool:  # fmt: skip
+        """Write one step that is about to be stored; return whether `note`, named values, was set with it."""
+        return self._steps([(stream, values, ended, final)], note)
 
     def lanes(self, streams: Ints, values: Mapping[str, Any], ended: Ints, final: Mapping[str, Any] | None,
-              note: Mapping[str, Any]) -> None:  # fmt: skip
-        """Write a step for each of several streams, all or none."""
-        self._steps([
+              note: Mapping[str, Any]) -> bool:  # fmt: skip
+        """Write a step for each of several streams, all or none; as `step` does."""
+        return self._steps([
             (stream, {name: rows[lane] for name, rows in values.items()}, kind,
              {name: rows[lane] for name, rows in final.items()} if final and kind else None)
             for lane, (stream, kind) in enumerate(zip(streams.tolist(), ended.tolist(), strict=True))
         ], note)  # fmt: skip
 
     def _steps(self, steps: list[tuple[int, Mapping[str, Any], int, Mapping[str, Any] | None]],
-               note: Mapping[str, Any]) -> None:  # fmt: skip
+               note: Mapping[str, Any]) -> bool:  # fmt: skip
         index = self._index
         full = [stream for stream, *_ in steps if self._begins_run(stream)]
         begun = [stream for stream, *_ in steps if index.open_row.item(stream) == NO_ROW]
@@ -94,18 +99,22 @@ class Journal:
                 self._put_notes(note)
             for stream in full:
                 self._sealed(stream)
+        else:
+            return False  # memory alone holds the step until its run is sealed
         if self._each_step:
             for stream, *_ in steps:
                 self.filed[stream] = index.head.item(stream) + 1
+        return True
 
-    def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> None:
-        """Write that the running episode of a stream is about to be cut."""
+    def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> bool:
+        """Write that the running episode of a stream is about to be cut; as `step` does."""
         if not self._each_step:
-            return  # the file has no more of this episode than the last sealed run: the next one brings the end
+            return False  # the file has no more of this episode than the last sealed run: the next one brings the end
         packed = None if final is None else self._pack_final(final)
         with self.file.db.writing():
             self._put_episodes(stream, cut=(packed,))
             self._put_notes(note)
+        return True
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
         """Write new values of steps that are about to be rewritten in memory."""
@@ -133,6 +142,7 @@ class Journal:
                         name: (ids[here] - self.sealed[one], value[here]) for name, value in values.items()
                     }
                     self._put_open(one, news)
+                    self._put_episodes(one)  # steps that were in memory alone have brought theirs
 
     def drop_run(self, number: int) -> None:
         """Forget a run of which no step is live any more."""
@@ -165,6 +175,34 @@ class Journal:
             named | {"synced": self.file.meta("synced") + 1}
         )  # so that there is always something to sync
         self.file.put_arrays(arrays)
+
+    def put_all(self, memories: Remembered) -> None:
+        """Put all that memory holds, inside of a transaction, into a file that may hold anything.
+
+        Runs that are there already, byte for byte, are not written again.
+        """
+        index, runs, file = self._index, self._runs, self.file
+        have = {run.number: (run, crcs) for run, crcs in file.runs()}
+        for stream in range(index.streams):
+            tail, head = index.tail.item(stream), index.head.item(stream)
+            # The newest run counts as being written, even if it is whole: it is sealed when the next one begins.
+            newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
+            first = min(tail - runs.of_id(stream, tail)[1], newest)
+            while first < newest:
+                number, _ = runs.of_id(stream, first)
+                run = Run(number, stream, first, runs.rows(number))
+                packed = self._store.pack_run(number, run.steps, self._codec)
+                if have.pop(number, None) != (run, file.checksums_of(run, packed)):
+                    file.put_run(run, packed)
+                first += run.steps
+            file.drop_steps(stream, 0)
+            self.sealed[stream] = self.filed[stream] = newest
+        for number in have:
+            file.drop_run(number)
+        file.drop_other_episodes(set())
+        self.kept[:] = 0
+        self.put_rest(memories)
+        self.filed[:] = index.head
 
     def close(self) -> None:
         """Close the file as it is."""
@@ -256,15 +294,18 @@ class Journal:
         """Return the row of a step that is about to be stored."""
         index = self._index
         head = index.head.item(stream)
-        # Changes are told from the step before, if that has a row in the file, too.
-        before = head - 1 if head > self.sealed.item(stream) and not self._begins_run(stream) else None
+        # The step before has a row in the file, too, unless this one begins a run.
+        before = -1
+        if self._runs.of_id(stream, head)[1]:
+            before = stream * index.capacity + (head - 1) % index.capacity
         packed = {}
-        for name, field in self._fields.items():
-            value = np.asarray(values[name], field.dtype)
-            old = None
-            if before is not None and value.nbytes >= LEAST_STEP_BYTES:
-                old = self._store.peek(name, stream * index.capacity + before % index.capacity)
-            packed[name] = self._codec.pack_step(value, old)
+        for name, dtype, wide in self._leaves:
+            value = np.asarray(values[name], dtype)
+            if wide:
+                old = None if before < 0 else self._store.peek(name, before)
+                packed[name] = self._codec.pack_step(value, old)
+            else:
+                packed[name] = PLAIN + value.tobytes()
         return StepRow(stream, head, ended, packed, None if final is None else self._pack_final(final))
 
     def _pack_final(self, final: Mapping[str, Any]) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from reverie.codec import Codec
 from reverie.episodes import NO_FINAL, RUNNING, EpisodeIndex, Ints
 from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
-from reverie.mending import Listed, Places, rebuild
+from reverie.mending import Listed, Places, places, rebuild
 from reverie.parallel import Helpers
 from reverie.ring import Ring
 from reverie.runs import Runs
@@ -30,11 +30,13 @@ class Loader:
         file: the file.
         columns: name and field of every stored column.
         index, store, finals: the memory.
+        rows: those of the index that the episodes had.
     """
 
     def __init__(self, file: ReplayFile, columns: Sequence[Column], index: EpisodeIndex, store: Store,
-                 finals: FinalStore) -> None:  # fmt: skip
+                 finals: FinalStore, rows: Places | None = None) -> None:  # fmt: skip
         self._file = file
+        self._rows = rows
         self._fields: dict[str, Field] = {column.name: column.field for column in columns}
         self.index = index
         self._store = store
@@ -47,17 +49,15 @@ class Loader:
         self.sealed: Ints = np.zeros(index.streams, np.int64)
         self.kept: Ints = np.zeros(index.streams, np.int64)
 
-    def load(self, before: Places | None = None) -> None:
+    def load(self) -> None:
         """Make memory hold what the file holds now.
-
-        Args:
-            before: the rows of the index that the episodes had.
 
         Raises:
             FileError: the file is damaged.
         """
         try:
-            self._load(before)
+            self._load(self._rows)
+            self._rows = places(self.index)
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise self._file.db.damaged(str(error)) from error
 
@@ -103,7 +103,9 @@ class Loader:
     def _load_runs(self, wanted: list[tuple[Run, bytes]]) -> None:
         """Bring the runs into the store that it has not, or has otherwise."""
         fresh = [one for one in wanted if self._loaded.get(one[0].number) != one]
-        self._loaded = {one[0].number: one for one in wanted}
+        # Whoever interrupts this finds the store without them, and has them loaded the next time.
+        stale = {run.number for run, _ in fresh}
+        self._loaded = {run.number: (run, crcs) for run, crcs in wanted if run.number not in stale}
         if self._store.reads_file:
             return
         for first in range(0, len(fresh), 256):  # so that not the whole file is in memory twice
@@ -112,6 +114,7 @@ class Loader:
                 self._helpers.share(partial(self._put_runs, some), list(some))
             else:
                 self._put_runs(some, self._codec, list(some))
+        self._loaded |= {run.number: (run, crcs) for run, crcs in fresh}
 
     def _put_runs(self, packed: Mapping[int, Blobs], codec: Codec, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -149,7 +152,9 @@ class Loader:
         # A row was put when an episode began; what the steps since then made of it follows from them.
         for row in newest:
             mine = table[row.stream]
-            place = max((place for place, episode in enumerate(mine) if episode.start <= row.id), default=-1)
+            place = len(mine) - 1
+            while place >= 0 and mine[place].start > row.id:
+                place -= 1
             if place >= 0 and mine[place].stop > row.id:
                 continue
             if place < 0 or mine[place].stop < row.id or mine[place].ended != RUNNING:
@@ -168,7 +173,8 @@ class Loader:
                 [one for one in live if one.stream == stream], head.item(stream), tail.item(stream)
             )
         live.sort(key=lambda episode: episode.number)
-        finals = [self._final_place(episode) for episode in live]
+        filed = {episode.number for episode in episodes if episode.final is not None}
+        finals = [self._final_place(episode, filed) for episode in live]
         gone = self._final_places.keys() - {episode.number for episode in live}
         self._finals.release([self._final_places.pop(number) for number in gone])
         columns = list(zip(*live, strict=True)) if live else [()] * len(EpisodeRow._fields)
@@ -191,9 +197,10 @@ class Loader:
         if not whole:
             raise self._file.db.damaged("its episodes do not cover its steps")
 
-    def _final_place(self, episode: EpisodeRow) -> int:
+    def _final_place(self, episode: EpisodeRow, filed: Set[int]) -> int:
         if episode.final is None:
             return NO_FINAL
         if episode.number not in self._final_places:
-            self._final_places[episode.number] = self._finals.load(episode.number, episode.final, self._codec)
+            number = episode.number if episode.number in filed else None
+            self._final_places[episode.number] = self._finals.load(number, episode.final, self._codec)
         return self._final_places[episode.number]

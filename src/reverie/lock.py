@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import weakref
 from pathlib import Path
 
 from reverie.errors import FileError
@@ -52,6 +53,7 @@ class WriterLock:
                     self._handle = handle
             if self._handle is None:
                 os.close(handle)
+        _held.add(self)
         os.ftruncate(self._handle, 0)
         os.write(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
@@ -62,6 +64,72 @@ class WriterLock:
                 self._path.unlink()
             os.close(self._handle)
             self._handle = None
+
+    def leave(self) -> None:
+        """Let go of what a fork was born with: it would keep the file locked when its parent was killed."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    for lock in list(_held):
+        lock.leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Give a finished file its name.
+
+    Raises:
+        FileExistsError: there is something of that name.
+        FileError: a process still writes to a file that had it.
+    """
+    lock = WriterLock(path)
+    try:
+        if not path.exists():
+            remove_logs(path)
+        os.link(draft, path)
+    finally:
+        lock.release()
+
+
+def remove_logs(path: Path) -> None:
+    """Remove the logs of a file that is no more: SQLite would take them for those of the next of its name."""
+    for suffix in ("-wal", "-journal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").unlink()
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody uses, if it is there, and its logs."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        remove_logs(path)
+
+
+def writing_process(path: Path) -> str | None:
+    """Return the name of the process that says it writes to `path`, if it is there still; or None.
+
+    It only reads: to try the lock would be in a writer's way who comes at that moment. Of another computer's
+    processes nothing is known but that they took the lock and did not let go of it.
+    """
+    try:
+        owner = Path(f"{path}-lock").read_bytes()
+        found = json.loads(owner)
+        if found["host"] == socket.gethostname():
+            os.kill(int(found["pid"]), 0)  # sends nothing, and fails if there is no such process
+    except PermissionError:
+        pass  # there is one, of another user
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return _named(owner)
 
 
 def _named(owner: bytes) -> str:

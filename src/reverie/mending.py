@@ -97,10 +97,10 @@ def rebuild(
     index.row_of_slot[slots] = np.repeat(rows, counts)
     index._derive_anew()
     if before is not None:
-        free, kept = set(index._free_rows), before.free.tolist()
-        kept = [row for row in kept if row in free]
-        others = [row for row in index._free_rows if row not in set(kept)]
-        index._free_rows = others + kept
+        free = set(index._free_rows)
+        kept = [row for row in before.free.tolist() if row in free]
+        free.difference_update(kept)
+        index._free_rows = [row for row in index._free_rows if row in free] + kept
 
 
 def replace_stream(

@@ -123,8 +123,22 @@ class Finals:
         self._free.pop()
         return place
 
-    def load(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> int:
-        """Take the final observation of an episode as the file has it, and return its place."""
+    def put_ended(self, ended: Ints, final: Mapping[str, Any] | None) -> Ints:
+        """Store the final observation of every lane that ended; return the places, -1 for none."""
+        places = np.full(len(ended), -1)
+        if final is not None:
+            for lane in np.flatnonzero(ended).tolist():
+                places[lane] = self.put({name: rows[lane] for name, rows in final.items()})
+        return places
+
+    def load(self, number: int | None, packed: Mapping[str, bytes], codec: Codec) -> int:
+        """Take a final observation as `packed` gave it, and return its place.
+
+        Args:
+            number: of the episode whose row in the file has it; None if no such row has it yet.
+            packed: the packed columns.
+            codec: unpacks them.
+        """
         return self.put({
             name: codec.unpack(packed[name], array.shape[1:], array.dtype)
             for name, array in self.columns.items()

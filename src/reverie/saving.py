@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from reverie.codec import Codec
 from reverie.database import sync_folder
-from reverie.episodes import EpisodeIndex
 from reverie.errors import FileError, FileTaken
 from reverie.file import ReplayFile, Run
 from reverie.journal import Journal
+from reverie.lock import discard, put_in_place
 from reverie.resuming import SETTINGS, make_file, read_settings
-from reverie.runs import Runs
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
-from reverie.stores import Store
 
 
 @contextmanager
@@ -66,44 +63,20 @@ def copy_file(source: ReplayFile, path: Path) -> None:
         target.put_arrays(source.arrays())
 
 
-def copy_memory(path: Path, identity: str, settings: Settings, index: EpisodeIndex, store: Store,
-                remembered: Remembered, journal_of: Callable[[ReplayFile], Journal]) -> None:  # fmt: skip
+def copy_memory(path: Path, identity: str, settings: Settings, remembered: Remembered,
+                journal_of: Callable[[ReplayFile], Journal]) -> None:  # fmt: skip
     """Make `path` a copy of a buffer that has no file. The caller sees to it that nothing changes meanwhile.
 
     Args:
         path: of the copy.
         identity: of the buffer.
         settings: of the buffer.
-        index, store: its memory.
-        remembered: what else it knows.
+        remembered: what it knows beside steps and episodes.
         journal_of: returns its journal for a file.
     """
-    runs, codec = Runs(index.streams, index.capacity), Codec()
     rng = generator_from(remembered[0]["rng"])
     with _target(path, identity, lambda draft: make_file(draft, settings, rng, identity)) as target:
-        have = dict(_by_number(target))
-        wanted = set()
-        journal = journal_of(target)
-        for stream in range(index.streams):
-            tail, head = index.tail.item(stream), index.head.item(stream)
-            # The newest run counts as being written, even if it is whole, as it does to a journal.
-            newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
-            first = tail - runs.of_id(stream, tail)[1] if newest > tail else newest
-            while first < newest:
-                number, _ = runs.of_id(stream, first)
-                run = Run(number, stream, first, runs.rows(number))
-                packed = store.pack_run(number, run.steps, codec)
-                if have.get(number) != (run, target.checksums_of(run, packed)):
-                    target.put_run(run, packed)
-                wanted.add(number)
-                first += run.steps
-            target.drop_steps(stream, 0)
-            journal.sealed[stream] = journal.filed[stream] = newest
-            journal.kept[stream] = 0
-        for number in have.keys() - wanted:
-            target.drop_run(number)
-        target.drop_other_episodes(set())
-        journal.put_rest(remembered)
+        journal_of(target).put_all(remembered)
 
 
 def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:
@@ -129,8 +102,7 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
         return
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
     draft = path.with_name(f"{path.name}.saving-{os.getpid()}")
-    with suppress(FileNotFoundError):
-        draft.unlink()
+    discard(draft)  # of a process that had this number and was killed
     try:
         target = make(draft)
         try:
@@ -138,7 +110,7 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
                 yield target
         finally:
             target.close()
-        os.link(draft, path)
+        put_in_place(draft, path)
         sync_folder(path.parent)
     except FileExistsError as error:
         raise FileTaken(
@@ -151,6 +123,4 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
             f"{path}: wanted to write a copy, got {error.strerror}; choose another path"
         ) from error
     finally:
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                Path(f"{draft}{suffix}").unlink()
+        discard(draft)

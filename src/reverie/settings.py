@@ -10,12 +10,14 @@ import numpy as np
 
 from reverie.door import REWARD, positive
 from reverie.errors import BadSetting
+from reverie.memory import reserve
 from reverie.runs import RUN
 from reverie.spec import Column, StepSpec
 from reverie.stores import check_residency, row_bytes
 
 # How many times smaller frames are taken to become, where a budget of bytes has to be turned into steps.
 ASSUMED_PACKING = 32
+LEAST_RUNS = 12  # of each stream that a budget must have room for, not packed
 INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
 
 
@@ -36,8 +38,10 @@ class Settings(NamedTuple):
 
     @property
     def raw_run_bytes(self) -> int:
-        """Most bytes that a run and the final observations of its steps may come to take, packed."""
-        return 2 * RUN * sum(column.field.nbytes for column in self.stored)
+        """Most bytes that a run may come to take, final observations included, from when it begins to its seal."""
+        # In the file it lies there twice, as steps and as a run, and pages are not filled to the last byte.
+        times = 4 if self.residency == "disk" else 2
+        return times * RUN * sum(column.field.nbytes for column in self.stored)
 
     @property
     def row_bytes(self) -> int:
@@ -96,10 +100,10 @@ def _fit(spec: StepSpec, capacity: int | None, streams: int, residency: str, max
     """Return the capacity for a budget of bytes, which must leave each stream room for some runs."""
     columns = stored_columns(spec)
     raw = sum(column.field.nbytes for column in columns)
-    least = 8 * RUN * raw * streams
+    least = LEAST_RUNS * RUN * raw * streams
     if max_bytes < least:
         raise BadSetting(
-            f"max_bytes: wanted at least {least:,}, 8 runs of {RUN} steps for each of {streams} streams, "
+            f"max_bytes: wanted at least {least:,}, {LEAST_RUNS} runs of {RUN} steps for each of {streams} streams, "
             f"got {max_bytes:,}; pass more, or store smaller observations"
         )
     if capacity is not None:
@@ -122,3 +126,13 @@ def settings_from(meta: Mapping[str, Any], residency: str | None) -> Settings:
     max_bytes = None if chosen == "ram" else meta["max_bytes"]
     return Settings(spec, int(meta["capacity"]), int(meta["streams"]), check_residency(chosen, True),
                     meta["durability"], max_bytes)  # fmt: skip
+
+
+def reserve_for(owner: object, settings: Settings) -> None:
+    """Note that `owner` will come to need the memory that such a buffer takes.
+
+    Raises:
+        TooLarge: there is not so much.
+    """
+    each, count = settings.row_bytes, settings.capacity
+    reserve(owner, each * count, f"capacity of {count:,} steps of {each:,} bytes")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episodes import RUNNING, EpisodeIndex, Ints
-from reverie.errors import NotEnoughData
+from reverie.errors import BadSetting, NotEnoughData
 
 Bools = npt.NDArray[np.bool_]
 
@@ -304,3 +304,30 @@ class Anchors:
     def windows(self, drawn: Drawn, burn_in: int, rng: np.random.Generator) -> Windows | CrossWindows:
         """Return the window of each anchor; `rng` is for rules that place the anchor at random."""
         return self._rule.windows(self.index, drawn, self.length, burn_in, rng)
+
+
+def check_boundary(name: object) -> str:
+    """Return the name of a boundary rule, or raise BadSetting."""
+    if not isinstance(name, str) or name not in BOUNDARIES:
+        raise BadSetting(
+            f"boundary: wanted one of {sorted(BOUNDARIES)}, got {name!r}; see the docstring of sample"
+        )
+    return name
+
+
+def anchors_of(index: EpisodeIndex, boundary: object, length: int) -> Anchors:
+    """Return the anchors for a boundary rule by name and a length, of a buffer that holds something.
+
+    Raises:
+        BadSetting: no such rule, or a length that can never fit.
+        NotEnoughData: nothing is live.
+    """
+    anchors = Anchors(index, check_boundary(boundary), length)
+    if boundary == "inside" and length > index.capacity:
+        raise BadSetting(
+            f"length: wanted at most the {index.capacity} steps that a stream keeps, got {length}; "
+            f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
+        )
+    if index.live_steps() == 0:
+        raise anchors.not_enough()
+    return anchors

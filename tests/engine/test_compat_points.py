@@ -290,6 +290,58 @@ def test_15_a_checkpoint_resumes(tmp_path):
     pair.check(1, 2, 4, 7)
 
 
+def test_15_a_buffer_with_a_path_resumes(tmp_path):
+    """At any moment the file gives back arrays, counters, seams and the next batch; a copy does, too."""
+    pair = Pair(50, path=tmp_path / "buffer.replay")
+    twin = Pair(50)
+    for turn in range(6):
+        for one in (pair, twin):
+            one.fill(31, ends=("terminal", "truncated", "cut"), seed=turn, final=True)
+        pair.buffer.save_as(tmp_path / f"copy-{turn}.replay")
+        pair.buffer.close()
+        for name in (f"copy-{turn}.replay", "buffer.replay"):
+            resumed = rv.IRISReplayBuffer.open(tmp_path / name)
+            for array in ("observations", "actions", "rewards", "terminals"):
+                ours, wanted = getattr(resumed, array), getattr(twin.buffer, array)
+                assert ours.tobytes() == wanted.tobytes(), array
+            for counter in ("idx", "full", "steps", "episodes", "seq_len", "batch_size", "size", "obs_shape"):
+                assert getattr(resumed, counter) == getattr(twin.buffer, counter), counter
+            if name != "buffer.replay":
+                resumed.close()
+        pair.buffer = resumed
+        for ours, wanted in zip(pair.buffer.sample_sequence(2), twin.buffer.sample_sequence(2), strict=True):
+            np.testing.assert_array_equal(ours, wanted)
+        np.testing.assert_array_equal(pair.buffer.sample_frames(9), twin.buffer.sample_frames(9))
+    pair.check(1, 2, 4)
+    pair.buffer.close()
+
+
+def test_15_a_restored_checkpoint_goes_into_the_file(tmp_path):
+    """Arrays written by hand reach the file once a counter is set, and what follows is not joined to them."""
+    pair = Pair(50)
+    pair.fill(120, ends=("terminal", "truncated", "cut"))
+    save(pair.buffer, tmp_path / "buffer.npz")
+    with make(50, seed=9, path=tmp_path / "buffer.replay") as buffer:
+        buffer.add(frame(7), 0, 0.0, False)
+        load(buffer, tmp_path / "buffer.npz")
+    with rv.IRISReplayBuffer.open(tmp_path / "buffer.replay") as buffer:
+        for name in ("observations", "actions", "rewards", "terminals"):
+            np.testing.assert_array_equal(getattr(buffer, name), getattr(pair.buffer, name))
+        running = buffer._engine.episodes[-1]["ended"] == "running"
+        buffer.add(frame(8), 0, 0.0, False)
+        assert buffer._engine.episodes[-1]["length"] == 1
+        assert buffer.episodes == pair.buffer.episodes
+        assert running == (pair.buffer._engine.episodes[-1]["ended"] == "running")
+
+
+def test_15_the_file_of_another_buffer_is_refused(tmp_path):
+    """A ReplayBuffer's file is no IRISReplayBuffer's."""
+    spec = rv.StepSpec(rv.Field(SHAPE, "uint8"), rv.Field((), "int64"))
+    rv.ReplayBuffer(spec, 10, path=tmp_path / "other.replay").close()
+    with pytest.raises(rv.FileError, match=r"wanted the file of an IRISReplayBuffer.*use reverie\.open"):
+        rv.IRISReplayBuffer.open(tmp_path / "other.replay")
+
+
 def calls(task) -> int:
     """How many functions a task calls, Python's and NumPy's."""
     count = 0

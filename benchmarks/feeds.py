@@ -1,0 +1,120 @@
+"""How fast batches reach a device, beside plain copies of the same bytes. Runs by itself, too:
+`PYTHONPATH=src python -m benchmarks.feeds` needs NumPy and torch only, and takes a GPU if there is one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import reverie as rv
+from benchmarks.measure import Row, machine, rows_beside, show, side_by_side
+
+BATCH, LENGTH = 64, 20
+STEPS, ADDED, MEAN_EPISODE = 20_000, 25_000, 500
+SHAPE = (3, 64, 64)
+AT_ONCE = 10  # batches of a feed that are timed together: it runs ahead, so one alone says little
+STEP_S = 0.01  # what a consumer of 100 steps a second has for each
+FRAME_BYTES = BATCH * (LENGTH + 1) * int(np.prod(SHAPE))
+
+
+def pixel_buffer() -> rv.ReplayBuffer:
+    """Return a wrapped buffer of 20,000 random frames in episodes of mean length 500."""
+    buffer = rv.ReplayBuffer(rv.StepSpec(rv.Field(SHAPE, "uint8"), rv.Field((), "int64")), STEPS, seed=0)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (512, *SHAPE), np.uint8)
+    for number in range(ADDED):
+        ends = bool(rng.random() < 1 / MEAN_EPISODE)
+        buffer.add(obs=frames[number % 512], action=0, reward=0.0, terminated=ends, truncated=False,
+                   final_obs=frames[0] if ends else None)  # fmt: skip
+    return buffer
+
+
+def feeds(rounds: int) -> list[Row]:
+    """Time a feed, a mirror and its gather, each beside its plain copy, and how long a steady consumer waits."""
+    import torch
+
+    from reverie.torch import DeviceMirror, feed
+    from reverie.torch.columns import Plan
+
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    buffer = pixel_buffer()
+    host = torch.zeros(FRAME_BYTES, dtype=torch.uint8, pin_memory=cuda)
+    there = torch.zeros(FRAME_BYTES, dtype=torch.uint8, device=device)
+
+    def finished(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            call()
+            if cuda:
+                torch.cuda.synchronize()
+
+        return run
+
+    def from_feed() -> float:
+        with feed(buffer, BATCH, LENGTH, device=device) as batches:
+            next(batches), next(batches)  # the first ones pay for the memory
+            if cuda:
+                torch.cuda.synchronize()
+            begin = time.perf_counter()
+            for _ in range(AT_ONCE):
+                next(batches)
+            if cuda:
+                torch.cuda.synchronize()
+            return (time.perf_counter() - begin) / AT_ONCE
+
+    mirror = DeviceMirror(buffer, device)
+    mirror.update()
+    column = mirror._columns["obs"]
+    rows = torch.from_numpy(np.random.default_rng(1).integers(1, STEPS, BATCH * (LENGTH + 1))).to(device)
+    # On the CPU the limits write into memory that is there: what a fresh block costs is for the others to save.
+    to_device = side_by_side(
+        {"copy": finished(lambda: there.copy_(host, non_blocking=cuda)), "feed: a batch": from_feed}, rounds
+    )
+    on_device = side_by_side(
+        {"copy": finished(lambda: there.clone()),
+         "mirror: sample": finished(lambda: mirror.sample(BATCH, LENGTH)),
+         "mirror: its gather alone": finished(lambda: column.gather(Plan(rows, None, None)))},
+        rounds,
+    )  # fmt: skip
+    return [
+        *rows_beside(to_device, "copy", {}),
+        *rows_beside(on_device, "copy", {}),
+        steady(lambda: feed(buffer, BATCH, LENGTH, device=device)),
+    ]
+
+
+def steady(make: Callable[[], object]) -> Row:
+    """Return how long a consumer of 100 steps a second waits for a batch: the ratio is the share of its time."""
+    with make() as batches:
+        for _ in range(100):
+            begin = time.perf_counter()
+            next(batches)
+            time.sleep(max(STEP_S - (time.perf_counter() - begin), 0.0))  # the model computes
+        return Row(
+            "waiting, at 100 steps a second", batches.waited_s / 100, STEP_S, batches.waited_share, None
+        )
+
+
+def main() -> None:
+    """Print rates beside the limits."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU alone"
+    print(
+        "  ".join(f"{key}: {value}" for key, value in machine().items()),
+        f" torch: {torch.__version__} on {name}",
+    )
+    print(f"{BATCH} windows of {LENGTH + 1} frames of 3x64x64 uint8, {FRAME_BYTES / 1e6:.1f} MB a batch")
+    print(f"  {'':32} {'time':>9} {'rate':>12}   {'plain copy':>12} {'ratio':>7}")
+    *timed, waited = feeds(30)
+    for row in timed:
+        rate, limit = (f"{FRAME_BYTES / seconds / 1e9:.2f} GB/s" for seconds in (row.seconds, row.limit_s))
+        print(f"  {row.name:32} {show(row.seconds):>9} {rate:>12}   {limit:>12} {row.ratio:7.3g}")
+    print(f"  {waited.name:32} {show(waited.seconds):>9} {'':>12}   {waited.ratio:.2%} of the time")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What a replay file costs: a step added, the file opened again and flushed, and memory for a million steps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import reverie as rv
+from benchmarks.measure import Row, rows_beside, side_by_side
+from benchmarks.packed import SPEC, played
+
+STEPS = 100_000
+RING = 20_000  # steps that a buffer keeps while adding is timed
+MILLION = 1_000_000
+RESIDENT_BOUND = 1e9  # bytes
+GAME = "MsPacman"  # of the four games that are recorded the one that packs worst
+
+
+def recorded() -> list[dict[str, object]]:
+    """Return the steps of a game played at random."""
+    return list(played(GAME))
+
+
+def adding(rounds: int) -> list[Row]:
+    """Adding one step of 3x64x64: to a file over memory alone, for each residency and durability.
+
+    A row holds the seconds with a path and without; its ratio is the difference in microseconds, of medians.
+    "mean" rows hold means, in which seals and the file's own work at intervals are counted.
+    """
+    steps = recorded()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for residency in ("ram", "packed"):
+            plain = rv.ReplayBuffer(SPEC, RING, seed=0, residency=residency)
+            buffers = {"plain": plain}
+            for durability in ("step", "chunk"):
+                path = Path(folder) / f"{residency}-{durability}.replay"
+                buffers[durability] = rv.ReplayBuffer(
+                    SPEC, RING, seed=0, residency=residency, path=path, durability=durability
+                )
+            seconds: dict[str, list[float]] = {name: [] for name in buffers}
+            for number in range(20 * rounds):
+                step = steps[number % len(steps)]
+                for name, buffer in buffers.items():
+                    begin = time.perf_counter()
+                    buffer.add(**step)
+                    seconds[name].append(time.perf_counter() - begin)
+            for durability in ("step", "chunk"):
+                for kind, reduce in (("median", np.median), ("mean", np.mean)):
+                    path, alone = (float(reduce(seconds[name])) for name in (durability, "plain"))
+                    bound = 60.0 if (durability, kind) == ("step", "median") else None
+                    more = (path - alone) * 1e6
+                    rows.append(
+                        Row(f"add, {residency}, {durability}, {kind}: µs more", path, alone, more, bound)
+                    )
+            for buffer in buffers.values():
+                buffer.close()
+    return rows
+
+
+def reopening(rounds: int) -> list[Row]:
+    """Opening 100,000 steps to each residency, and flushing 200 new ones into them; bounds in seconds."""
+    steps = recorded()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.replay"
+        with rv.ReplayBuffer(SPEC, STEPS, seed=0, residency="packed", path=path) as buffer:
+            for number in range(STEPS):
+                buffer.add(**steps[number % len(steps)])
+        for residency, bound in (("ram", 1.5), ("packed", 0.5), ("disk", 0.1)):
+            seconds = []
+            for _ in range(max(3, rounds // 20)):
+                begin = time.perf_counter()
+                buffer = rv.open(path, residency)
+                seconds.append(time.perf_counter() - begin)
+                buffer.close()
+            rows.append(Row(f"open to {residency}, seconds", float(np.median(seconds)), bound,
+                            float(np.median(seconds)), bound))  # fmt: skip
+        seconds = []
+        with rv.open(path) as buffer:
+            for _ in range(max(5, rounds // 10)):
+                for step in steps[:200]:
+                    buffer.add(**step)
+                begin = time.perf_counter()
+                buffer.flush()
+                seconds.append(time.perf_counter() - begin)
+        flush_s = float(np.median(seconds))
+        rows.append(Row("flush after 200 new steps, seconds", flush_s, 0.05, flush_s, 0.05))
+    return rows
+
+
+def from_the_file(rounds: int) -> list[Row]:
+    """sample(64, 20) from packed runs and from the file, over the same from RAM."""
+    steps = recorded()
+    with tempfile.TemporaryDirectory() as folder:
+        buffers = {
+            "ram": rv.ReplayBuffer(SPEC, RING, seed=0),
+            "packed": rv.ReplayBuffer(SPEC, RING, seed=0, residency="packed"),
+            "disk": rv.ReplayBuffer(
+                SPEC, RING, seed=0, residency="disk", path=Path(folder) / "a.replay", durability="chunk"
+            ),
+        }
+        for number in range(RING):
+            for buffer in buffers.values():
+                buffer.add(**steps[number % len(steps)])
+        outs = {name: buffer.sample(64, 20) for name, buffer in buffers.items()}
+        calls = {
+            name: lambda name=name: buffers[name].sample(64, 20, out=outs[name]) and None for name in buffers
+        }
+        rows = rows_beside(side_by_side(calls, rounds), "ram", {})
+        for buffer in buffers.values():
+            buffer.close()
+    return [Row(f"sample(64, 20), {row.name}", row.seconds, row.limit_s, row.ratio, None) for row in rows]
+
+
+RESIDENT = """
+import resource, sys
+import reverie as rv
+from benchmarks.files import MILLION, recorded
+from benchmarks.packed import SPEC
+steps = recorded()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+buffer = rv.ReplayBuffer(SPEC, MILLION, seed=0, residency="packed")
+for number in range(MILLION):
+    buffer.add(**steps[number % len(steps)])
+buffer.sample(64, 20)
+lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(len(buffer), buffer.nbytes, int(lines["VmRSS"].split()[0]) * 1024)
+"""
+
+
+def resident(rounds: int) -> list[Row]:
+    """Resident memory of a process that holds a packed buffer of 1,000,000 steps: bytes, and over raw bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+    steps, held, rss = map(int, done.stdout.split())
+    assert steps == MILLION
+    raw = float(MILLION * 3 * 64 * 64)
+    return [
+        Row("1,000,000 packed steps: resident, bytes", float(rss), RESIDENT_BOUND, rss / RESIDENT_BOUND, 1.0),
+        Row("1,000,000 packed steps: nbytes over raw, bytes", float(held), raw, held / raw, None),
+    ]

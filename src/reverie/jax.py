@@ -1,0 +1,62 @@
+"""A bridge to JAX: batches as arrays on a device, drawn and moved ahead of time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy.typing as npt
+
+from reverie.buffer import ReplayBuffer
+from reverie.device import DeviceBatch, DeviceRows, DeviceSequences, convert
+from reverie.draws import Sampler
+from reverie.feeds import Feed, drawing
+
+__all__ = ["Feed", "feed"]
+
+ArrayBatch = DeviceBatch[jax.Array]
+
+
+def feed(buffer: ReplayBuffer, batch_size: int, length: int, *,
+         device: jax.Device | jax.sharding.Sharding | None = None, sampler: Sampler | None = None,
+         boundary: str = "inside", burn_in: int = 0, prefetch: int = 2) -> Feed[Any, ArrayBatch]:  # fmt: skip
+    """Return an iterator of batches on `device`, drawn and moved ahead of time in one background thread.
+
+    The batches are those that `buffer.sample` would give, in that order, from the buffer as it is when they
+    are drawn: up to `prefetch` batches before they are handed out. All have the same shapes, so a jitted
+    function is compiled once, and they are pytrees: `step(params, batch)` may be jitted as it stands. On the
+    CPU JAX may look at the memory that the windows were gathered into; nothing writes there again.
+
+    JAX keeps 32 bits of each number unless `jax_enable_x64` is set: int64 fields and ids come as int32,
+    float64 as float32. `batch.host` has the addresses in full.
+
+    Args:
+        buffer: where the batches come from; other threads may add to it meanwhile.
+        batch_size, length, sampler, boundary, burn_in: as for `buffer.sample`.
+        device: where the arrays shall lie, a sharding included; None means JAX's default device.
+        prefetch: batches kept ready, at least 1.
+
+    Raises:
+        BadSetting: an argument of the wrong kind or range.
+    """
+    draw = drawing(buffer, batch_size, length, boundary, sampler, burn_in)
+
+    def put(array: npt.NDArray[Any]) -> jax.Array:
+        placed: jax.Array = jax.device_put(array, device)
+        return placed
+
+    def make() -> ArrayBatch:
+        # A fresh batch each time, never out=: its memory is used again only when no array looks at it.
+        return convert(draw(), put)
+
+    return Feed(make, lambda made: made, prefetch)
+
+
+def _flatten(batch: ArrayBatch) -> tuple[tuple[Any, ...], None]:
+    """Return the arrays alone: addresses in NumPy would compile a jitted function anew for each batch."""
+    return tuple(getattr(batch, entry.name) for entry in dataclasses.fields(batch)[:-1]), None
+
+
+jax.tree_util.register_pytree_node(DeviceSequences, _flatten, lambda _, parts: DeviceSequences(*parts))
+jax.tree_util.register_pytree_node(DeviceRows, _flatten, lambda _, parts: DeviceRows(*parts))

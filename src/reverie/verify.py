@@ -1,0 +1,345 @@
+"""Everything that can be checked about a replay file, without trusting it. `docs/format.md` says what must hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.codec import PLAIN, ZSTD, Codec
+from reverie.coverage import Coverage, Rewards, wrong_values
+from reverie.episodes import CUT, RUNNING
+from reverie.errors import FileError
+from reverie.file import (
+    EPISODE_FORM,
+    RUN_FORM,
+    STEP_FORM,
+    EpisodeRow,
+    ReplayFile,
+    Run,
+    StepRow,
+    array_checksum,
+    text_checksum,
+)
+from reverie.resuming import SETTINGS
+from reverie.runs import RUN, Runs
+from reverie.settings import Settings, settings_from
+from reverie.spec import Field
+from reverie.states import from_json, generator_from, unpack_arrays
+from reverie.survey import broken, cause, scan, told
+
+META = (*SETTINGS, "identity", "copy_of", "columns", "obs_columns", "rng", "samplers", "notes", "clean",
+        "synced")  # fmt: skip
+ENDS = range(CUT + 1)  # 0 to 4; `docs/format.md` names them
+# What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
+STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
+
+Array = npt.NDArray[Any]
+
+
+def verify_file(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield lines that tell what is wrong with a file and what was checked, and whether each is a finding.
+
+    Raises:
+        FileError: it cannot be opened.
+    """
+    file = ReplayFile.open(path, "r")
+    try:
+        audit, found = Audit(file), 0
+        for finding in audit.findings():
+            found += 1
+            yield finding, True
+        looked = ", ".join(f"{count:,} {name}" for name, count in audit.counts.items())
+        yield f"checked {path}: SQLite's own structures, {looked}", False
+        yield (f"{found:,} {'finding' if found == 1 else 'findings'}" if found else "nothing is wrong"), False
+    finally:
+        file.close()
+
+
+class Audit:
+    """One look through a replay file.
+
+    Attributes:
+        counts: what was looked at so far, by name.
+    """
+
+    def __init__(self, file: ReplayFile) -> None:
+        self.counts: Counter[str] = Counter()
+        self._file = file
+        self._codec = Codec()
+        self._settings: Settings | None = None
+        self._fields: dict[str, Field] = {}
+        self._meta: dict[str, Any] = {}
+        self._arrays: dict[str, Array] = {}
+        self._runs: defaultdict[int, list[Run]] = defaultdict(list)  # stream -> its runs, oldest first
+        self._steps: defaultdict[int, list[StepRow]] = defaultdict(list)  # stream -> its rows of newest steps
+        self._episodes: defaultdict[int, list[EpisodeRow]] = defaultdict(list)  # stream -> its episodes
+        self._rewards: defaultdict[int, Rewards] = defaultdict(dict)
+
+    def findings(self) -> Iterator[str]:
+        """Yield what is wrong, one text for each finding, with its place. Nothing at all: the file is whole."""
+        self._file.db.begin()
+        try:
+            yield from self._check_sqlite()
+            yield from self._check_meta()
+            yield from self._check_settings()
+            yield from self._check_runs()
+            yield from self._check_steps()
+            yield from self._check_episodes()
+            if self._settings is not None:
+                each = self._settings.capacity // self._settings.streams
+                for stream in range(self._settings.streams):
+                    yield from Coverage(
+                        stream,
+                        each,
+                        self._fields,
+                        self._runs[stream],
+                        self._steps[stream],
+                        self._episodes[stream],
+                        self._rewards[stream],
+                    ).findings(self.counts)
+            yield from self._check_arrays()
+            yield from self._check_samplers()
+        finally:
+            self._file.db.roll_back()
+
+    # --- tables, row by row ----------------------------------------------------------------------------
+
+    def _check_sqlite(self) -> Iterator[str]:
+        try:
+            for text in self._file.db.integrity():
+                yield f"SQLite: {text}"
+        except FileError as error:
+            yield f"SQLite: {cause(error)}"
+
+    def _check_meta(self) -> Iterator[str]:
+        for number, row in scan(self._file, "meta"):
+            if isinstance(row, FileError):
+                yield f"meta, row {number}: {cause(row)}"
+                continue
+            self.counts["named values"] += 1
+            name, value, checksum = row
+            try:
+                if text_checksum(name, value) != checksum:
+                    yield f"meta {name!r}: its checksum is wrong"
+                    continue
+                self._meta[name] = json.loads(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                yield f"meta {name!r}: it is no JSON ({error})"
+        for name in META:
+            if name not in self._meta:
+                yield f"meta {name!r}: it is missing, or damaged"
+
+    def _check_settings(self) -> Iterator[str]:
+        meta = self._meta
+        if all(name in meta for name in SETTINGS):
+            try:
+                yield from self._take_settings(settings_from(meta, None))
+            except (KeyError, TypeError, LookupError, ValueError, OverflowError) as error:
+                yield f"settings: they are none ({error})"
+        if "rng" in meta:
+            try:
+                generator_from(meta["rng"])
+            except (KeyError, TypeError, LookupError, ValueError, OverflowError) as error:
+                yield f"meta 'rng': it is no state of a generator ({error!r})"
+        for name, kind in (
+            ("clean", bool),
+            ("synced", int),
+            ("identity", str),
+            ("copy_of", str),
+            ("notes", dict),
+        ):
+            if name in meta and type(meta[name]) is not kind:
+                yield f"meta {name!r}: wanted a JSON {kind.__name__}, got {meta[name]!r}"
+
+    def _take_settings(self, settings: Settings) -> Iterator[str]:
+        capacity, streams = settings.capacity, settings.streams
+        if streams < 1 or capacity < 1 or capacity % streams:
+            yield f"settings: {streams} streams cannot share a capacity of {capacity} steps"
+            return
+        if settings.durability not in ("step", "chunk"):
+            yield f"settings: durability {settings.durability!r} is neither 'step' nor 'chunk'"
+        most = self._meta["max_bytes"]
+        if most is not None and (type(most) is not int or most < 1):
+            yield f"settings: max_bytes {most!r} is no number of bytes"
+        fields = {column.name: column.field for column in settings.stored}
+        obs = [name for name in self._file.columns if name == "obs" or name.startswith("obs/")]
+        if sorted(fields) != sorted(self._file.columns) or obs != list(self._file.obs_columns):
+            yield f"settings: the spec has the columns {sorted(fields)}, the tables {sorted(self._file.columns)}"
+            return
+        self._settings, self._fields = settings, fields
+
+    def _check_runs(self) -> Iterator[str]:
+        for number, row in scan(self._file, "runs"):
+            place = f"run {number}"
+            if isinstance(row, FileError):
+                yield f"{place}: {cause(row)}"
+                continue
+            self.counts["sealed runs"] += 1
+            bad = broken(RUN_FORM, row[:4], row[4], row[5:])
+            yield from told(place, bad, self._file.columns)
+            if bad is None or 0 in bad or self._settings is None:
+                continue
+            run = Run(*row[:4])
+            runs = Runs(self._settings.streams, self._settings.capacity // self._settings.streams)
+            if not (0 <= run.stream < runs.streams and run.first >= 0 and 0 <= run.number < runs.count
+                    and runs.of_id(run.stream, run.first) == (run.number, 0)
+                    and run.steps == runs.rows(run.number)):  # fmt: skip
+                yield f"{place}: {run.steps} steps of stream {run.stream} from step {run.first} cannot lie there"
+                continue
+            self._runs[run.stream].append(run)
+            self.counts["steps in them"] += run.steps
+            for spot, (name, packed) in enumerate(zip(self._file.columns, row[5:], strict=True)):
+                if 1 + spot in bad:
+                    continue
+                values = self._unpacked(name, packed, run.steps)
+                if isinstance(values, str):
+                    yield f"{place} (stream {run.stream}, steps {run.first} to {run.first + run.steps - 1}), " \
+                          f"column {name!r}: {values}"  # fmt: skip
+                elif name == "reward":
+                    self._rewards[run.stream][run.first] = values
+
+    def _check_steps(self) -> Iterator[str]:
+        for number, row in scan(self._file, "steps"):
+            if isinstance(row, FileError):
+                yield f"step row {number}: {cause(row)}"
+                continue
+            self.counts["rows of newest steps"] += 1
+            blobs = row[5:]
+            names = [*self._file.columns, *(f"final_{name}" for name in self._file.obs_columns)]
+            bad = broken(STEP_FORM, row[:4], row[4], blobs)
+            yield from told(f"step row {number}", bad, names)
+            if bad is None or 0 in bad or self._settings is None:
+                continue
+            _, stream, step, ended = row[:4]
+            if not (0 <= stream < self._settings.streams and step >= 0 and number == stream * RUN + step % RUN
+                    and ended in ENDS):  # fmt: skip
+                yield f"step row {number}: step {step} of stream {stream}, ended {ended}, cannot lie there"
+                continue
+            count = len(self._file.columns)
+            values = {
+                name: blob for spot, (name, blob) in enumerate(zip(self._file.columns, blobs, strict=False))
+                if 1 + spot not in bad
+            }  # fmt: skip
+            whole = not any(1 + spot in bad for spot in range(count, len(blobs)))
+            final, finding = self._final(blobs[count:]) if whole else (None, "")
+            if finding:
+                yield f"step {step} of stream {stream}: {finding}"
+            self._steps[stream].append(StepRow(stream, step, ended, values, final))
+
+    def _check_episodes(self) -> Iterator[str]:
+        for number, row in scan(self._file, "episodes"):
+            place = f"episode {number}"
+            if isinstance(row, FileError):
+                yield f"{place}: {cause(row)}"
+                continue
+            self.counts["episodes"] += 1
+            names = [f"final_{name}" for name in self._file.obs_columns]
+            bad = broken(EPISODE_FORM, row[:7], row[7], row[8:])
+            yield from told(place, bad, names)
+            if bad is None or 0 in bad or self._settings is None:
+                continue
+            final, finding = (None, "") if bad else self._final(row[8:])
+            if finding:
+                yield f"{place}: {finding}"
+            self.counts["final observations"] += final is not None
+            episode = EpisodeRow._make((*row[:7], final))
+            if not (0 <= episode.stream < self._settings.streams and episode.ordinal >= 0
+                    and 0 <= episode.start <= episode.stop and episode.number >= 0):  # fmt: skip
+                yield f"{place}: steps {episode.start} to {episode.stop} of stream {episode.stream} cannot be"
+                continue
+            if episode.ended not in ENDS:
+                yield f"{place}: ended is {episode.ended}, which means nothing"
+            if final is not None and episode.ended == RUNNING:
+                yield f"{place}: it runs, and yet it has a final observation"
+            if not math.isfinite(episode.total):
+                yield f"{place}: its return is {episode.total}"
+            self._episodes[episode.stream].append(episode)
+
+    # --- what samplers remember ------------------------------------------------------------------------
+
+    def _check_arrays(self) -> Iterator[str]:
+        for number, row in scan(self._file, "arrays"):
+            if isinstance(row, FileError):
+                yield f"arrays, row {number}: {cause(row)}"
+                continue
+            self.counts["arrays"] += 1
+            name, form, checksum, data = row
+            try:
+                if array_checksum(name, form, data) != checksum:
+                    yield f"array {name!r}: its checksum is wrong"
+                    continue
+                self._arrays |= unpack_arrays({name: (form, data)}, self._codec)
+            except (ValueError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+                yield f"array {name!r}: it does not unpack ({error})"
+
+    def _check_samplers(self) -> Iterator[str]:
+        samplers = self._meta.get("samplers", [])
+        if not isinstance(samplers, list):
+            yield f"meta 'samplers': wanted a list, got {type(samplers).__name__}"
+            return
+        for number, entry in enumerate(samplers):
+            self.counts["samplers"] += 1
+            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+                yield f"sampler {number}: wanted its kind and state, got {str(entry)[:80]}"
+                continue
+            try:
+                state = from_json(entry[1], self._arrays)
+            except (LookupError, TypeError) as error:
+                yield f"sampler {number}, {entry[0]}: its array {error} is missing, or damaged"
+                continue
+            for finding in self._wrong_state(state):
+                yield f"sampler {number}, {entry[0]}: {finding}"
+
+    def _wrong_state(self, state: Any) -> Iterator[str]:
+        """Yield what is wrong with the weights that a sampler keeps, wherever they stand in its state."""
+        if isinstance(state, list):
+            for child in state:
+                yield from self._wrong_state(child)
+        if not isinstance(state, dict) or self._settings is None:
+            return
+        lengths = {"weights": self._settings.capacity, "barred": self._settings.capacity,
+                   "seen": self._settings.streams, "begun": self._settings.streams}  # fmt: skip
+        if state.keys() == EPISODE_WEIGHTS:
+            lengths["weights"] = np.size(state["weights"])  # one for each row of a table that grows
+        if state.keys() in (STEP_WEIGHTS, EPISODE_WEIGHTS):
+            for name, value in state.items():
+                if name in lengths and np.shape(value) != (lengths[name],):
+                    yield f"wanted {lengths[name]} {name}, got an array of shape {np.shape(value)}"
+            weights = np.asarray(state["weights"])
+            if weights.dtype.kind != "f" or not (np.isfinite(weights).all() and (weights >= 0).all()):
+                yield "its weights are not all finite and positive"
+            return
+        for child in state.values():
+            yield from self._wrong_state(child)
+
+    # --- blobs -----------------------------------------------------------------------------------------
+
+    def _unpacked(self, name: str, packed: bytes, *lead: int) -> Array | str:
+        """Return values of a column, or what is wrong with them."""
+        field = self._fields[name]
+        try:
+            if packed[:1] not in (PLAIN, ZSTD):
+                raise ValueError(f"it begins with {packed[:1]!r}")
+            values = self._codec.unpack(packed, (*lead, *field.shape), field.dtype)
+        except (ValueError, MemoryError) as error:
+            return f"it does not unpack ({error})"
+        return wrong_values(name, values) or values
+
+    def _final(self, blobs: Sequence[bytes | None]) -> tuple[dict[str, bytes] | None, str]:
+        """Return a final observation, or None and what is wrong with it, if anything is."""
+        given = {
+            name: blob for name, blob in zip(self._file.obs_columns, blobs, strict=True) if blob is not None
+        }
+        if 0 < len(given) < len(blobs):
+            return None, "its final observation lacks some of its columns"
+        for name, packed in given.items():
+            if isinstance(wrong := self._unpacked(name, packed), str):
+                return None, f"its final observation, column {name!r}: {wrong}"
+        return given or None, ""

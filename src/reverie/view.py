@@ -1,0 +1,49 @@
+"""A replay file looked at without a buffer: its settings, its index, and bytes on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reverie.episodes import EpisodeIndex
+from reverie.file import ReplayFile
+from reverie.loading import Loader
+from reverie.resuming import read_settings
+from reverie.runs import Runs
+from reverie.settings import Settings
+from reverie.stores import FinalStore, Store, make_stores
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a replay file holds at one moment."""
+
+    file: ReplayFile
+    settings: Settings  # with the residency that the file asks for
+    index: EpisodeIndex
+    store: Store
+    finals: FinalStore
+
+
+@contextmanager
+def viewing(path: Path) -> Iterator[View]:
+    """Look at a replay file as it is at this moment, whatever a writer does meanwhile.
+
+    Raises:
+        FileError: it cannot be opened, or is damaged.
+    """
+    file = ReplayFile.open(path, "r")
+    try:
+        file.db.begin()
+        settings, _ = read_settings(file, None)
+        each = settings.capacity // settings.streams
+        obs = [column for column in settings.stored if column.name in file.obs_columns]
+        index = EpisodeIndex(settings.streams, each)
+        store, finals = make_stores("disk", settings.stored, obs, Runs(settings.streams, each), file)
+        Loader(file, settings.stored, index, store, finals).load()
+        yield View(file, settings, index, store, finals)
+        file.db.roll_back()
+    finally:
+        file.close()

@@ -1,0 +1,133 @@
+"""What a writer that was killed leaves: small cases, each of which went wrong once."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from children import Child
+from helpers import scalar_spec
+
+import reverie as rv
+
+RESIDENCIES = ("ram", "packed", "disk")
+
+
+def killed(work) -> None:
+    """Run `work` in a process of its own, and kill that while it still has the buffer that `work` returned."""
+
+    def die() -> None:
+        kept = work()
+        os.kill(os.getpid(), 9)
+        del kept
+
+    Child(die).wait((-9,))
+
+
+def add(buffer: rv.ReplayBuffer, number: int, ends: bool = False, stream: int = 0) -> None:
+    buffer.add(obs=number, action=-number, reward=1.0, terminated=ends, truncated=False, stream=stream,
+               final_obs=number + 500 if ends else None)  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("residency", RESIDENCIES)
+def test_a_final_observation_that_only_a_newest_step_has_comes_back(residency, mode, tmp_path):
+    """An episode that ended in the run not sealed yet shows its final observation, now and once that is sealed."""
+    path = tmp_path / "a.replay"
+
+    def work() -> rv.ReplayBuffer:
+        buffer = rv.ReplayBuffer(scalar_spec(), 96, path=path, residency=residency)
+        add(buffer, 0)
+        add(buffer, 1, ends=True)
+        add(buffer, 2)
+        return buffer
+
+    killed(work)
+    with rv.open(path, residency, mode) as buffer:
+        assert buffer.sample(1, 2).obs.tolist() == [[0, 1, 501]]
+        for number in range(3, 70) if mode == "r+" else ():
+            add(buffer, number)
+        assert [0, 1, 501] in buffer.sample(400, 2).obs.tolist()
+    with rv.open(path, residency) as buffer:
+        assert [0, 1, 501] in buffer.sample(400, 2).obs.tolist()
+
+
+def test_write_back_into_a_flushed_run_brings_the_episodes_of_its_steps(tmp_path):
+    """With durability "chunk", steps that write_back takes into the file bring the episodes they belong to."""
+    path = tmp_path / "a.replay"
+    spec = rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"), {"note": rv.Field((), "int64")})
+
+    def work() -> rv.ReplayBuffer:
+        buffer = rv.ReplayBuffer(spec, 96, path=path, durability="chunk")
+        for number in range(10):
+            if number == 4:
+                buffer.flush()
+            buffer.add(obs=number, action=0, reward=1.0, terminated=number == 6, truncated=False, note=0)
+        batch = buffer.sample(8, 1)
+        buffer.write_back(batch, note=np.ones((8, 1), np.int64))
+        return buffer
+
+    killed(work)
+    with rv.open(path) as buffer:
+        assert buffer.episodes["stop"].tolist() == [7, 10]
+        assert buffer.episodes["ended"].tolist() == ["terminated", "cut"]
+
+
+def test_leftovers_of_a_killed_process_are_not_taken_for_its_successors(tmp_path):
+    """A log that outlived its file, and drafts of a process with this number, do not get into a new file."""
+    path = tmp_path / "a.replay"
+
+    def work() -> rv.ReplayBuffer:
+        buffer = rv.ReplayBuffer(scalar_spec(), 96, path=path)
+        for number in range(50):
+            add(buffer, number)
+        return buffer
+
+    killed(work)
+    log = Path(f"{path}-wal").read_bytes()
+    assert len(log) > 4096
+    path.unlink()
+    names = [f"{name}{suffix}" for suffix in ("-wal", "-journal", "-shm") for name in
+             (path, f"{path}.new-{os.getpid()}", f"{path}.saving-{os.getpid()}",
+              f"{path}.saving-{os.getpid()}.new-{os.getpid()}")]  # fmt: skip
+    for name in names:
+        Path(name).write_bytes(log)
+    with rv.ReplayBuffer(scalar_spec(), 96, path=path) as buffer:
+        assert len(buffer) == 0
+        add(buffer, 7)
+    with rv.open(path) as buffer:
+        assert buffer.sample_steps(1).obs.tolist() == [7] if buffer.count_windows(1) else len(buffer) == 1
+        copy = tmp_path / "b.replay"
+        for suffix in ("-wal", "-journal"):
+            Path(f"{copy}{suffix}").write_bytes(log)
+            Path(f"{copy}.saving-{os.getpid()}{suffix}").write_bytes(log)
+        buffer.save_as(copy)
+    with rv.open(copy) as buffer:
+        assert len(buffer) == 1
+        assert buffer._keeper.file.db.integrity() == []
+
+
+def test_a_fork_that_outlives_the_writer_does_not_keep_its_lock(tmp_path):
+    """A writer that is killed while a child of it lives on leaves the file to the next one."""
+    path = tmp_path / "a.replay"
+    told, tell = os.pipe()
+    wait, let_go = os.pipe()
+
+    def work() -> rv.ReplayBuffer:
+        buffer = rv.ReplayBuffer(scalar_spec(), 96, path=path)
+        add(buffer, 1)
+        if os.fork() == 0:
+            os.close(let_go)
+            os.write(tell, b"x")
+            os.read(wait, 1)
+            os._exit(0)
+        os.read(told, 1)
+        return buffer
+
+    killed(work)
+    os.close(wait)
+    try:
+        with rv.open(path) as buffer:
+            assert len(buffer) == 1
+    finally:
+        os.close(let_go)
