@@ -255,15 +255,15 @@ def dream(
 
 def learn(
     out: Annotated[Path, tyro.conf.arg(help="folder for what is written")] = Path("runs/learn"),
-    seeds: tuple[int, ...] = (2, 3, 4),
-    epochs: int | None = None,
+    seeds: tuple[int, ...] = (2, 3),
+    epochs: int = 4,
 ) -> None:
     """Learn to play MinAtar's Breakout in a few minutes, and compare with agents that learned nothing.
 
     Args:
         out: folder for what is written; a run in it that was interrupted goes on.
         seeds: one agent is trained from each, two at a time.
-        epochs: of each run, the last one of them being the end of its schedule; the preset's if not given.
+        epochs: of each run; more of them take longer and learn more.
     """
     from reverie.iris.learn import run_learn
 
