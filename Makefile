@@ -1,19 +1,21 @@
-# The two commands are `make demo` and `make test`; each makes .venv and installs what it needs.
+# The commands are `make demo`, `make learn` and `make test`; each makes .venv and installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check format bench clean
+.PHONY: demo learn test test-slow check format bench clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reverie needs Python 3.11 or newer; run make PYTHON=python3.11 (or newer)")'
 	$(PYTHON) -m venv $(VENV)
 
-# torch goes first and alone: its pinned version decides which of its own dependencies arrive.
+# torch goes first and alone: its pinned version decides which of its own dependencies arrive. MinAtar goes last and
+# without dependencies: they are plotting libraries for a viewer that nobody opens here.
 $(VENV)/.iris: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[iris]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps MinAtar
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.iris
@@ -22,6 +24,9 @@ $(VENV)/.dev: $(VENV)/.iris
 
 demo: $(VENV)/.iris
 	$(BIN)/reverie demo --out runs/demo
+
+learn: $(VENV)/.iris
+	$(BIN)/reverie learn --out runs/learn
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'

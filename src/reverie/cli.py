@@ -1,4 +1,4 @@
-"""The `reverie` command: record a game, look into replay files, run the demonstration."""
+"""The `reverie` command: record games, look into replay files, train agents on them, and see them dream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -37,12 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reverie {reverie.__version__}")
         return 0
     try:
+        if args[:1] == ["train"]:  # its flags are the fields of a preset, which needs PyTorch to be read
+            from reverie.iris.commands import train as train_with
+
+            train_with(args[1:])
+            return 0
         commands: dict[str, Callable[..., Any]] = {
             "record": record,
             "inspect": inspect,
             "verify": verify,
             "film": film,
             "demo": demo,
+            "train": train,
+            "eval": evaluate,
+            "dream": dream,
+            "learn": learn,
+            "bench": bench,
         }
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             commands, prog="reverie", description=DESCRIPTION, args=args
@@ -52,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in EXTRA_OF:
+        if missing not in EXTRA_OF and missing != "minatar":
             raise
-        remedy = f"pip install 'reverie[{EXTRA_OF[missing]}]'"
+        # MinAtar wants plotting libraries for its viewer alone, so no extra brings it.
+        wanted = "--no-deps MinAtar" if missing == "minatar" else f"'reverie[{EXTRA_OF[missing]}]'"
+        remedy = f"pip install {wanted}"
         print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
@@ -204,6 +216,86 @@ def demo(
     from reverie.iris.demo import run_demo
 
     run_demo(out, steps=steps, seed=seed, game=game)
+
+
+def train() -> None:
+    """Train an agent in a folder, or go on training one; `reverie train --help` lists every number."""
+    raise AssertionError("main takes this command before it is parsed")
+
+
+def evaluate(run: Path, episodes: int = 100, device: str | None = None) -> None:
+    """Test the agent of a run on whole games, without random play.
+
+    Args:
+        run: folder of the run.
+        episodes: games to play.
+        device: cpu, cuda and so on; an accelerator if there is one.
+    """
+    from reverie.iris.commands import evaluate_run
+
+    evaluate_run(run, episodes, device)
+
+
+def dream(
+    run: Path,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("dream.gif"),
+    device: str | None = None,
+) -> None:
+    """Draw what the agent of a run dreams, beside what really happened.
+
+    Args:
+        run: folder of the run.
+        out: the animation to write.
+        device: cpu, cuda and so on; an accelerator if there is one.
+    """
+    from reverie.iris.commands import dream_run
+
+    dream_run(run, out, device)
+
+
+def learn(
+    out: Annotated[Path, tyro.conf.arg(help="folder for what is written")] = Path("runs/learn"),
+    seeds: tuple[int, ...] = (2, 3),
+    epochs: int = 4,
+) -> None:
+    """Learn to play MinAtar's Breakout in a few minutes, and compare with agents that learned nothing.
+
+    Args:
+        out: folder for what is written; a run in it that was interrupted goes on.
+        seeds: one agent is trained from each, two at a time.
+        epochs: of each run; more of them take longer and learn more.
+    """
+    from reverie.iris.learn import run_learn
+
+    run_learn(out, seeds=seeds, epochs=epochs)
+
+
+def bench(
+    what: Annotated[Literal["iris"], tyro.conf.Positional],
+    preset: str = "paper",
+    device: str | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    share: float | None = None,
+    repeats: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Measure how fast an agent trains on this machine.
+
+    Args:
+        what: the agent.
+        preset: its sizes: paper, demo or minatar.
+        device: cpu, cuda and so on; an accelerator if there is one.
+        precision: of tokenizer and world model; the preset's if not given.
+        share: of each batch that is used; all of it on an accelerator, a 64th on a processor.
+        repeats: timed updates of each phase.
+        out: where to write the numbers as JSON.
+    """
+    from reverie.iris.bench import run_bench
+
+    speed = run_bench(
+        preset=preset, device=device, precision=precision, share=share, repeats=repeats, out=out
+    )
+    print(speed.report())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from reverie import BadSetting
-from reverie.iris.demo import IMAGINED, REAL, RECONSTRUCTED, run_demo
+from reverie.iris.demo import run_demo
+from reverie.iris.dreams import IMAGINED, REAL, RECONSTRUCTED
 from reverie.iris.pictures import draw_strip
 
 

@@ -52,7 +52,7 @@ def test_it_equals_a_plain_dream_that_forgets_when_the_context_is_full(
 def test_the_context_is_cleared_exactly_when_the_next_step_does_not_fit(
     tokenizer: Tokenizer, world_model: WorldModel
 ) -> None:
-    """One frame and five steps fill 29 of 30 places; the sixth step begins again from one frame."""
+    """One frame and five steps fill 29 of 30 places, the newest token being read later; the sixth begins again."""
     game = Imagination(tokenizer, world_model)
     game.reset(torch.rand(2, 3, 16, 16))
     sizes = []
@@ -60,7 +60,7 @@ def test_the_context_is_cleared_exactly_when_the_next_step_does_not_fit(
         game.step(torch.zeros(2, dtype=torch.int64))
         assert game._cache is not None
         sizes.append(game._cache.size)
-    assert sizes == [9, 14, 19, 24, 29, 9, 14]
+    assert sizes == [8, 13, 18, 23, 28, 8, 13]
 
 
 def test_rewards_and_ends_are_drawn_from_their_heads(tokenizer: Tokenizer, world_model: WorldModel) -> None:

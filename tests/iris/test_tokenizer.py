@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from reverie import BadSetting
-from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss, presets
+from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
+from reverie.iris.settings import presets
 from reverie.iris.tokenizer import Tokenizer, tokenizer_losses
 from reverie.iris.train import new_optimiser
 
@@ -174,3 +175,30 @@ def test_inconsistent_sizes_are_refused(change: dict[str, object], message: str)
     """Sizes that cannot work are refused when they are given."""
     with pytest.raises(BadSetting, match=message):
         replace(TokenizerConfig(), **change)  # type: ignore[arg-type]
+
+
+def test_lean_tokenizers_are_small_and_see_beyond_their_patch() -> None:
+    """Frames of 10×10 become 2×2 tokens and come back; a token depends on its neighbours' pixels."""
+    tokenizer = Tokenizer(presets["minatar"].tokenizer).eval()
+    assert count(tokenizer) < 110_000
+    frames = torch.rand(2, 3, 10, 10)
+    encoded = tokenizer.encode(frames)
+    assert encoded.tokens.shape == (2, 4)
+    assert tokenizer.decode(encoded.z_q).shape == frames.shape
+    changed = frames.clone()
+    changed[:, :, 7:, 7:] = 1 - changed[:, :, 7:, 7:]
+    assert not torch.equal(tokenizer.encode(changed).z[:, :, 0, 0], encoded.z[:, :, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lean": True}, "lean: wanted one level"),
+        ({"codebook": "kmeans"}, "codebook: wanted one of"),
+        ({"precision": "float16"}, "precision: wanted one of"),
+    ],
+)
+def test_shapes_that_cannot_be_built_are_refused(change: dict[str, object], message: str) -> None:
+    """They are refused when they are given."""
+    with pytest.raises(BadSetting, match=message):
+        TokenizerConfig(**change)  # type: ignore[arg-type]

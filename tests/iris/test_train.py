@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 from reverie import Field, NotEnoughData, ReplayBuffer, StepSpec
 from reverie.iris.config import Optimisation, TokenizerLoss
+from reverie.iris.settings import Config
 from reverie.iris.tokenizer import Tokenizer
-from reverie.iris.train import History, train_tokenizer, train_world_model
+from reverie.iris.train import History, new_optimiser, train_tokenizer, train_world_model
 from reverie.iris.world_model import WorldModel, WorldModelLosses
 
 
@@ -51,6 +55,40 @@ def test_the_tokenizer_learns_from_the_buffer(tokenizer: Tokenizer, buffer: Repl
     assert not tokenizer.training
 
 
+def test_tokens_keep_their_meaning_from_call_to_call(tokenizer: Tokenizer, buffer: ReplayBuffer) -> None:
+    """A new codebook is placed on what it sees; one that goes on from an earlier call stays where it is."""
+    settings = Optimisation(steps=1, batch_size=8, learning_rate=1e-5)
+    loss, optimiser = TokenizerLoss(revive_every=5), new_optimiser(tokenizer, settings)
+    codes = [tokenizer.embedding.weight.detach().clone()]
+    for _ in range(2):
+        list(train_tokenizer(tokenizer, buffer, settings, loss, optimiser=optimiser))
+        codes.append(tokenizer.embedding.weight.detach().clone())
+    moves = [(after - before).abs().max() for before, after in pairwise(codes)]
+    assert moves[0] > 0.01
+    assert moves[1] < 1e-4
+
+
+def test_averaged_codes_follow_their_outputs(config: Config, buffer: ReplayBuffer) -> None:
+    """Each code goes to the moving average of the outputs that chose it; the others stay, and none has gradient."""
+    tokenizer = Tokenizer(replace(config.tokenizer, codebook="average", average_decay=0.9))
+    assert tokenizer.embedding.weight not in {
+        p for g in new_optimiser(tokenizer, Optimisation()).param_groups for p in g["params"]
+    }
+    before = tokenizer.embedding.weight.clone()
+    encoded = tokenizer.encode(torch.rand(6, 3, 16, 16))
+    tokenizer.follow(encoded)
+    outputs, tokens = encoded.z.movedim(1, -1).reshape(-1, 16), encoded.tokens.flatten()
+    for code in range(32):
+        mine = outputs[tokens == code]
+        wanted = (0.9 * before[code] + 0.1 * mine.sum(0)) / (0.9 + 0.1 * len(mine))
+        assert torch.allclose(tokenizer.embedding.weight[code], wanted, atol=1e-5)
+    history = History()
+    settings = Optimisation(steps=60, batch_size=8, learning_rate=3e-3)
+    for progress in train_tokenizer(tokenizer, buffer, settings, TokenizerLoss(revive_every=5)):
+        history.add(progress)
+    assert history.recent("reconstruction", 5) < 0.5 * history.losses["reconstruction"][0]
+
+
 def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
     tokenizer: Tokenizer, world_model: WorldModel, buffer: ReplayBuffer
 ) -> None:
@@ -60,7 +98,7 @@ def test_the_world_model_learns_from_the_buffer_and_leaves_the_tokenizer_alone(
     before = snapshot(tokenizer)
     settings = Optimisation(steps=60, batch_size=8, learning_rate=3e-3, weight_decay=0.01)
     history = History()
-    for progress in train_world_model(world_model, tokenizer, buffer, settings):
+    for progress in train_world_model(world_model, tokenizer, buffer, settings, boundary="inside"):
         history.add(progress)
     assert history.recent("observation", 5) < 0.5 * history.losses["observation"][0]
     assert history.recent("reward", 5) < 0.5
@@ -85,7 +123,7 @@ def test_each_action_meets_the_frame_that_it_was_taken_in(
         return losses(*window)
 
     monkeypatch.setattr(world_model, "losses", spy)
-    next(train_world_model(world_model, tokenizer, buffer, Optimisation(batch_size=16)))
+    next(train_world_model(world_model, tokenizer, buffer, Optimisation(batch_size=16), boundary="inside"))
     tokens, action, reward, end, mask = shown[0]
     time = (tokens.unsqueeze(2) == known).all(3).long().argmax(2)  # (B, L), the colour's number
     assert torch.equal(tokens, known[time])
@@ -99,10 +137,10 @@ def test_each_action_meets_the_frame_that_it_was_taken_in(
 
 def test_the_learning_rate_follows_its_line() -> None:
     """It is constant unless a final rate is given, to which it falls linearly."""
-    assert Optimisation(learning_rate=1e-3).rate(150) == 1e-3
+    assert Optimisation(learning_rate=1e-3).rates()[150] == 1e-3
     falling = Optimisation(steps=100, learning_rate=1e-3, final_learning_rate=2e-4)
-    assert falling.rate(0) == 1e-3
-    assert falling.rate(50) == pytest.approx(6e-4)
+    assert falling.rates()[0] == 1e-3
+    assert falling.rates()[50] == pytest.approx(6e-4)
 
 
 def test_too_little_data_is_refused_by_the_buffer(tokenizer: Tokenizer, world_model: WorldModel) -> None:
@@ -112,4 +150,4 @@ def test_too_little_data_is_refused_by_the_buffer(tokenizer: Tokenizer, world_mo
     for _ in range(4):
         short.add(obs=np.zeros((3, 16, 16), np.uint8), action=0, reward=0.0, terminated=True, truncated=False)
     with pytest.raises(NotEnoughData):
-        next(train_world_model(world_model, tokenizer, short, Optimisation()))
+        next(train_world_model(world_model, tokenizer, short, Optimisation(), boundary="inside"))

@@ -1,24 +1,34 @@
-"""Every number of the IRIS models and of their training, and two sets of them: `paper` and `demo`.
+"""Every number of the IRIS models and of what they are trained for.
 
-The `paper` preset is IRIS as published (Micheli, Alonso, Fleuret, "Transformers are Sample-Efficient World
-Models", ICLR 2023). The `demo` preset trains in minutes on two processor cores; each of its departures is a
-setting below, off in `paper`.
+The defaults are IRIS as published (Micheli, Alonso, Fleuret, "Transformers are Sample-Efficient World Models",
+ICLR 2023). What a smaller machine or a smaller game wants otherwise is a setting here, off by default;
+`reverie.iris.settings` names the sets of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from reverie import BadSetting
 
 NORM_GROUPS = 32  # GroupNorm's groups; channels come in multiples of it
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS = ("float32", "bfloat16")
 
 
-def _at_least(least: float, **settings: float) -> None:
+def at_least(least: float, **settings: float) -> None:
+    """Refuse every setting below `least`, by its name."""
     for name, value in settings.items():
         if not value >= least:  # so that NaN is refused too
             raise BadSetting(f"{name}: wanted at least {least}, got {value}; raise it")
+
+
+def one_of(known: tuple[str, ...], **settings: str) -> None:
+    """Refuse every setting that is not among the known words, by its name."""
+    for name, value in settings.items():
+        if value not in known:
+            raise BadSetting(f"{name}: wanted one of {known}, got {value!r}; choose one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,31 +42,44 @@ class TokenizerConfig:
         local: let the encoder see every patch by itself: convolutions of side 1 everywhere, and in the encoder
             no norms and no attention. Equal patches then get equal tokens, which are easy to predict. Off as
             published.
+        lean: much smaller networks around one grid: after the patches two steps that add one convolution
+            each, of sides 3 and 1, without norms or attention, and as many in the decoder. Off as published.
         channels: feature maps at every level, a multiple of 32.
         levels: resolutions that the convolutions visit; each level halves the one before.
         res_blocks: residual blocks a level in the encoder; the decoder has one more.
         attention_at: sides of the levels that attend after each residual block.
         codebook_size: V, how many tokens there are.
         token_dim: the length of a codebook vector.
+        codebook: "gradient" moves the codes by their own loss, as published; "average" makes each the moving
+            average of the encoder outputs that chose it.
+        average_decay: how much of that average stays after an update.
         bounded: a sigmoid keeps decoded frames in 0..1; as published, nothing does.
+        precision: of the convolutions, in training and in use alike, so that a frame has the same tokens in
+            every phase. Codes are compared in float32 in any case.
     """
 
     frame: tuple[int, int, int] = (3, 64, 64)
     patch: int = 1
     local: bool = False
+    lean: bool = False
     channels: int = 64
     levels: int = 5
     res_blocks: int = 2
     attention_at: tuple[int, ...] = (8, 16)
     codebook_size: int = 512
     token_dim: int = 512
+    codebook: Literal["gradient", "average"] = "gradient"
+    average_decay: float = 0.98
     bounded: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        _at_least(
+        one_of(PRECISIONS, precision=self.precision)
+        one_of(("gradient", "average"), codebook=self.codebook)
+        at_least(
             1, patch=self.patch, levels=self.levels, res_blocks=self.res_blocks, token_dim=self.token_dim
         )
-        _at_least(2, codebook_size=self.codebook_size)
+        at_least(2, codebook_size=self.codebook_size)
         if self.channels < 1 or self.channels % NORM_GROUPS:
             raise BadSetting(
                 f"channels: wanted a multiple of {NORM_GROUPS}, got {self.channels}; "
@@ -66,6 +89,11 @@ class TokenizerConfig:
             raise BadSetting(
                 f"local: wanted one level and no attention, got levels = {self.levels} and "
                 f"attention_at = {self.attention_at}; patches that are tokenised alone have no grid"
+            )
+        if self.lean and (self.levels > 1 or self.attention_at or self.local):
+            raise BadSetting(
+                f"lean: wanted one level, no attention and local off, got levels = {self.levels}, "
+                f"attention_at = {self.attention_at} and local = {self.local}; lean networks have none of these"
             )
         divisor = self.patch * 2 ** (self.levels - 1)
         if self.frame[1] != self.frame[2] or self.frame[1] % divisor:
@@ -98,6 +126,7 @@ class WorldModelConfig:
         positions: "absolute" learns a vector for every position, as published; "factored" learns one for
             every block and one for every slot of a block and adds them, which needs less data.
         init_std: standard deviation of the initial weights; 0.02 as published, narrow models want more.
+        precision: of the layers and of the cache; logits and losses are float32 in any case.
     """
 
     blocks: int = 20
@@ -107,9 +136,12 @@ class WorldModelConfig:
     dropout: float = 0.1
     positions: Literal["absolute", "factored"] = "absolute"
     init_std: float = 0.02
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        _at_least(1, blocks=self.blocks, layers=self.layers, heads=self.heads, width=self.width)
+        one_of(PRECISIONS, precision=self.precision)
+        one_of(("absolute", "factored"), positions=self.positions)
+        at_least(1, blocks=self.blocks, layers=self.layers, heads=self.heads, width=self.width)
         if self.width % self.heads:
             raise BadSetting(
                 f"width: wanted a multiple of heads = {self.heads}, got {self.width}; the heads share it evenly"
@@ -120,9 +152,37 @@ class WorldModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise BadSetting(f"dropout: wanted a probability below 1, got {self.dropout}; 0 switches it off")
-        if self.positions not in ("absolute", "factored"):
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorCriticConfig:
+    """The shape of the actor-critic.
+
+    Attributes:
+        channels: feature maps after each convolution of side 3.
+        strides: by how much each convolution's output shrinks, as many numbers as there are channels.
+        pooled: shrink by taking maxima, as published; without, the convolutions themselves step.
+        recurrent: remember what came before in an LSTM, as published; without, a layer of the same width
+            sees the present frame alone.
+        width: the length of the LSTM's state, or of that layer.
+        careful_heads: begin with a nearly uniform policy and values of zero; as published, both heads begin
+            as PyTorch makes them.
+    """
+
+    channels: tuple[int, ...] = (32, 32, 64, 64)
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    pooled: bool = True
+    recurrent: bool = True
+    width: int = 512
+    careful_heads: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(1, width=self.width, channels=min(self.channels, default=1))
+        at_least(1, strides=min(self.strides, default=1))
+        if len(self.channels) != len(self.strides):
             raise BadSetting(
-                f"positions: wanted 'absolute' or 'factored', got {self.positions!r}; choose one"
+                f"strides: wanted one for each of the {len(self.channels)} channels, got {self.strides}; "
+                f"use 1 where nothing shrinks"
             )
 
 
@@ -131,35 +191,58 @@ class Optimisation:
     """How a model's weights are moved.
 
     Attributes:
-        steps: updates in one call of the training function.
-        batch_size: frames (tokenizer) or windows (world model) in a batch.
-        learning_rate: of Adam, whose other settings are PyTorch's defaults.
-        final_learning_rate: None keeps the rate constant, as published; a number lowers it there linearly.
+        steps: updates in an epoch.
+        batch_size: frames (tokenizer), windows (world model) or imagined games (actor-critic) in a batch.
+        start_after: the number of epochs that pass before this training begins.
+        first_steps: updates in the epoch in which it begins; None makes it one like the others.
+        learning_rate: of Adam.
+        first_learning_rate: in the epoch in which it begins; None is no exception.
+        final_learning_rate: None keeps the rate constant, as published; a number lowers it there linearly
+            over the run.
         weight_decay: on the weights of linear layers alone.
         clip: the largest norm of the gradient.
+        epsilon: what Adam adds to the root of its second moment.
     """
 
     steps: int = 200
     batch_size: int = 64
+    start_after: int = 0
+    first_steps: int | None = None
     learning_rate: float = 1e-4
+    first_learning_rate: float | None = None
     final_learning_rate: float | None = None
     weight_decay: float = 0.0
     clip: float = 10.0
+    epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        _at_least(1, steps=self.steps, batch_size=self.batch_size)
-        _at_least(0, weight_decay=self.weight_decay)
-        rates = {"learning_rate": self.learning_rate, "clip": self.clip}
-        if self.final_learning_rate is not None:
-            rates["final_learning_rate"] = self.final_learning_rate
+        at_least(1, batch_size=self.batch_size)
+        at_least(0, weight_decay=self.weight_decay, start_after=self.start_after, steps=self.steps)
+        at_least(0, first_steps=self.first_steps or 0)
+        rates = {
+            "learning_rate": self.learning_rate,
+            "first_learning_rate": self.first_learning_rate,
+            "final_learning_rate": self.final_learning_rate,
+            "clip": self.clip,
+            "epsilon": self.epsilon,
+        }
         for name, value in rates.items():
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise BadSetting(f"{name}: wanted a positive number, got {value}; pass one")
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of update `step`, in 0..steps-1."""
+    def rates(self, begin: float = 0.0, end: float = 1.0, *, first: bool = False) -> list[float]:
+        """Return the learning rate of every update of an epoch.
+
+        Args:
+            begin, end: the shares of the run, in 0..1, that are over before and after this epoch.
+            first: whether it is the epoch in which this training begins.
+        """
+        steps = self.first_steps if first and self.first_steps is not None else self.steps
+        if first and self.first_learning_rate is not None:
+            return steps * [self.first_learning_rate]
         final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
-        return self.learning_rate + (final - self.learning_rate) * step / self.steps
+        fall = final - self.learning_rate
+        return [self.learning_rate + fall * (begin + (end - begin) * step / steps) for step in range(steps)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +254,7 @@ class TokenizerLoss:
             same authors, which needs no pretrained network. "perceptual" is L1 plus a perceptual distance
             that the caller supplies, as published. "cross_entropy" takes brightness for a probability; it
             learns the black of a game's background soonest, and wants a tokenizer with `bounded` output.
+        reconstruction_weight: weight of that term.
         commitment: weight of the term that draws the encoder towards the codebook.
         pixel_weight: how much more a pixel counts by its distance from the mean frame; 0 as published.
             Small moving things weigh next to nothing without it.
@@ -179,63 +263,52 @@ class TokenizerLoss:
     """
 
     reconstruction: Literal["weight_free", "perceptual", "cross_entropy"] = "weight_free"
+    reconstruction_weight: float = 1.0
     commitment: float = 1.0
     pixel_weight: float = 0.0
     revive_every: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(
-            0, commitment=self.commitment, pixel_weight=self.pixel_weight, revive_every=self.revive_every
-        )
-        known = ("weight_free", "perceptual", "cross_entropy")
-        if self.reconstruction not in known:
-            raise BadSetting(
-                f"reconstruction: wanted one of {known}, got {self.reconstruction!r}; choose one"
-            )
+        at_least(
+            0, commitment=self.commitment, pixel_weight=self.pixel_weight, revive_every=self.revive_every,
+            reconstruction_weight=self.reconstruction_weight,
+        )  # fmt: skip
+        one_of(("weight_free", "perceptual", "cross_entropy"), reconstruction=self.reconstruction)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """The models and their training; the defaults are those of the paper."""
+class ActorCriticLoss:
+    """What the actor-critic is trained for, and how its games are imagined.
 
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    tokenizer_loss: TokenizerLoss = field(default_factory=TokenizerLoss)
-    tokenizer_training: Optimisation = field(default_factory=lambda: Optimisation(batch_size=256))
-    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    world_model_training: Optimisation = field(default_factory=lambda: Optimisation(weight_decay=0.01))
+    Attributes:
+        horizon: frames in an imagined game, the real one it starts from included. The last frame is only
+            valued, so horizon - 1 actions are learned from.
+        burn_in: real frames before the start, from which the LSTM's state is rebuilt.
+        gamma: what a reward is worth a step later.
+        lam: λ, how much of a return comes from rewards further on and not from the next value.
+        entropy: weight of the policy's entropy, which is raised.
+        value: weight of the critic's squared error.
+        reward: "sampled" draws -1, 0 or 1, as published; "expected" takes their mean.
+        mask_after_end: leave out of the loss what was imagined after an imagined end; as published, it counts.
+        scaled_advantages: divide advantages by their root mean square; as published, they stay as they are.
+    """
 
+    horizon: int = 20
+    burn_in: int = 20
+    gamma: float = 0.995
+    lam: float = 0.95
+    entropy: float = 0.001
+    value: float = 1.0
+    reward: Literal["sampled", "expected"] = "sampled"
+    mask_after_end: bool = False
+    scaled_advantages: bool = False
 
-presets: dict[str, Config] = {
-    "paper": Config(),
-    "demo": Config(
-        tokenizer=TokenizerConfig(
-            patch=8,
-            local=True,
-            channels=96,
-            levels=1,
-            res_blocks=1,
-            attention_at=(),
-            codebook_size=512,
-            token_dim=32,
-            bounded=True,
-        ),
-        tokenizer_loss=TokenizerLoss(
-            reconstruction="cross_entropy", commitment=0.25, pixel_weight=15.0, revive_every=50
-        ),
-        tokenizer_training=Optimisation(
-            steps=1200, batch_size=16, learning_rate=3e-3, final_learning_rate=2e-4, clip=1.0
-        ),
-        world_model=WorldModelConfig(
-            blocks=8, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
-        ),
-        # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same.
-        world_model_training=Optimisation(
-            steps=1300,
-            batch_size=2,
-            learning_rate=1e-3,
-            final_learning_rate=1e-4,
-            weight_decay=0.01,
-            clip=1.0,
-        ),
-    ),
-}
+    def __post_init__(self) -> None:
+        at_least(2, horizon=self.horizon)
+        at_least(
+            0, burn_in=self.burn_in, entropy=self.entropy, value=self.value, gamma=self.gamma, lam=self.lam
+        )
+        for name, share in {"gamma": self.gamma, "lam": self.lam}.items():
+            if share > 1:
+                raise BadSetting(f"{name}: wanted a number in 0..1, got {share}; lower it")
+        one_of(("sampled", "expected"), reward=self.reward)

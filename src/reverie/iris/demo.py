@@ -16,18 +16,15 @@ from rich.progress import Progress as Display
 
 from reverie import ReplayBuffer, StepSpec
 from reverie.gymnasium import atari, record
-from reverie.iris.config import presets
-from reverie.iris.imagination import Imagination
+from reverie.iris.dreams import IMAGINED, REAL, RECONSTRUCTED, dream
 from reverie.iris.pictures import Frames, draw_animation, draw_losses, draw_strip
+from reverie.iris.settings import presets
 from reverie.iris.tokenizer import Tokenizer
-from reverie.iris.train import History, Progress, to_frames, train_tokenizer, train_world_model
+from reverie.iris.train import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.world_model import WorldModel
 
 HELD_OUT_STEPS = 400  # a second recording, that training never sees
-DREAM_STEPS = 16
-CANDIDATES = 256  # windows that the shown one is chosen from
 TEMPERATURE = 0.7  # below 1: a model trained for two minutes gives unlikely tokens too much credit
-REAL, RECONSTRUCTED, IMAGINED = "real", "reconstructed", "imagined from the first frame with the same actions"
 
 
 @contextmanager
@@ -128,10 +125,10 @@ def run_demo(
             codebook_size=config.tokenizer.codebook_size,
             actions=actions,
         )
-        training = train_world_model(world_model, tokenizer, buffer, world_model_training)
+        training = train_world_model(world_model, tokenizer, buffer, world_model_training, boundary="inside")
         world_model_history = _watch(display, "world model", world_model_training.steps, training)
 
-        rows = dream(tokenizer, world_model, held_out, seed)
+        rows = dream(tokenizer, world_model, held_out, seed, temperature=TEMPERATURE)
     files = (out / "losses.png", out / "dream.png", out / "dream.gif")
     draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
     draw_strip(files[1], rows)
@@ -147,34 +144,6 @@ def run_demo(
     )
     _explain(console, result)
     return result
-
-
-def dream(
-    tokenizer: Tokenizer, world_model: WorldModel, held_out: ReplayBuffer, seed: int
-) -> dict[str, Frames]:
-    """Return a window of `held_out` three times: as it was, reconstructed, and imagined.
-
-    Of many windows drawn uniformly it is the one in which most pixels ever change. The imagined row sees its
-    first frame and its actions, nothing more.
-
-    Returns:
-        label -> (T, 3, H, W) uint8, in the order in which pictures show them.
-    """
-    batch = held_out.sample(CANDIDATES, DREAM_STEPS)
-    changes = (batch.obs != batch.obs[:, :1]).any((1, 2)).sum((1, 2))  # (B,) pixels that ever change
-    chosen = int(changes.argmax())
-    device = tokenizer.embedding.weight.device
-    real = to_frames(batch.obs[chosen], device)  # (T, 3, H, W)
-    actions = torch.from_numpy(batch.action[chosen]).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    game = Imagination(tokenizer, world_model, temperature=TEMPERATURE, generator=generator)
-    imagined = [game.reset(real[:1])]
-    imagined += [game.step(action).frame for action in actions.unsqueeze(1)]
-    return {
-        REAL: batch.obs[chosen],
-        RECONSTRUCTED: _to_bytes(tokenizer.encode_decode(real)),
-        IMAGINED: _to_bytes(torch.cat(imagined)),
-    }
 
 
 def _watch(display: Display, title: str, steps: int, training: Iterator[Progress]) -> History:
@@ -193,10 +162,6 @@ def _watch(display: Display, title: str, steps: int, training: Iterator[Progress
 
 def _distance(frames: Frames, others: Frames) -> float:
     return float(np.abs(frames.astype(np.int16) - others).mean())
-
-
-def _to_bytes(frames: torch.Tensor) -> Frames:
-    return (255 * frames).round().byte().cpu().numpy()
 
 
 def _explain(console: Console, result: DemoResult) -> None:

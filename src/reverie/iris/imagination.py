@@ -5,15 +5,16 @@ After Micheli, Alonso, Fleuret, "Transformers are Sample-Efficient World Models"
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from reverie import BadSetting
+from reverie.iris.chance import draw
 from reverie.iris.tokenizer import Tokenizer
 from reverie.iris.transformer import Cache
-from reverie.iris.world_model import Predictions, WorldModel
+from reverie.iris.world_model import WorldModel
 
 
 class Imagined(NamedTuple):
@@ -21,7 +22,7 @@ class Imagined(NamedTuple):
 
     Attributes:
         frame: (B, C, H, W) float32 in 0..1.
-        reward: (B,) float32, one of -1, 0 and 1.
+        reward: (B,) float32, one of -1, 0 and 1; where rewards are expected, their mean.
         end: (B,) bool.
     """
 
@@ -34,11 +35,13 @@ class Imagination:
     """Plays B games that exist only in the world model.
 
     Both models are put into evaluation mode. When the next step does not fit into the model's context, it
-    forgets all but the current frame and goes on from there.
+    forgets all but the current frame and goes on from there. Nothing here waits for the device: all that is
+    drawn stays there.
 
     Args:
         tokenizer, world_model: trained together.
         temperature: of sampling; 1 samples as the model believes, 0 takes the likeliest token.
+        reward: "sampled" draws one of -1, 0 and 1; "expected" takes their mean.
         generator: where chance comes from; None takes PyTorch's own.
     """
 
@@ -48,6 +51,7 @@ class Imagination:
         world_model: WorldModel,
         *,
         temperature: float = 1.0,
+        reward: Literal["sampled", "expected"] = "sampled",
         generator: torch.Generator | None = None,
     ) -> None:
         if temperature < 0:
@@ -57,17 +61,21 @@ class Imagination:
         self.tokenizer = tokenizer.eval()
         self.world_model = world_model.eval()
         self.temperature = temperature
+        self.reward = reward
         self.generator = generator
         self._tokens: Tensor | None = None  # (B, K), the current frame
+        self._unread: Tensor | None = None  # (B, n), what the cache does not hold yet of the current frame
         self._cache: Cache | None = None
 
     @torch.no_grad()
     def reset(self, frame: Tensor) -> Tensor:
         """Begin at real frames (B, C, H, W) in 0..1 and return them as the tokenizer shows them."""
-        self._tokens = self.tokenizer.encode(frame).tokens
-        self._cache = self.world_model.new_cache(len(frame))
-        self.world_model(self._tokens, self._cache)
-        return self.tokenizer.decode_tokens(self._tokens)
+        encoded = self.tokenizer.encode(frame)
+        self._tokens = self._unread = encoded.tokens
+        if self._cache is None or self._cache.batch != len(frame):
+            self._cache = self.world_model.new_cache(len(frame))
+        self._cache.clear()
+        return self.tokenizer.decode(encoded.z_q).clamp(0, 1)
 
     @torch.no_grad()
     def step(self, action: Tensor) -> Imagined:
@@ -76,26 +84,29 @@ class Imagination:
         Raises:
             BadSetting: `reset` was not called before.
         """
-        if self._tokens is None or self._cache is None:
+        if self._tokens is None or self._unread is None or self._cache is None:
             raise BadSetting("step: wanted a game in progress, got none; call reset with a real frame first")
-        if self._cache.size + self.world_model.block > self.world_model.max_tokens:
+        model = self.world_model
+        if self._cache.size + self._unread.shape[1] + model.block > model.max_tokens:
             self._cache.clear()
-            self.world_model(self._tokens, self._cache)
-        predicted: Predictions = self.world_model(action.unsqueeze(1), self._cache)
-        reward = self._sample(predicted.reward[:, -1]).float() - 1
-        end = self._sample(predicted.end[:, -1]).bool()
-        tokens = []
-        for _ in range(self._tokens.shape[1]):
-            tokens.append(self._sample(predicted.observation[:, -1]))
-            # The last frame token is followed by an action: feeding it predicts nothing and fills the cache.
-            predicted = self.world_model(tokens[-1].unsqueeze(1), self._cache)
+            self._unread = self._tokens
+        # What is left of the last frame and the action are read together: a call less.
+        read = model.read(torch.cat((self._unread, action.unsqueeze(1)), 1), self._cache)[:, -1]
+        reward = self._reward(model.reward_head(read))
+        end = self._draw(model.end_head(read)).bool()
+        tokens = [self._draw(model.observation_head(read))]
+        while len(tokens) < self._tokens.shape[1]:
+            read = model.read(tokens[-1].unsqueeze(1), self._cache)[:, -1]
+            tokens.append(self._draw(model.observation_head(read)))
         self._tokens = torch.stack(tokens, 1)
+        self._unread = self._tokens[:, -1:]
         return Imagined(self.tokenizer.decode_tokens(self._tokens), reward, end)
 
-    def _sample(self, logits: Tensor) -> Tensor:
-        if self.temperature == 0:
-            return logits.argmax(1)
-        # The inverse of the cumulative distribution, about ten times faster than torch.multinomial here.
-        steps = (logits.float() / self.temperature).softmax(1).cumsum(1)
-        drawn = torch.rand(len(logits), 1, generator=self.generator, device=logits.device)
-        return torch.searchsorted(steps, drawn).squeeze(1).clamp(max=logits.shape[1] - 1)
+    def _reward(self, logits: Tensor) -> Tensor:
+        if self.reward == "sampled":
+            return self._draw(logits).float() - 1
+        chance = logits.softmax(1)
+        return chance[:, 2] - chance[:, 0]
+
+    def _draw(self, logits: Tensor) -> Tensor:
+        return draw(logits, self.temperature, self.generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,35 @@ def draw_losses(path: Path, histories: Mapping[str, History]) -> None:
         axes.set_title(title)
         axes.grid(alpha=0.3)
         axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_returns(
+    path: Path, curves: Mapping[str, Sequence[tuple[float, float]]], floor: float, title: str
+) -> None:
+    """Write a PNG with a learning curve for each entry.
+
+    Args:
+        path: where to.
+        curves: label -> (real steps, mean return) of each test.
+        floor: the return of random play, drawn as a line.
+        title: what was played.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for label, curve in curves.items():
+        axes.plot([steps for steps, _ in curve], [mean for _, mean in curve], marker="o", label=label)
+    axes.axhline(floor, color="gray", linestyle="--", label="random play")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("steps of real games")
+    axes.set_ylabel("mean return of a test")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from reverie import BadSetting
 from reverie.iris.config import NORM_GROUPS, TokenizerConfig, TokenizerLoss
+from reverie.iris.transformer import in_precision
+
+REVIVED_SHARE = 0.2  # of the uniform share of outputs: what a revived code's average starts with
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Takes frames and reconstructions, (B, C, H, W) in -1..1, and returns a distance for each, (B,)."""
@@ -60,6 +63,10 @@ class Tokenizer(nn.Module):
         self.decoder = _decoder(config)
         bound = 1 / config.codebook_size
         nn.init.uniform_(self.embedding.weight, -bound, bound)
+        averaged = config.codebook == "average"
+        self.embedding.weight.requires_grad_(not averaged)
+        self.usage: Tensor | None  # (V,) float32, how many outputs chose each code, a moving average
+        self.register_buffer("usage", torch.ones(config.codebook_size) if averaged else None)
 
     def encode(self, frames: Tensor) -> Encoded:
         """Return the tokens of frames (…, C, H, W), float in 0..1.
@@ -76,7 +83,8 @@ class Tokenizer(nn.Module):
                 f"got {frames.dtype} shaped {tuple(frames.shape)}; convert with frames.float() / 255"
             )
         lead = frames.shape[:-3]
-        z = self.pre_quant(self.encoder(2 * frames.reshape(-1, *want) - 1))  # (B, D, h, w)
+        with in_precision(self.config.precision, frames.device):
+            z = self.pre_quant(self.encoder(2 * frames.reshape(-1, *want) - 1)).float()  # (B, D, h, w)
         tokens = self._nearest(z)  # (B, K)
         z_q = self.look_up(tokens)
         return Encoded(z.view(*lead, *z.shape[1:]), z_q.view(*lead, *z.shape[1:]), tokens.view(*lead, -1))
@@ -87,7 +95,8 @@ class Tokenizer(nn.Module):
         Their nominal range is 0..1; nothing clamps them, so that training sees how far they miss.
         """
         lead = z_q.shape[:-3]
-        output: Tensor = self.decoder(self.post_quant(z_q.reshape(-1, *z_q.shape[-3:])))
+        with in_precision(self.config.precision, z_q.device):
+            output: Tensor = self.decoder(self.post_quant(z_q.reshape(-1, *z_q.shape[-3:]))).float()
         frames = output.sigmoid() if self.config.bounded else (output + 1) / 2
         return frames.view(*lead, *frames.shape[1:])
 
@@ -126,12 +135,28 @@ class Tokenizer(nn.Module):
             )
             drawn = outputs[far.multinomial(count)]
             self.embedding.weight[places[:count]] = drawn
+            if self.usage is not None:
+                self.usage[places[:count]] = REVIVED_SHARE * len(outputs) / len(self.usage)
             places = places[count:]
             far = torch.minimum(far, _squared_distance(outputs, drawn).amin(1))
 
+    @torch.no_grad()
+    def follow(self, encoded: Encoded) -> None:
+        """Move every code towards the mean of the outputs that chose it; only with an "average" codebook."""
+        assert self.usage is not None, "codes that are moved by gradient follow nothing"
+        outputs = encoded.z.movedim(-3, -1).reshape(-1, self.embedding.embedding_dim)  # (B·K, D)
+        chosen = encoded.tokens.flatten()
+        count = torch.zeros_like(self.usage).index_add_(0, chosen, torch.ones_like(outputs[:, 0]))
+        total = torch.zeros_like(self.embedding.weight).index_add_(0, chosen, outputs)
+        decay = self.config.average_decay
+        kept = decay * self.usage
+        self.usage.copy_(kept + (1 - decay) * count)
+        mean = (kept.unsqueeze(1) * self.embedding.weight + (1 - decay) * total) / self.usage.unsqueeze(1)
+        self.embedding.weight.copy_(mean)
+
     def _nearest(self, z: Tensor) -> Tensor:
         # In half precision the expanded distance picks wrong codes, so autocast must not touch it.
-        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        with torch.no_grad(), in_precision("float32", z.device):
             rows = z.float().movedim(1, -1).reshape(-1, z.shape[1])  # (B·K, D)
             codes = self.embedding.weight.float()
             cross = rows @ codes.T
@@ -184,9 +209,10 @@ def tokenizer_losses(
         squared = weight * error.square()
         worst = squared.flatten(1).amax(1).mean()
         reconstruction = 0.1 * (weight * error).mean() + squared.mean() + 0.01 * worst
+    # Codes that are averages take no gradient; their distance is reported and moves nothing.
     codebook = F.mse_loss(z_q, z.detach())
     commitment = settings.commitment * F.mse_loss(z, z_q.detach())
-    total = reconstruction + codebook + commitment
+    total = settings.reconstruction_weight * reconstruction + codebook + commitment
     return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
 
 
@@ -261,7 +287,29 @@ class _Attention(nn.Module):
         return added
 
 
+class _Step(nn.Module):
+    """Adds what one convolution sees."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.conv(x).relu()
+        return added
+
+
+def _lean(inward: int, channels: int, outward: int) -> list[nn.Module]:
+    steps = [_Step(channels, 3), _Step(channels, 1)]
+    return [nn.Conv2d(inward, channels, 1), nn.ReLU(), *steps, nn.Conv2d(channels, outward, 1)]
+
+
 def _encoder(config: TokenizerConfig) -> nn.Sequential:
+    if config.lean:
+        folded = config.frame[0] * config.patch**2
+        return nn.Sequential(
+            nn.PixelUnshuffle(config.patch), *_lean(folded, config.channels, config.token_dim)
+        )
     kit = _Kit.of(config, normed=not config.local)
     side = config.frame[1] // config.patch
     layers = [nn.PixelUnshuffle(config.patch), kit.conv(config.frame[0] * config.patch**2, kit.channels)]
@@ -275,6 +323,9 @@ def _encoder(config: TokenizerConfig) -> nn.Sequential:
 
 
 def _decoder(config: TokenizerConfig) -> nn.Sequential:
+    if config.lean:
+        folded = config.frame[0] * config.patch**2
+        return nn.Sequential(*_lean(config.token_dim, config.channels, folded), nn.PixelShuffle(config.patch))
     kit = _Kit.of(config, normed=True)
     side = config.grid
     layers = [kit.conv(config.token_dim, kit.channels), *kit.middle()]

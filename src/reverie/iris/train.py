@@ -1,12 +1,12 @@
-"""Training of the tokenizer and of the world model on batches drawn from a replay buffer.
+"""Training of the tokenizer, the world model and the actor-critic on batches drawn from a replay buffer.
 
-Both are generators: each update yields a `Progress`, so a caller shows, logs or stops as it likes. Frames
+All are generators: each update yields a `Progress`, so a caller shows, logs or stops as it likes. Frames
 travel as uint8 and become floats on the model's device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -15,8 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from reverie import ReplayBuffer
+from reverie import ReplayBuffer, Sampler, SequenceBatch
+from reverie.iris.actor_critic import ActorCriticLosses, actor_critic_losses
+from reverie.iris.agent import Agent
 from reverie.iris.config import Optimisation, TokenizerLoss
+from reverie.iris.graphs import Imagine
 from reverie.iris.tokenizer import Perceptual, Tokenizer, TokenizerLosses, tokenizer_losses
 from reverie.iris.world_model import WorldModel, WorldModelLosses
 
@@ -30,13 +33,13 @@ class Progress:
     Attributes:
         step: its number, from 0.
         losses: its terms, scalars on the model's device, without gradient.
-        sequences: frames (tokenizer) or windows (world model) in its batch.
+        sequences: frames (tokenizer), windows (world model) or imagined games (actor-critic) in its batch.
         waiting_s: seconds spent until the buffer had handed the batch over.
         total_s: seconds of the whole update, waiting included.
     """
 
     step: int
-    losses: TokenizerLosses | WorldModelLosses
+    losses: TokenizerLosses | WorldModelLosses | ActorCriticLosses
     sequences: int
     waiting_s: float
     total_s: float
@@ -87,15 +90,16 @@ def new_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.AdamW
     With a weight decay of 0 it is Adam.
     """
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    learned = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {
-            "params": [p for p in model.parameters() if id(p) in decayed],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": [p for p in learned if id(p) in decayed], "weight_decay": settings.weight_decay},
+        {"params": [p for p in learned if id(p) not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate, fused=True
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        eps=settings.epsilon,
+        fused=True,
     )
 
 
@@ -106,15 +110,19 @@ def train_tokenizer(
     loss: TokenizerLoss,
     *,
     optimiser: torch.optim.Optimizer | None = None,
+    sampler: Sampler | None = None,
+    rates: Iterable[float] | None = None,
     perceptual: Perceptual | None = None,
 ) -> Iterator[Progress]:
-    """Yield after each of `settings.steps` updates of the tokenizer.
+    """Yield after each update of the tokenizer.
 
     Args:
         tokenizer: trained in place, and left in evaluation mode when the steps are done.
-        buffer: holds `obs` as one uint8 array a step; its steps are drawn uniformly.
+        buffer: holds `obs` as one uint8 array a step.
         settings, loss: how, and for what.
         optimiser: one that goes on from an earlier call; None begins with a new one.
+        sampler: chooses the steps; None takes all with equal probability.
+        rates: the learning rate of each update; None takes those of a whole run of one epoch.
         perceptual: the distance that "perceptual" reconstruction adds.
 
     Raises:
@@ -125,22 +133,29 @@ def train_tokenizer(
     device = tokenizer.embedding.weight.device
     mean_frame = None
     if loss.pixel_weight:
-        mean_frame = to_frames(buffer.sample_steps(MEAN_FRAME_STEPS).obs, device).mean(0)
+        some = buffer.sample(MEAN_FRAME_STEPS, 1, boundary="pad_right", sampler=sampler)
+        mean_frame = to_frames(some.obs[:, 0], device).mean(0)
     idle = torch.ones(tokenizer.config.codebook_size, dtype=torch.bool, device=device)  # unused since revival
+    # A codebook that no update has moved yet is placed as a whole. One that goes on from an earlier call is not:
+    # that would give every token another meaning.
+    fresh = not optimiser.state
     tokenizer.train()
-    for step in range(settings.steps):
+    batch = None
+    for step, rate in enumerate(settings.rates() if rates is None else rates):
         began = perf_counter()
-        batch = buffer.sample_steps(settings.batch_size)
+        batch = buffer.sample(settings.batch_size, 1, boundary="pad_right", sampler=sampler, out=batch)
         arrived = perf_counter()
-        frames = to_frames(batch.obs, device)
-        if loss.revive_every and step % loss.revive_every == 0:
+        frames = to_frames(batch.obs[:, 0], device)
+        if loss.revive_every and step % loss.revive_every == 0 and (step or fresh):
             with torch.no_grad():
                 tokenizer.revive(idle, tokenizer.encode(frames).z)
             idle.fill_(True)
         losses, encoded = tokenizer_losses(tokenizer, frames, loss, mean_frame, perceptual)
         used = encoded.tokens.flatten().bincount(minlength=len(idle)) > 0
         idle &= ~used
-        _update(tokenizer, optimiser, settings, step, losses.total)
+        _update(tokenizer, optimiser, settings, rate, losses.total)
+        if tokenizer.usage is not None:
+            tokenizer.follow(encoded)
         detached = TokenizerLosses(*(term.detach() for term in losses))
         waiting, total = arrived - began, perf_counter() - began
         yield Progress(step, detached, len(batch), waiting, total)
@@ -154,11 +169,13 @@ def train_world_model(
     settings: Optimisation,
     *,
     optimiser: torch.optim.Optimizer | None = None,
+    sampler: Sampler | None = None,
+    rates: Iterable[float] | None = None,
+    boundary: str = "pad_right",
 ) -> Iterator[Progress]:
-    """Yield after each of `settings.steps` updates of the world model.
+    """Yield after each update of the world model.
 
-    Windows are as long as the model's context, inside one episode and uniform over all such windows; the
-    tokenizer encodes them on the way and is not trained.
+    Windows are as long as the model's context; the tokenizer encodes them on the way and is not trained.
 
     Args:
         world_model: trained in place, and left in evaluation mode when the steps are done.
@@ -166,19 +183,24 @@ def train_world_model(
         buffer: holds `obs` as one uint8 array and `action` as one integer a step.
         settings: how.
         optimiser: one that goes on from an earlier call; None begins with a new one.
+        sampler: chooses the windows; None takes all with equal probability.
+        rates: the learning rate of each update; None takes those of a whole run of one epoch.
+        boundary: "pad_right" lets a window run out of its episode, as published; "inside" does not.
 
     Raises:
-        NotEnoughData: no episode holds as many steps as the model's context.
+        NotEnoughData: no window there, or for "inside", no episode as long as the model's context.
     """
     optimiser = optimiser or new_optimiser(world_model, settings)
     device = world_model.positions.weight.device
     tokenizer.eval()
     world_model.train()
     batch = None
-    for step in range(settings.steps):
+    for step, rate in enumerate(settings.rates() if rates is None else rates):
         began = perf_counter()
-        batch = buffer.sample(settings.batch_size, world_model.config.blocks, boundary="inside", out=batch)
+        length = world_model.config.blocks
+        batch = buffer.sample(settings.batch_size, length, boundary=boundary, sampler=sampler, out=batch)
         arrived = perf_counter()
+        assert isinstance(batch, SequenceBatch)
         # A window carries the observation after its last step as well; the model predicts up to that step.
         with torch.no_grad():
             tokens = tokenizer.encode(to_frames(batch.obs[:, :-1], device)).tokens  # (B, L, K)
@@ -187,11 +209,62 @@ def train_world_model(
         )
         end = torch.from_numpy(batch.terminated | batch.truncated).to(device)
         losses = world_model.losses(tokens, action, reward, end, mask)
-        _update(world_model, optimiser, settings, step, losses.total)
+        _update(world_model, optimiser, settings, rate, losses.total)
         detached = WorldModelLosses(*(term.detach() for term in losses))
         waiting, total = arrived - began, perf_counter() - began
         yield Progress(step, detached, len(batch), waiting, total)
     world_model.eval()
+
+
+def train_actor_critic(
+    agent: Agent,
+    buffer: ReplayBuffer,
+    settings: Optimisation,
+    *,
+    optimiser: torch.optim.Optimizer | None = None,
+    sampler: Sampler | None = None,
+    rates: Iterable[float] | None = None,
+    imagine: Imagine | None = None,
+) -> Iterator[Progress]:
+    """Yield after each update of the actor-critic, which learns from imagined games alone.
+
+    Games start from real frames with those before them as context, padded on the left. They are imagined
+    without gradient; the actor-critic then judges the same frames again with it.
+
+    Args:
+        agent: its actor-critic is trained in place; nothing else of it is.
+        buffer: holds `obs` as one uint8 array a step.
+        settings: how; `agent.config.actor_critic_loss` says for what.
+        optimiser: one that goes on from an earlier call; None begins with a new one.
+        sampler: chooses the frames that games start from; None takes all with equal probability.
+        rates: the learning rate of each update; None takes those of a whole run of one epoch.
+        imagine: plays the games; None makes one that does not capture them.
+
+    Raises:
+        NotEnoughData: the buffer is empty.
+    """
+    optimiser = optimiser or new_optimiser(agent.actor_critic, settings)
+    imagine = imagine or Imagine(agent)
+    loss = agent.config.actor_critic_loss
+    agent.eval()  # dropout would garble what is imagined
+    batch = None
+    for step, rate in enumerate(settings.rates() if rates is None else rates):
+        began = perf_counter()
+        batch = buffer.sample(
+            settings.batch_size, 1, boundary="pad_left", burn_in=loss.burn_in, sampler=sampler, out=batch
+        )
+        arrived = perf_counter()
+        obs, mask = (
+            torch.from_numpy(np.ascontiguousarray(array)).to(agent.device)
+            for array in (batch.obs[:, :-1], batch.mask)
+        )
+        played = imagine(obs, mask)
+        judged = agent.actor_critic.unroll(played.frames, played.memory)
+        losses = actor_critic_losses(judged, played.action, played.reward, played.end, loss)
+        _update(agent.actor_critic, optimiser, settings, rate, losses.total)
+        detached = ActorCriticLosses(*(term.detach() for term in losses))
+        waiting, total = arrived - began, perf_counter() - began
+        yield Progress(step, detached, len(batch), waiting, total)
 
 
 def to_frames(obs: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -200,10 +273,10 @@ def to_frames(obs: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def _update(
-    model: nn.Module, optimiser: torch.optim.Optimizer, settings: Optimisation, step: int, loss: Tensor
+    model: nn.Module, optimiser: torch.optim.Optimizer, settings: Optimisation, rate: float, loss: Tensor
 ) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = settings.rate(step)
+        group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), settings.clip)

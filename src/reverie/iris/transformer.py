@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def in_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which matrix products and convolutions run in "float32" or "bfloat16"."""
+    if device.type == "meta":  # tensors without contents, from which only shapes are learned
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Cache:
     """The keys and values of the tokens read so far, in memory allocated once.
 
     Args:
-        layers, batch, heads, capacity, head_dim: sizes; `capacity` is the longest sequence, in tokens.
+        shape: (layers, batch, heads, capacity, head_dim); `capacity` is the longest sequence, in tokens.
+        dtype: of the keys and values.
         device: where the memory lies.
     """
 
     def __init__(
-        self, layers: int, batch: int, heads: int, capacity: int, head_dim: int, device: torch.device
+        self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (layers, batch, heads, capacity, head_dim)
-        self.keys = torch.zeros(shape, device=device)
-        self.values = torch.zeros(shape, device=device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        capacity = shape[3]
+        self.sees = torch.ones(capacity, capacity, dtype=torch.bool, device=device).tril()  # [reader, read]
         self.size = 0  # tokens held, the position of the next one
 
     @property
-    def capacity(self) -> int:
-        """The longest sequence that fits, in tokens."""
-        return self.keys.shape[3]
+    def batch(self) -> int:
+        """How many sequences it holds side by side."""
+        return self.keys.shape[1]
 
     def clear(self) -> None:
         """Forget every token; the memory stays."""
@@ -97,10 +108,12 @@ class _SelfAttention(nn.Module):
             start, stop = cache.size, cache.size + length
             cache.keys[number, :, :, start:stop] = key
             cache.values[number, :, :, start:stop] = value
-            # `is_causal` would align the new tokens with the oldest keys, so the mask is spelt out;
-            # a single new token sees everything and needs none.
-            mask = None if length == 1 else torch.ones(length, stop, device=x.device).tril(start).bool()
             keys, values = cache.keys[number, :, :, :stop], cache.values[number, :, :, :stop]
-            read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
+            # Spelt out, this is faster for a token or two than the fused call. That one's `is_causal` would
+            # besides align the new tokens with the oldest keys.
+            scores = (query @ keys.mT) * (width // self.heads) ** -0.5
+            if length > 1:  # a single new token sees everything
+                scores = scores.masked_fill(~cache.sees[start:stop, :stop], -torch.inf)
+            read = F.dropout(scores.softmax(-1), dropout) @ values
         joined: Tensor = self.drop(self.project(read.transpose(1, 2).reshape(batch, length, width)))
         return joined

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reverie import BadSetting
 from reverie.iris.config import WorldModelConfig
-from reverie.iris.transformer import Cache, Transformer
+from reverie.iris.transformer import Cache, Transformer, in_precision
 
 IGNORED = -100  # the label that cross entropy leaves out
 REWARD_CLASSES = 3  # the sign of the reward, plus one
@@ -73,6 +73,12 @@ class WorldModel(nn.Module):
         self.reward_head = _head(width, REWARD_CLASSES)
         self.end_head = _head(width, END_CLASSES)
         self.apply(partial(_initialise, std=config.init_std))
+        # Where questions are asked, as constants: masks would make a processor wait for its accelerator.
+        slot = torch.arange(self.max_tokens) % self.block
+        self.register_buffer("_asked", (slot != self.block - 2).nonzero().flatten(), persistent=False)
+        self.register_buffer("_acted", (slot == self.block - 1).nonzero().flatten(), persistent=False)
+        self._asked: Tensor
+        self._acted: Tensor
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Predictions:
         """Return predictions for a flat sequence of tokens (B, T) int64.
@@ -88,24 +94,42 @@ class WorldModel(nn.Module):
         """
         start = 0 if cache is None else cache.size
         stop = start + tokens.shape[1]
+        x = self.read(tokens, cache)
+        # Of `count` first positions, count // block are actions, and so many precede every asked one.
+        block = self.block
+        asked = self._asked[start - (start + 1) // block : stop - (stop + 1) // block] - start
+        acted = self._acted[start // block : stop // block] - start
+        at_action = x.index_select(1, acted)
+        return Predictions(
+            self.observation_head(x.index_select(1, asked)),
+            self.reward_head(at_action),
+            self.end_head(at_action),
+        )
+
+    def read(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Return what the model makes of tokens (B, T), as `forward`, before it is asked: (B, T, width) float32.
+
+        Raises:
+            BadSetting: more tokens than the longest sequence.
+        """
+        start = 0 if cache is None else cache.size
+        stop = start + tokens.shape[1]
         if stop > self.max_tokens:
             raise BadSetting(
                 f"tokens: wanted at most {self.max_tokens} in a sequence, got {stop}; "
                 f"pass fewer blocks, or clear the cache and begin again from the last frame"
             )
-        position = torch.arange(start, stop, device=tokens.device)
-        slot = position % self.block
-        is_action = slot == self.block - 1
-        x = self.drop(self._embed(tokens, position, slot, is_action))
-        x = self.transformer(x, cache)
-        asked, acted = x[:, slot != self.block - 2], x[:, is_action]
-        return Predictions(self.observation_head(asked), self.reward_head(acted), self.end_head(acted))
+        x = self.drop(self._embed(tokens, start, stop))
+        with in_precision(self.config.precision, tokens.device):
+            read: Tensor = self.transformer(x, cache)
+        return read.float()
 
     def new_cache(self, batch: int) -> Cache:
         """Return an empty cache for `batch` sequences of at most `max_tokens` tokens."""
         config, device = self.config, self.positions.weight.device
         head_dim = config.width // config.heads
-        return Cache(config.layers, batch, config.heads, self.max_tokens, head_dim, device)
+        shape = (config.layers, batch, config.heads, self.max_tokens, head_dim)
+        return Cache(shape, getattr(torch, config.precision), device)
 
     def losses(
         self, frame_tokens: Tensor, action: Tensor, reward: Tensor, end: Tensor, mask: Tensor
@@ -137,14 +161,22 @@ class WorldModel(nn.Module):
         end_loss = _cross_entropy(predicted.end, end.long().masked_fill(hidden, IGNORED))
         return WorldModelLosses(observation + reward_loss + end_loss, observation, reward_loss, end_loss)
 
-    def _embed(self, tokens: Tensor, position: Tensor, slot: Tensor, is_action: Tensor) -> Tensor:
-        # Each table reads every token, so the numbers that belong to the other table are cut to its size.
-        as_action = self.action_tokens(tokens.clamp(max=self.action_tokens.num_embeddings - 1))
-        as_frame = self.frame_tokens(tokens.clamp(max=self.frame_tokens.num_embeddings - 1))
-        x = torch.where(is_action.unsqueeze(1), as_action, as_frame)
+    def _embed(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        first, last = start % self.block, self.block - 1
+        if first + (stop - start) <= last:
+            x = self.frame_tokens(tokens)
+        elif stop - start == 1:
+            x = self.action_tokens(tokens)
+        else:
+            position = torch.arange(start, stop, device=tokens.device)
+            # Each table reads every token, so the numbers that belong to the other table are cut to its size.
+            as_action = self.action_tokens(tokens.clamp(max=self.action_tokens.num_embeddings - 1))
+            as_frame = self.frame_tokens(tokens.clamp(max=self.frame_tokens.num_embeddings - 1))
+            x = torch.where((position % self.block == last).unsqueeze(1), as_action, as_frame)
         if self.slots is None:
-            return x + self.positions(position)  # type: ignore[no-any-return]
-        return x + self.positions(position // self.block) + self.slots(slot)  # type: ignore[no-any-return]
+            return x + self.positions.weight[start:stop]  # type: ignore[no-any-return]
+        position = torch.arange(start, stop, device=tokens.device)
+        return x + self.positions(position // self.block) + self.slots(position % self.block)  # type: ignore[no-any-return]
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

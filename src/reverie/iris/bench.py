@@ -1,0 +1,287 @@
+"""How fast IRIS trains on this machine: a step of each phase, imagined frames, and what a whole run would take.
+
+`python -m reverie.iris.bench` needs NumPy and PyTorch alone; `reverie bench iris` is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie import BadSetting, EpisodeUniform, Field, ReplayBuffer, StepSpec
+from reverie.iris.agent import Agent
+from reverie.iris.chance import draw
+from reverie.iris.config import Optimisation
+from reverie.iris.graphs import Imagine
+from reverie.iris.settings import Config, presets
+from reverie.iris.train import Progress, train_actor_critic, train_tokenizer, train_world_model
+
+ACTIONS = 4
+STORED_STEPS = 1_000
+EPISODE = 200
+WARM_UPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What was measured; every time is a median, in seconds.
+
+    Attributes:
+        machine: the processor or accelerator, and PyTorch's version.
+        precision: of tokenizer and world model.
+        captured: whether rollouts were replayed as a CUDA graph.
+        batches: frames, windows and games in a batch of each phase.
+        tokenizer_s, world_model_s, actor_critic_s: an update, drawing its batch from a replay included.
+        imagined_frames_per_s: of all games of a batch together, without their context.
+        imagining_s, uncached_s: such games with the cache, and read as whole sequences for every token.
+        hours: of all updates of the run, if time grew with the batches in proportion.
+    """
+
+    machine: str
+    precision: str
+    captured: bool
+    batches: tuple[int, int, int]
+    tokenizer_s: float
+    world_model_s: float
+    actor_critic_s: float
+    imagined_frames_per_s: float
+    imagining_s: float
+    uncached_s: float
+    hours: float
+
+    def report(self) -> str:
+        """Return it as a few lines to read."""
+        frames, windows, games = self.batches
+        captured = ", rollouts captured" if self.captured else ""
+        return "\n".join(
+            (
+                f"on            {self.machine}, {self.precision}{captured}",
+                f"tokenizer     {1000 * self.tokenizer_s:10.1f} ms an update of {frames} frames",
+                f"world model   {1000 * self.world_model_s:10.1f} ms an update of {windows} windows",
+                f"actor-critic  {1000 * self.actor_critic_s:10.1f} ms an update of {games} games",
+                f"imagination   {self.imagined_frames_per_s:10,.1f} frames/s",
+                f"the cache     {self.uncached_s / self.imagining_s:10.1f} times as fast as without one "
+                f"({self.imagining_s:.3f} s and {self.uncached_s:.3f} s)",
+                f"a whole run   {self.hours:10.1f} hours of updates, in proportion to the batches",
+            )
+        )
+
+
+def measure(config: Config, *, device: torch.device, share: float, repeats: int, captured: bool) -> Speed:
+    """Return how fast an agent trains on random frames.
+
+    Args:
+        config: its sizes, batches and schedule.
+        device: where.
+        share: of each batch that is used, above 0; small machines measure small batches.
+        repeats: timed updates of each phase, at least 1.
+        captured: replay rollouts as a CUDA graph.
+    """
+    if not share > 0 or repeats < 1:
+        raise BadSetting(f"share, repeats: wanted positive numbers, got {share}, {repeats}; raise them")
+    torch.manual_seed(0)
+    agent = Agent(config, ACTIONS).to(device)
+    buffer = _random_replay(config)
+    sampler = EpisodeUniform()
+
+    def scaled(training: Optimisation) -> Optimisation:
+        size = max(1, round(share * training.batch_size))
+        return replace(training, batch_size=size, steps=WARM_UPS + repeats, first_steps=None)
+
+    tokenizer, world_model, actor_critic = (
+        scaled(training)
+        for training in (config.tokenizer_training, config.world_model_training, config.actor_critic_training)
+    )
+    imagine = Imagine(agent, captured=captured)
+    plain = replace(
+        config.tokenizer_loss, reconstruction="weight_free"
+    )  # nobody brings a perceptual distance
+    times = [
+        _per_update(updates, device)
+        for updates in (
+            train_tokenizer(agent.tokenizer, buffer, tokenizer, plain, sampler=sampler),
+            train_world_model(agent.world_model, agent.tokenizer, buffer, world_model, sampler=sampler),
+            train_actor_critic(agent, buffer, actor_critic, sampler=sampler, imagine=imagine),
+        )
+    ]
+    agent.eval()
+    games, frame = actor_critic.batch_size, config.tokenizer.frame
+    obs = torch.randint(256, (games, 1, *frame), dtype=torch.uint8, device=device)
+    mask = torch.ones(games, 1, dtype=torch.bool, device=device)
+    imagining = _timed(lambda: imagine(obs, mask), repeats, device)
+    uncached = _timed(lambda: imagine_without_cache(agent, obs[:, 0].float() / 255), 1, device, warm_ups=0)
+    phases = (config.tokenizer_training, config.world_model_training, config.actor_critic_training)
+    used = (tokenizer.batch_size, world_model.batch_size, actor_critic.batch_size)
+    seconds = sum(
+        time * updates_of(training, config.epochs) * training.batch_size / size
+        for time, training, size in zip(times, phases, used, strict=True)
+    )
+    return Speed(
+        _machine(device),
+        config.world_model.precision,
+        captured,
+        used,
+        times[0],
+        times[1],
+        times[2],
+        games * (config.actor_critic_loss.horizon - 1) / imagining,
+        imagining,
+        uncached,
+        seconds / 3600,
+    )
+
+
+def updates_of(training: Optimisation, epochs: int) -> int:
+    """Return how many updates a run of `epochs` epochs makes."""
+    active = max(0, epochs - training.start_after)
+    return sum(len(training.rates(first=epoch == 0)) for epoch in range(active))
+
+
+@torch.no_grad()
+def imagine_without_cache(agent: Agent, frame: Tensor) -> Tensor:
+    """Return the frames (B, T, C, H, W) of imagined games, reading the whole sequence for every token.
+
+    The same work as `Agent.imagine` without context does: the policy, the world model's draws, the decoder.
+    Games longer than the model's context are not for this.
+
+    Args:
+        agent: in evaluation mode.
+        frame: (B, C, H, W) float in 0..1, where the games start.
+    """
+    model, tokenizer = agent.world_model, agent.tokenizer
+    memory = agent.actor_critic.initial_memory(len(frame))
+    sequence = tokenizer.encode(frame).tokens
+    shown = [tokenizer.decode_tokens(sequence)]
+    for _ in range(agent.config.actor_critic_loss.horizon - 1):
+        logits, _, memory = agent.actor_critic(shown[-1], memory)
+        sequence = torch.cat((sequence, draw(logits).unsqueeze(1)), 1)
+        for drawn in range(model.block - 1):
+            read = model.read(sequence)[:, -1]
+            if not drawn:
+                for head in (model.reward_head, model.end_head):
+                    draw(head(read))
+            sequence = torch.cat((sequence, draw(model.observation_head(read)).unsqueeze(1)), 1)
+        shown.append(tokenizer.decode_tokens(sequence[:, 1 - model.block :]))
+    return torch.stack(shown, 1)
+
+
+def _random_replay(config: Config) -> ReplayBuffer:
+    frame = config.tokenizer.frame
+    buffer = ReplayBuffer(StepSpec(Field(frame, "uint8"), Field((), "int64")), STORED_STEPS, seed=0)
+    rng = np.random.default_rng(0)
+    for step in range(STORED_STEPS):
+        buffer.add(
+            obs=rng.integers(0, 256, frame, np.uint8),
+            action=step % ACTIONS,
+            reward=0.0,
+            terminated=step % EPISODE == EPISODE - 1,
+            truncated=False,
+        )
+    return buffer
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _per_update(updates: Iterator[Progress], device: torch.device) -> float:
+    moments = []
+    for _ in updates:
+        _wait(device)
+        moments.append(perf_counter())
+    return median(after - before for before, after in pairwise(moments[WARM_UPS - 1 :]))
+
+
+def _timed(call: Callable[[], object], repeats: int, device: torch.device, warm_ups: int = WARM_UPS) -> float:
+    times = []
+    for _ in range(warm_ups + repeats):
+        _wait(device)
+        began = perf_counter()
+        call()
+        _wait(device)
+        times.append(perf_counter() - began)
+    return median(times[warm_ups:])
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.machine()} processor, {torch.get_num_threads()} threads"
+    return f"{name}, PyTorch {torch.__version__}"
+
+
+def run_bench(
+    *,
+    preset: str = "paper",
+    device: str | None = None,
+    precision: str | None = None,
+    share: float | None = None,
+    repeats: int = 5,
+    captured: bool | None = None,
+    out: Path | None = None,
+) -> Speed:
+    """Measure a preset and return what came of it.
+
+    Args:
+        preset: the name of a set of sizes.
+        device: None takes an accelerator if there is one.
+        precision: of tokenizer and world model; None is as the preset has it.
+        share: of each batch that is used; None is all of it on an accelerator, and a 64th on a processor.
+        repeats: timed updates of each phase.
+        captured: replay rollouts as a CUDA graph; None does on an accelerator.
+        out: where to write the numbers as JSON; None writes no file.
+
+    Raises:
+        BadSetting: an unknown preset, or numbers that are not positive.
+    """
+    if preset not in presets:
+        raise BadSetting(f"preset: wanted one of {sorted(presets)}, got {preset!r}; choose one")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config = presets[preset]
+    if precision is not None:
+        config = replace(
+            config,
+            tokenizer=replace(config.tokenizer, precision=precision),  # type: ignore[arg-type]
+            world_model=replace(config.world_model, precision=precision),  # type: ignore[arg-type]
+        )
+    accelerated = where.type == "cuda"
+    if share is None:
+        share = 1.0 if accelerated else 1 / 64
+    captured = accelerated if captured is None else captured
+    speed = measure(config, device=where, share=share, repeats=repeats, captured=captured)
+    if out is not None:
+        out.write_text(json.dumps(asdict(speed), indent=2) + "\n")
+    return speed
+
+
+def main() -> None:
+    """Measure what the command line asks for, and print it."""
+    parser = argparse.ArgumentParser(prog="python -m reverie.iris.bench", description=__doc__)
+    parser.add_argument("--preset", default="paper", help=f"one of {', '.join(sorted(presets))}")
+    parser.add_argument("--device", help="cpu, cuda, …; an accelerator if there is one")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of tokenizer and world model")
+    parser.add_argument("--share", type=float, help="of each batch; 1, or on a processor 1/64")
+    parser.add_argument("--repeats", type=int, default=5, help="timed updates of each phase")
+    parser.add_argument(
+        "--captured", action=argparse.BooleanOptionalAction, help="replay rollouts as a CUDA graph"
+    )
+    parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
+    sys.stdout.write(run_bench(**vars(parser.parse_args())).report() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The proof that it learns: agents trained on MinAtar's Breakout beside agents that learned nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from math import sqrt
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from reverie import BadSetting
+from reverie.iris.collect import Played
+from reverie.iris.games import games
+from reverie.iris.pictures import draw_animation, draw_returns
+from reverie.iris.run import CHECKPOINT, Run
+from reverie.iris.settings import Config, presets
+from reverie.iris.watching import METRICS, PICTURE_SIDE, dream_of, train
+
+GAME = "minatar:breakout"
+EPISODES = 100
+AT_ONCE = 2  # agents trained at the same time, each by one thread
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What one seed came to. Every result is the returns of whole games.
+
+    Attributes:
+        seed: of all of it.
+        random: of a policy that takes all actions alike.
+        untrained: of the agent before its first epoch, which is the control.
+        constant: of the best policy that always takes the same action.
+        learned: of the agent after its last epoch.
+        curve: (real steps, mean return) of the test after each epoch.
+        steps: of real games that it learned from.
+        duration_s: how long it took, tests included; of the last start alone if it was interrupted.
+    """
+
+    seed: int
+    random: tuple[float, ...]
+    untrained: tuple[float, ...]
+    constant: tuple[float, ...]
+    learned: tuple[float, ...]
+    curve: tuple[tuple[float, float], ...]
+    steps: int
+    duration_s: float
+
+
+def run_learn(
+    out: Path,
+    *,
+    seeds: Sequence[int] = (2, 3),
+    epochs: int | None = None,
+    config: Config | None = None,
+    game: str = GAME,
+    episodes: int = EPISODES,
+    console: Console | None = None,
+) -> list[Learned]:
+    """Train an agent from each seed, and write `learning.png`, `dream.gif` and `learning.json` into `out`.
+
+    Args:
+        out: the folder, made if missing; a run in it that was interrupted goes on.
+        seeds: at least one.
+        epochs: of each run; None is as configured.
+        config: the numbers; None is the preset `minatar`.
+        game: what is played.
+        episodes: games in each comparison.
+        console: where the table shows; None for the standard output.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise BadSetting(f"seeds: wanted different numbers, at least one, got {tuple(seeds)}; name some")
+    console, config = console or Console(), config or presets["minatar"]
+    if epochs is not None:
+        config = replace(config, epochs=epochs)
+    games(game)  # a missing game is told before the processes start
+    out.mkdir(parents=True, exist_ok=True)
+    began = perf_counter()
+    console.print(
+        f"training {len(seeds)} agents; {out}/seed-*/log.txt tells how far they are", highlight=False
+    )
+    # Threads help models of this size little, so every agent has a process with one; a fresh one, since PyTorch's
+    # threads do not survive a fork.
+    with ProcessPoolExecutor(min(AT_ONCE, len(seeds)), get_context("spawn"), _one_thread) as pool:
+        waiting = [pool.submit(learn, out / f"seed-{seed}", seed, config, game, episodes) for seed in seeds]
+        results = [each.result() for each in waiting]
+    (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    floor = fmean(fmean(result.random) for result in results)
+    draw_returns(
+        out / "learning.png", {f"seed {result.seed}": result.curve for result in results}, floor, game
+    )
+    best = max(results, key=lambda result: fmean(result.learned))
+    run = Run.resume(out / f"seed-{best.seed}", games(game))
+    rows = dream_of(run)
+    run.close()
+    if rows is not None:
+        draw_animation(out / "dream.gif", rows, scale=max(1, PICTURE_SIDE // config.tokenizer.frame[1]))
+    console.print(_table(results, game))
+    console.print(
+        f"{out / 'learning.png'}  the tests after each epoch\n{out / 'dream.gif'}  a dream of seed {best.seed} beside "
+        f"what happened\n{out / 'learning.json'}  every return\nall of it took {perf_counter() - began:.0f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return results
+
+
+def learn(folder: Path, seed: int, config: Config, game: str, episodes: int) -> Learned:
+    """Train one agent in a folder, or go on training it, and return what it came to."""
+    began = perf_counter()
+    make = games(game)
+    with TemporaryDirectory() as aside:
+        control = Run.start(Path(aside), config, make, seed=seed, game=game)
+        untrained = control.test(episodes=episodes)
+        random, constant = _baselines(control, episodes)
+        control.close()
+    if (folder / CHECKPOINT).exists():
+        run = Run.resume(folder, make)
+    else:
+        run = Run.start(folder, config, make, seed=seed, game=game)
+    with (folder / "log.txt").open("a") as log:
+        train(run, Console(file=log))
+    learned = run.test(episodes=episodes)
+    run.close()
+    told = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    curve = tuple((line["steps"], line["test/return"]) for line in told if "test/return" in line)
+    return Learned(seed, random.returns, untrained.returns, constant.returns, learned.returns, curve, run.steps,
+                   perf_counter() - began)  # fmt: skip
+
+
+@torch.no_grad()
+def _baselines(run: Run, episodes: int) -> tuple[Played, Played]:
+    """Return the games of a uniform policy and of the best constant one, played by the run's agent without weights."""
+    actor = run.agent.actor_critic.actor
+    actor.weight.zero_()
+    actor.bias.zero_()
+    random = run.test(episodes=episodes)
+    constants = []
+    for action in range(run.agent.num_actions):
+        actor.bias.zero_()
+        actor.bias[action] = 1e6
+        constants.append(run.test(episodes=episodes))
+    return random, max(constants, key=lambda played: fmean(played.returns))
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _table(results: Sequence[Learned], game: str) -> Table:
+    table = Table("seed", "random", "untrained", "best constant", "learned", "times random", "real steps", "seconds",
+                  title=f"{game}, return of {len(results[0].learned)} games, mean ± 1.96 standard errors")  # fmt: skip
+    for result in results:
+        rows = (result.random, result.untrained, result.constant, result.learned)
+        times = fmean(result.learned) / fmean(result.random) if fmean(result.random) else float("inf")
+        cells = [f"{fmean(row):.2f} ± {1.96 * stdev(row) / sqrt(len(row)):.2f}" for row in rows]
+        table.add_row(
+            str(result.seed), *cells, f"{times:.1f}", f"{result.steps:,}", f"{result.duration_s:.0f}"
+        )
+    return table

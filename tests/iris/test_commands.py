@@ -1,0 +1,140 @@
+"""`reverie train`, `eval` and `dream`: flags, folders, what they leave behind, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from toy_games import Lights
+
+from reverie.cli import main
+from reverie.iris import commands
+from reverie.iris.config import TokenizerConfig
+from reverie.iris.run import Run, read_checkpoint
+from reverie.iris.settings import Config, config_from_json, presets
+
+SMALL = ["--preset", "tiny", "--game", "lights", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _tiny(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset of this name, and the toy game under any name."""
+    monkeypatch.setitem(presets, "tiny", config)
+
+    def toys(name: str) -> Callable[[bool], Lights]:
+        return lambda training: Lights(life=7, lives=2)
+
+    monkeypatch.setattr(commands, "games", toys)
+
+
+def test_a_run_leaves_metrics_curves_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After `reverie train` the folder tells of every epoch; eval and dream work on it."""
+    run = tmp_path / "run"
+    assert main(["train", "--run", str(run), *SMALL, "--seed", "3"]) == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert "world_model/observation" in lines[1]
+    assert list((run / "tensorboard").iterdir())
+    with Image.open(run / "pictures" / "epoch-0002.png") as picture:
+        assert picture.width > 300
+    assert "epoch 2 of 2  test return" in capsys.readouterr().out
+    assert read_checkpoint(run)["seed"] == 3
+    assert main(["eval", "--run", str(run), "--episodes", "4"]) == 0
+    assert re.match(
+        r"lights after 2 epochs and 40 steps, 4 episodes: return \d\.\d\d ±", capsys.readouterr().out
+    )
+    assert main(["dream", "--run", str(run), "-o", str(tmp_path / "dream.gif")]) == 0
+    with Image.open(tmp_path / "dream.gif") as animation:
+        assert animation.n_frames > 3  # type: ignore[attr-defined]
+
+
+def test_training_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C within the second epoch loses that epoch; naming the folder is enough to go on, and nothing is told twice."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert main(["train", "--run", str(whole), *SMALL]) == 0
+    play = Run._play
+
+    def interrupted(self: Run, *args: object) -> dict[str, float]:
+        metrics = play(self, *args)  # type: ignore[arg-type]
+        if self.done:
+            raise KeyboardInterrupt
+        return metrics
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_play", interrupted)
+        assert main(["train", "--run", str(run), *SMALL]) == 130
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "lost": true}\n')
+    capsys.readouterr()
+    assert main(["train", "--run", str(run)]) == 0
+    assert "going on after epoch 1" in capsys.readouterr().out
+    told = [
+        [json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()]
+        for each in (run, whole)
+    ]
+    for got, wanted in zip(*told, strict=True):
+        assert {k: v for k, v in got.items() if not k.endswith("_s")} == {
+            k: v for k, v in wanted.items() if not k.endswith("_s")
+        }
+    one, two = (read_checkpoint(each)["agent"] for each in (run, whole))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_flags_change_the_preset(tmp_path: Path) -> None:
+    """A flag for every number, deep ones included; the run remembers them."""
+    run = tmp_path / "run"
+    flags = ["--actor-critic-loss.gamma", "0.9", "--collection.steps", "6", "--epochs", "1"]
+    assert main(["train", "--run", str(run), "--preset", "tiny", "--game", "lights", *flags]) == 0
+    config = config_from_json(read_checkpoint(run)["config"])
+    assert (config.actor_critic_loss.gamma, config.collection.steps, config.epochs) == (0.9, 6, 1)
+    assert isinstance(config.tokenizer, TokenizerConfig)
+    assert config.tokenizer == presets["tiny"].tokenizer
+
+
+def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """No flag of `reverie train` stands without a word about it."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    lines = [line.strip("│ ").rstrip() for line in capsys.readouterr().out.splitlines()]
+    flags = [place for place, line in enumerate(lines) if line.startswith("--")]
+    assert len(flags) > 60
+    for place in flags:
+        after = next(line for line in lines[place + 1 :] if not line.startswith("--"))
+        assert not after.startswith("(default"), lines[place]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--preset", "papre"], "preset: wanted one of"),
+        (["--preset=tiny", "--game", "lights", "--epochs", "0"], "epochs: wanted at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong preset or number leaves one line on stderr and no run."""
+    assert main(["train", "--run", str(tmp_path / "run"), *args]) == 2
+    assert capsys.readouterr().err.startswith(f"reverie: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_only_as_it_was_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other numbers, another game or seed for an existing run are refused; the same ones are not."""
+    run = str(tmp_path / "run")
+    same = ["train", "--run", run, "--preset", "tiny", "--game", "lights", "--epochs", "1"]
+    assert main(same) == 0
+    for change in (["--seed", "4"], ["--collection.steps", "40"]):
+        assert main([*same, *change]) == 2
+        assert "name nothing but the folder" in capsys.readouterr().err
+    assert main(same) == 0
+    for command in ("eval", "dream"):
+        assert main([command, "--run", str(tmp_path / "none")]) == 2
+        assert "start a run there first" in capsys.readouterr().err
