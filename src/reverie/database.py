@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,6 +48,8 @@ class Database:
     """
 
     def __init__(self, path: Path, mode: str) -> None:
+        if sys.byteorder != "little":  # values are written as they lie in memory
+            raise FileError(f"{path}: wanted a little-endian machine, got a big-endian one; use another")
         self.path = path
         self.mode = mode
         self._name = os.fspath(path)

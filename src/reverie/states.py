@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,9 +94,13 @@ class SamplerStates:
 
     A state that was saved belongs to the first sampler of its kind that is used after the resume, the second
     one of a kind to the second: whoever makes the same samplers in the same order goes on where they were.
+    The last few samplers are kept alive, so that one made inside of a function is still there to be saved.
     """
 
+    KEPT = 8  # of a training loop's; whoever makes a new sampler for every batch must not fill the memory
+
     def __init__(self) -> None:
+        self._last: deque[Sampler] = deque(maxlen=self.KEPT)
         self._met: dict[int, weakref.ref[Sampler]] = {}  # id -> sampler, in the order of first use
         self._waiting: list[tuple[str, Any]] = []  # kind and state
 
@@ -112,6 +117,7 @@ class SamplerStates:
                 del self._waiting[place]
                 break
         self._met[id(sampler)] = weakref.ref(sampler)
+        self._last.append(sampler)
 
     def save(self) -> list[tuple[str, Any]]:
         """Return (kind, state) of every sampler that remembers something."""
@@ -122,6 +128,7 @@ class SamplerStates:
     def load(self, states: list[tuple[str, Any]]) -> None:
         """Let these states wait for their samplers."""
         self._met = {}
+        self._last.clear()
         self._waiting = [(kind, state) for kind, state in states]
 
 

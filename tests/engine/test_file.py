@@ -1,5 +1,6 @@
 """A buffer with a path: everything comes back, and the next batch is the one that would have come."""
 
+import gc
 import os
 
 import numpy as np
@@ -118,6 +119,23 @@ def test_the_next_batch_is_the_one_that_would_have_come(tmp_path, residency, dur
         assert twins.kept.residency == residency
         twins.check()
     twins.kept.close()
+
+
+def test_a_sampler_that_nobody_holds_any_more_is_saved(tmp_path):
+    """Priorities outlive the function that made their sampler, to the next resume."""
+    with rv.ReplayBuffer(scalar_spec(), 50, seed=0, path=tmp_path / "a.replay") as buffer:
+        fill(buffer, 40, 5.0, seed=0)
+
+        def train() -> None:
+            sampler = rv.Prioritized(alpha=1.0)
+            for batch in (buffer.sample(64, 1, sampler=sampler) for _ in range(5)):
+                buffer.update_priorities(batch, np.where(batch.anchor == 7, 1.0, 0.0))
+
+        train()
+        gc.collect()
+    with rv.open(tmp_path / "a.replay") as buffer:
+        drawn = buffer.sample(100, 1, sampler=rv.Prioritized(alpha=1.0)).anchor
+        assert (drawn == 7).mean() > 0.5
 
 
 def test_another_residency_gives_the_same_batches(tmp_path):
