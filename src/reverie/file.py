@@ -119,9 +119,7 @@ class ReplayFile:
             FileError: it cannot be made.
         """
         if not path.parent.is_dir():
-            raise FileMissing(
-                f"{path}: wanted a folder to put it in, got none; make {str(path.parent)!r} first"
-            )
+            raise FileMissing(f"{path}: wanted a folder to put it in, got none; make {str(path.parent)!r}")
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
         draft = path.with_name(f"{path.name}.new-{os.getpid()}")
         try:
@@ -215,10 +213,9 @@ class ReplayFile:
             self._lock.release()
 
     def remove(self) -> None:
-        """Close it and remove it: it was made for a buffer that came to nothing."""
-        self.db.close()
+        """Remove it: it was made for a buffer that came to nothing."""
         discard(self.db.path)
-        self.close()  # and the lock
+        self.close()
 
     # --- named values ----------------------------------------------------------------------------------
 
@@ -354,9 +351,10 @@ class ReplayFile:
                 return bytes(packed)
         raise self.db.damaged(f"the final observation of episode {number} is missing")
 
-    def drop_episodes(self, stream: int, first: int) -> None:
-        """Forget the episodes of a stream before the ordinal `first`."""
-        self.db.do("DELETE FROM episodes WHERE stream = ? AND ordinal < ?", (stream, first))
+    def keep_episodes(self, stream: int, first: int, stop: int) -> None:
+        """Forget the episodes of a stream but those with the ordinals `first <= ordinal < stop`."""
+        sql = "DELETE FROM episodes WHERE stream = ? AND NOT ordinal BETWEEN ? AND ?"
+        self.db.do(sql, (stream, first, stop - 1))
 
     def drop_other_episodes(self, numbers: Set[int]) -> None:
         """Forget all episodes but these."""
