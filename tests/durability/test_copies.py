@@ -106,7 +106,7 @@ def test_a_second_copy_writes_only_what_has_changed(file, tmp_path):
 
 @pytest.mark.parametrize("file", [True, False])
 def test_a_save_that_is_killed_leaves_the_old_copy_or_the_new_one(file, tmp_path):
-    """Kill a process 20 times while it saves: the copy is whole, and that of a moment at which it was saved."""
+    """Kill a process 12 times while it saves: the copy is whole, and that of a moment at which it was saved."""
     dice = random.Random(0)
     copy = tmp_path / "b.replay"
     story = Story(3, 1, 400, rarity=8)
@@ -128,7 +128,7 @@ def test_a_save_that_is_killed_leaves_the_old_copy_or_the_new_one(file, tmp_path
             buffer.save_as(copy)
             saved[0] = saved[1]
 
-    for _ in range(20):
+    for _ in range(12):
         at[0] = 0
         child, spin = Child(work), int(60_000 * dice.random() ** 2)
         wanted = dice.randint(1, 4)
