@@ -122,8 +122,8 @@ class Database:
     def writing(self) -> Iterator[None]:
         """All that is written inside is in the file afterwards, or none of it."""
         self.check()
-        self.do("BEGIN IMMEDIATE")
         try:
+            self.do("BEGIN IMMEDIATE")
             yield
             self.do("COMMIT")
         except BaseException:
@@ -138,6 +138,7 @@ class Database:
     @contextmanager
     def syncing(self) -> Iterator[None]:
         """As `writing`, and afterwards all that was ever written survives a loss of power."""
+        self.check()
         self.do("PRAGMA synchronous = FULL")  # this commit syncs the log, and with it all that came before
         try:
             with self.writing():
@@ -171,6 +172,7 @@ class Database:
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
         self._check_process()
+        self.roll_back()  # what an interrupt left begun
         if self._stat() != self._identity:
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
-from zlib import crc32
 
+from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
 from reverie.database import Database, sync_folder
 from reverie.errors import FileError, FileMissing, FileTaken
 from reverie.lock import WriterLock, discard, put_in_place
@@ -51,36 +51,6 @@ class EpisodeRow(NamedTuple):
     ended: int
     total: float
     final: Blobs | None
-
-
-# How the numbers of a row are laid out for its checksum: little-endian int64, and a float64 for the return.
-RUN_FORM, STEP_FORM, EPISODE_FORM = "<4q", "<4q", "<6qd"
-
-
-def checksums(form: str, numbers: Sequence[float], blobs: Iterable[bytes | None]) -> bytes:
-    """Return the checksums of a row as little-endian uint32: of its numbers, then of each of its blobs.
-
-    The CRC-32 of a blob continues that of the numbers, so that a blob in a wrong row is noticed. NULL has the
-    complement of the numbers' own.
-    """
-    first = crc32(struct.pack(form, *numbers))
-    crcs = [first]
-    for blob in blobs:
-        crcs.append(first ^ 0xFFFFFFFF if blob is None else crc32(blob, first))
-    return struct.pack(_UINTS[len(crcs)], *crcs)
-
-
-_UINTS = [f"<{count}I" for count in range(2000)]  # SQLite has no more columns
-
-
-def text_checksum(name: str, value: str) -> int:
-    """Return the CRC-32 of a named text."""
-    return crc32(f"{name}\0{value}".encode())
-
-
-def array_checksum(name: str, form: str, data: bytes) -> int:
-    """Return the CRC-32 of a named array: that of its form as a named text, continued over its bytes."""
-    return crc32(data, text_checksum(name, form))
 
 
 class ReplayFile:
@@ -129,9 +99,7 @@ class ReplayFile:
             FileError: it cannot be made.
         """
         if not path.parent.is_dir():
-            raise FileMissing(
-                f"{path}: wanted a folder to put it in, got none; make {str(path.parent)!r} first"
-            )
+            raise FileMissing(f"{path}: wanted a folder to put it in, got none; make {str(path.parent)!r}")
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
         draft = path.with_name(f"{path.name}.new-{os.getpid()}")
         try:
@@ -225,10 +193,9 @@ class ReplayFile:
             self._lock.release()
 
     def remove(self) -> None:
-        """Close it and remove it: it was made for a buffer that came to nothing."""
-        self.db.close()
+        """Remove it: it was made for a buffer that came to nothing."""
         discard(self.db.path)
-        self.close()  # and the lock
+        self.close()
 
     # --- named values ----------------------------------------------------------------------------------
 
@@ -364,9 +331,10 @@ class ReplayFile:
                 return bytes(packed)
         raise self.db.damaged(f"the final observation of episode {number} is missing")
 
-    def drop_episodes(self, stream: int, first: int) -> None:
-        """Forget the episodes of a stream before the ordinal `first`."""
-        self.db.do("DELETE FROM episodes WHERE stream = ? AND ordinal < ?", (stream, first))
+    def keep_episodes(self, stream: int, first: int, stop: int) -> None:
+        """Forget the episodes of a stream but those with the ordinals `first <= ordinal < stop`."""
+        sql = "DELETE FROM episodes WHERE stream = ? AND NOT ordinal BETWEEN ? AND ?"
+        self.db.do(sql, (stream, first, stop - 1))
 
     def drop_other_episodes(self, numbers: Set[int]) -> None:
         """Forget all episodes but these."""

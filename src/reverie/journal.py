@@ -49,6 +49,9 @@ class Journal:
         self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
         self.filed = index.head.copy()  # stream -> one past the last id that the file has
         self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
+        # (stream, id, running episode) of the steps or the cut written last; of a cut, the id is -1.
+        # If memory has not followed, an interrupt came between.
+        self._pending: list[tuple[int, int, int]] = []
 
     def go_on_from(self, loader: Loader) -> None:
         """Take note of what the file held when memory was made from it."""
@@ -80,9 +83,12 @@ class Journal:
 
     def _steps(self, steps: list[tuple[int, Mapping[str, Any], int, Mapping[str, Any] | None]],
                note: Mapping[str, Any]) -> bool:  # fmt: skip
+        self._take_back()
         index = self._index
         full = [stream for stream, *_ in steps if self._begins_run(stream)]
         begun = [stream for stream, *_ in steps if index.open_row.item(stream) == NO_ROW]
+        if self._each_step:
+            self._pending = [(stream, index.head.item(stream), NO_ROW) for stream, *_ in steps]
         if self._each_step and len(steps) == 1 and not (full or begun or note):
             self.file.db.check()
             self.file.put_step(self._row(*steps[0]))  # a transaction of its own
@@ -110,7 +116,9 @@ class Journal:
         """Write that the running episode of a stream is about to be cut; as `step` does."""
         if not self._each_step:
             return False  # the file has no more of this episode than the last sealed run: the next one brings the end
+        self._take_back()
         packed = None if final is None else self._pack_final(final)
+        self._pending = [(stream, -1, self._index.open_row.item(stream))]
         with self.file.db.writing():
             self._put_episodes(stream, cut=(packed,))
             self._put_notes(note)
@@ -166,8 +174,8 @@ class Journal:
     def put_rest(self, memories: Remembered) -> None:
         """Put the steps and episodes that the file does not have, and what else has to be remembered."""
         for stream in range(self._index.streams):
-            if self.filed[stream] > self._index.head[stream]:  # an interrupt came between file and memory
-                self.file.drop_steps(stream, self._index.head.item(stream))
+            # An interrupt may have come between file and memory.
+            self.file.drop_steps(stream, self._index.head.item(stream))
             self._put_open(stream)
             self._put_episodes(stream)
         named, arrays = memories
@@ -207,6 +215,20 @@ class Journal:
     def close(self) -> None:
         """Close the file as it is."""
         self.file.close()
+
+    def _take_back(self) -> None:
+        """Remove from the file what was written there for memory that an interrupt kept from following."""
+        index = self._index
+        astray = [
+            stream for stream, step, row in self._pending
+            if index.head.item(stream) <= step or (row != NO_ROW and index.open_row.item(stream) == row)
+        ]  # fmt: skip
+        if astray:
+            with self.file.db.writing():
+                for stream in astray:
+                    self.file.drop_steps(stream, index.head.item(stream))
+                    self._put_episodes(stream)
+        self._pending = []
 
     # --- rows ------------------------------------------------------------------------------------------
 
@@ -248,7 +270,7 @@ class Journal:
                 index.order.item(row), stream, ordinal, index.start.item(row), index.stop.item(row), ended,
                 index.total.item(row), final,
             ))  # fmt: skip
-        self.file.drop_episodes(stream, index.dropped.item(stream))
+        self.file.keep_episodes(stream, index.dropped.item(stream), index.begun.item(stream))
 
     def _put_beginning(self, stream: int, order: int) -> None:
         """Put an episode that is about to begin: where, and as which of all. Its steps tell the rest."""

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from reverie.checksums import checksums
 from reverie.errors import FileError
-from reverie.file import ReplayFile, checksums, sql_names
+from reverie.file import ReplayFile, sql_names
 
 Row = tuple[Any, ...]
 

@@ -12,21 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, text_checksum
 from reverie.codec import PLAIN, ZSTD, Codec
 from reverie.coverage import Coverage, Rewards, wrong_values
 from reverie.episodes import CUT, RUNNING
 from reverie.errors import FileError
-from reverie.file import (
-    EPISODE_FORM,
-    RUN_FORM,
-    STEP_FORM,
-    EpisodeRow,
-    ReplayFile,
-    Run,
-    StepRow,
-    array_checksum,
-    text_checksum,
-)
+from reverie.file import EpisodeRow, ReplayFile, Run, StepRow
 from reverie.resuming import SETTINGS
 from reverie.runs import RUN, Runs
 from reverie.settings import Settings, settings_from

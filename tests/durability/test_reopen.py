@@ -131,3 +131,37 @@ def test_a_fork_that_outlives_the_writer_does_not_keep_its_lock(tmp_path):
             assert len(buffer) == 1
     finally:
         os.close(let_go)
+
+
+@pytest.mark.parametrize("then", ["other", "cut", "close"])
+@pytest.mark.parametrize("what", ["step", "cut"])
+def test_what_an_interrupt_kept_from_memory_leaves_the_file_again(what, then, tmp_path, monkeypatch):
+    """Ctrl-C between file and memory: whatever is written next, what a kill leaves then can be opened."""
+    path = tmp_path / "a.replay"
+    buffer = rv.ReplayBuffer(scalar_spec(), 128, streams=2, path=path)
+    add(buffer, 0)
+    if what == "step":
+        add(buffer, 1, ends=True)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer._index, "make_room", interrupt)
+        patch.setattr(buffer._index, "cut", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            add(buffer, 2) if what == "step" else buffer.cut()
+    if then == "other":
+        add(buffer, 3, stream=1)
+    elif then == "cut":
+        buffer.cut()
+        add(buffer, 4)
+    else:
+        buffer.close()
+    wanted = 2 * (what == "step") or 1
+    for suffix in ("", "-wal"):
+        if Path(f"{path}{suffix}").exists():
+            Path(f"{path}.left{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    with rv.open(f"{path}.left", mode="r") as left:
+        assert len(left) == wanted + {"other": 1, "cut": 1, "close": 0}[then]
+    buffer.close()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import reverie as rv
+from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
 from reverie.codec import Codec
-from reverie.file import EPISODE_FORM, RUN_FORM, STEP_FORM, ReplayFile, checksums, text_checksum
+from reverie.file import ReplayFile
 from reverie.verify import Audit
 
 SPEC = rv.StepSpec({"frame": rv.Field((3, 8, 8), "uint8"), "low": rv.Field((2,), "float32")},
