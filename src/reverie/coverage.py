@@ -33,6 +33,9 @@ class Coverage:
         fields: of every stored column.
         runs, steps, episodes: its rows, in any order, those left out whose numbers are damaged.
         rewards: those of the runs.
+
+    Attributes:
+        head: one past the id of its last step; tail: the oldest live id.
     """
 
     def __init__(self, stream: int, capacity: int, fields: Mapping[str, Field], runs: Sequence[Run],
@@ -42,29 +45,29 @@ class Coverage:
         self._runs = sorted(runs, key=lambda run: run.first)
         self._sealed = self._runs[-1].first + self._runs[-1].steps if runs else 0
         self._newest = sorted((row for row in steps if row.id >= self._sealed), key=lambda row: row.id)
-        self._head = self._newest[-1].id + 1 if self._newest else self._sealed
-        self._tail = max(self._head - capacity, self._runs[0].first if runs else 0)
+        self.head = self._newest[-1].id + 1 if self._newest else self._sealed
+        self.tail = max(self.head - capacity, self._runs[0].first if runs else 0)
         self._episodes = sorted(episodes, key=lambda episode: episode.ordinal)
         self._rewards = rewards
 
     def findings(self, counts: Counter[str]) -> Iterator[str]:
         """Yield what does not fit; count live steps in `counts`."""
-        counts["live steps"] += self._head - self._tail
+        counts["live steps"] += self.head - self.tail
         yield from self._check_steps()
         yield from self._check_newest()
         yield from self._check_ends()
         yield from self._check_episodes()
         starts = sorted(self._rewards)
         for episode in self._episodes:
-            if self._tail <= episode.start:
+            if self.tail <= episode.start:
                 yield from self._check_total(episode, starts)
 
     def _check_steps(self) -> Iterator[str]:
         spans = [
-            (run.first, run.first + run.steps) for run in self._runs if run.first + run.steps > self._tail
+            (run.first, run.first + run.steps) for run in self._runs if run.first + run.steps > self.tail
         ]
         spans += [(row.id, row.id + 1) for row in self._newest]
-        first = min(self._tail, spans[0][0]) if spans else 0  # of the oldest run some steps may be evicted
+        first = min(self.tail, spans[0][0]) if spans else 0  # of the oldest run some steps may be evicted
         for one, after in pairwise([(first, first), *spans]):
             if one[1] != after[0]:
                 yield f"{self._name}: steps {one[1]} to {after[0] - 1} are missing"
@@ -112,17 +115,17 @@ class Coverage:
 
     def _check_episodes(self) -> Iterator[str]:
         """Check that the episodes cover the live steps, one after the other."""
-        live = [episode for episode in self._episodes if max(episode.start, self._tail) < episode.stop]
+        live = [episode for episode in self._episodes if max(episode.start, self.tail) < episode.stop]
         for one, after in pairwise(live):
             if (one.stop, one.ordinal + 1) != (after.start, after.ordinal) or one.number >= after.number:
                 yield f"{self._name}: episode {after.number} does not begin where episode {one.number} stopped"
             if one.ended == RUNNING:
                 yield f"{self._name}: episode {one.number} runs, and yet episode {after.number} came after it"
-        first, last = (live[0].start, live[-1].stop) if live else (self._head, self._head)
-        if first > self._tail:
-            yield f"{self._name}: steps {self._tail} to {first - 1} belong to no episode"
-        if last != self._head:
-            yield f"{self._name}: its episodes stop at step {last}, its steps at {self._head}"
+        first, last = (live[0].start, live[-1].stop) if live else (self.head, self.head)
+        if first > self.tail:
+            yield f"{self._name}: steps {self.tail} to {first - 1} belong to no episode"
+        if last != self.head:
+            yield f"{self._name}: its episodes stop at step {last}, its steps at {self.head}"
 
     def _check_total(self, episode: EpisodeRow, starts: Sequence[int]) -> Iterator[str]:
         """Compare an episode's return with its rewards."""

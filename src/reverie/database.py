@@ -54,9 +54,12 @@ class Database:
         self.mode = mode
         self._name = os.fspath(path)
         self._pid = os.getpid()
-        # A reader in a folder where nobody can write: SQLite could not make its index of the log there.
+        # A reader that may not write leaves SQLite's log and its index behind; one that may, and never does,
+        # clears them away when it is the last to close.
+        may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        access = {"r+": "rw", "r": "rw" if may_write else "ro", "new": "rwc"}[mode]
+        # In a folder where nobody can write, SQLite could not make that index.
         still = mode == "r" and not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
-        access = {"r+": "rw", "r": "ro", "new": "rwc"}[mode]
         uri = f"{path.absolute().as_uri()}?mode={access}{'&immutable=1' if still else ''}"
         try:
             self._connection = sqlite3.connect(
@@ -67,6 +70,7 @@ class Database:
         self._identity = self._stat()
         try:
             self.do("PRAGMA cell_size_check = ON")
+            self.do(f"PRAGMA query_only = {int(mode == 'r')}")
             self.do("PRAGMA trusted_schema = OFF")
         except BaseException:
             self._connection.close()

@@ -188,8 +188,10 @@ class Keeper:
             return
         self.flush()
         with snapshot(self.file.db.path) as source:
+            ends = [self._index.tail.tolist(), self._index.head.tolist()]
             turn.close()
-            copy_file(source, path)
+            # A reader's memory may be of a moment before that of the snapshot.
+            copy_file(source, path, [] if self._journal is None else ends)
 
     def close(self) -> None:
         """Flush and close the file. Closing twice is fine."""

@@ -95,10 +95,21 @@ class Loader:
                 if one[0].first + one[0].steps != after[0].first:
                     raise file.db.damaged(f"a run of stream {stream} is missing")
             wanted += mine
+        self._check_ends(head, tail)
         self._load_runs(wanted)
         self._set_index(head, tail, episodes, newest, before)
         self._load_steps(newest)
         self.sealed = sealed
+
+    def _check_ends(self, head: Ints, tail: Ints) -> None:
+        """Refuse a file whose first or last rows are gone: there is a note of where its streams stood."""
+        ends = self._file.meta("ends", [])
+        if ends:
+            clean = self._file.meta("clean")
+            tails, heads = np.array(ends[0], np.int64), np.array(ends[1], np.int64)
+            # An interrupted add may have let a step go in memory alone: a tail may be older here, never newer.
+            if (head < heads).any() or (clean and ((head != heads) | (tail > tails)).any()):
+                raise self._file.db.damaged("its first or last steps are missing")
 
     def _load_runs(self, wanted: list[tuple[Run, bytes]]) -> None:
         """Bring the runs into the store that it has not, or has otherwise."""

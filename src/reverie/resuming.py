@@ -7,7 +7,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +51,7 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
     columns = [column.name for column in sorted(settings.stored, key=lambda column: column.field.nbytes)]
     obs = [name for name in columns if name == "obs" or name.startswith("obs/")]
     meta = {**settings.to_json(), "identity": uuid.uuid4().hex, "copy_of": copy_of, "clean": True, "synced": 0,
-            "rng": generator_state(rng), "samplers": [], "notes": {}}  # fmt: skip
+            "rng": generator_state(rng), "samplers": [], "notes": {}, "ends": []}  # fmt: skip
     return ReplayFile.create(path, meta, columns, obs)
 
 
@@ -91,7 +91,8 @@ def remember(
         [kind, to_json(f"samplers/{place}", state, arrays)]
         for place, (kind, state) in enumerate(samplers.save())
     ]
-    named = {"rng": generator_state(rng), "samplers": states, "notes": dict(notes)}
+    ends = [index.tail.tolist(), index.head.tolist()]
+    named = {"rng": generator_state(rng), "samplers": states, "notes": dict(notes), "ends": ends}
     return named, pack_arrays(arrays, Codec())
 
 
@@ -127,5 +128,6 @@ def close_at_exit(buffer: Closable) -> None:
 @atexit.register
 def _close_all() -> None:
     if os.getpid() == _pid:  # a fork has copies of them, which are not its own to close
-        for buffer in list(_to_close):
-            buffer.close()
+        with ExitStack() as closing:  # closes the others, too, when one of them cannot be flushed
+            for buffer in list(_to_close):
+                closing.callback(buffer.close)

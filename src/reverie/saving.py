@@ -28,12 +28,13 @@ def snapshot(path: Path) -> Iterator[ReplayFile]:
         source.close()
 
 
-def copy_file(source: ReplayFile, path: Path) -> None:
+def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
     """Make `path` a copy of a replay file.
 
     Args:
         source: in a snapshot.
         path: of the copy.
+        ends: tails and heads of its streams; empty if they are not known.
     """
     if path.exists() and path.samefile(source.db.path):
         raise FileTaken(
@@ -60,6 +61,7 @@ def copy_file(source: ReplayFile, path: Path) -> None:
                 target.put_episode(episode)
         for name in (*SETTINGS, "rng", "samplers", "notes"):
             target.put_meta(name, source.meta(name))
+        target.put_meta("ends", ends)
         target.put_arrays(source.arrays())
 
 

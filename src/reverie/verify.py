@@ -86,7 +86,7 @@ class Audit:
             if self._settings is not None:
                 each = self._settings.capacity // self._settings.streams
                 for stream in range(self._settings.streams):
-                    yield from Coverage(
+                    coverage = Coverage(
                         stream,
                         each,
                         self._fields,
@@ -94,11 +94,27 @@ class Audit:
                         self._steps[stream],
                         self._episodes[stream],
                         self._rewards[stream],
-                    ).findings(self.counts)
+                    )
+                    yield from coverage.findings(self.counts)
+                    yield from self._check_ends(stream, coverage)
             yield from self._check_arrays()
             yield from self._check_samplers()
         finally:
             self._file.db.roll_back()
+
+    def _check_ends(self, stream: int, coverage: Coverage) -> Iterator[str]:
+        """Compare where a stream stands with the note of where it stood at the last flush."""
+        ends = self._meta.get("ends")
+        try:
+            tail, head = (int(ends[which][stream]) for which in (0, 1)) if ends else (0, 0)
+        except (TypeError, LookupError, ValueError):
+            yield f"meta 'ends': wanted a tail and a head for each stream, got {ends!r}"
+            return
+        clean = ends and self._meta.get("clean") is True
+        if coverage.head < head or (clean and coverage.head != head):
+            yield f"stream {stream}: its steps stop at {coverage.head}, at the last flush at {head}"
+        if clean and coverage.tail > tail:
+            yield f"stream {stream}: its steps begin at {coverage.tail}, at the last flush at {tail}"
 
     # --- tables, row by row ----------------------------------------------------------------------------
 

@@ -246,3 +246,34 @@ def test_a_damaged_file_is_noticed_when_opened_to_write(seed, closed):
     dice = random.Random(seed)
     changes = [flip(dice.randrange(closed.stat().st_size), dice.randint(1, 255)) for _ in range(150)]
     try_all(closed, changes, seed, same(closed), "r+")
+
+
+@pytest.mark.parametrize("which", ["oldest", "newest"])
+@pytest.mark.parametrize("clean", [True, False])
+def test_rows_that_are_gone_at_either_end_are_missed(tmp_path, which, clean):
+    """A damaged tree can lose whole rows without a trace; the note of where each stream stood tells."""
+    path = tmp_path / "a.replay"
+    buffer = rv.ReplayBuffer(scalar_spec(), 200, seed=0, path=path)
+    for number in range(150):
+        buffer.add(obs=number, action=0, reward=0.0, terminated=number % 9 == 8, truncated=False)
+    buffer.flush()
+    if clean:
+        buffer.close()
+    else:
+        (tmp_path / "b.replay").write_bytes(path.read_bytes())
+        (tmp_path / "b.replay-wal").write_bytes((tmp_path / "a.replay-wal").read_bytes())
+        path = tmp_path / "b.replay"
+    with sqlite3.connect(path) as connection:
+        table, column = ("runs", "first") if which == "oldest" else ("steps", "id")
+        extreme = "min" if which == "oldest" else "max"
+        connection.execute(f"DELETE FROM {table} WHERE {column} = (SELECT {extreme}({column}) FROM {table})")
+        connection.execute("DELETE FROM episodes WHERE stop <= 32" if which == "oldest" else "SELECT 1")
+    connection.close()
+    if which == "oldest" and not clean:
+        rv.open(path).close()  # a budget may have made it go since the last flush
+    else:
+        with pytest.raises(
+            rv.FileError, match=r"its first or last steps are missing|its episodes do not cover"
+        ):
+            rv.open(path)
+    buffer.close()

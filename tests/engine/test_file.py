@@ -327,6 +327,11 @@ def test_a_closed_buffer_leaves_one_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.replay"]
     with pytest.raises(rv.BufferClosed):
         buffer.flush()
+    before = (tmp_path / "a.replay").read_bytes()
+    with rv.open(tmp_path / "a.replay", mode="r") as reader:
+        assert len(reader) == 50
+    assert os.listdir(tmp_path) == ["a.replay"]
+    assert (tmp_path / "a.replay").read_bytes() == before
 
 
 def test_the_file_stops_growing(tmp_path):
