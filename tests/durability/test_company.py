@@ -13,6 +13,8 @@ from test_reopen import RESIDENCIES, killed
 
 import reverie as rv
 
+pytestmark = pytest.mark.long
+
 
 def untorn(batch: rv.SequenceBatch) -> None:
     """Assert that each step of each window is the one it says, whole, and that ids are consecutive."""

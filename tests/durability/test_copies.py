@@ -11,6 +11,8 @@ from test_reopen import RESIDENCIES
 
 import reverie as rv
 
+pytestmark = pytest.mark.long
+
 
 def add(buffer: rv.ReplayBuffer, story: Story, stream: int) -> None:
     """Add the next step of a stream, and cut where the story says so."""

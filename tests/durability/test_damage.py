@@ -13,6 +13,8 @@ from test_reopen import RESIDENCIES, killed
 import reverie as rv
 from reverie.settings import stored_columns
 
+pytestmark = pytest.mark.long
+
 CAPACITY = 40  # one run and a short one
 PAGE = 512  # bytes; small pages make a small file of many kinds of pages
 

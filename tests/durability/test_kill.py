@@ -13,6 +13,8 @@ from story import CUT, Story, check, check_batch, heads, read_all, rewritten, sp
 import reverie as rv
 from reverie.runs import RUN, Runs
 
+pytestmark = pytest.mark.long
+
 RESIDENCIES = ("ram", "packed", "disk")
 
 

@@ -14,6 +14,8 @@ from test_reopen import RESIDENCIES
 import reverie as rv
 from reverie import database
 
+pytestmark = pytest.mark.long
+
 SECTOR = 512
 needs_sqlite = pytest.mark.skipif(
     library() is None, reason="wanted the SQLite library within reach of ctypes"

@@ -366,7 +366,7 @@ def test_a_budget_of_bytes_holds(tmp_path, residency, path, streams):
     buffer = rv.ReplayBuffer(spec, path=where, **settings)
     sampler = rv.Prioritized()
     used, held = [], []
-    for number in range(150 * RUN):
+    for number in range(100 * RUN):
         noisy = number // (25 * RUN) % 2 == 1
         frame = rng.integers(0, 256 if noisy else 2, (64, 64), np.uint8)
         ends = number % 50 == 49
