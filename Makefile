@@ -19,7 +19,7 @@ $(VENV)/.iris: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.iris
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-warn-conflicts -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.iris

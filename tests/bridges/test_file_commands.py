@@ -155,7 +155,7 @@ def test_verify_tells_what_was_checked(path: Path, capsys: pytest.CaptureFixture
     """A whole file: what was looked at, and status 0."""
     assert main(["verify", str(path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"checked {path}: SQLite's own structures, 16 named values, 1 sealed runs, 32 steps in them, "
+        f"checked {path}: SQLite's own structures, 17 named values, 1 sealed runs, 32 steps in them, "
         f"32 rows of newest steps, 3 episodes, 1 final observations, 50 live steps, 7 arrays, 1 samplers",
         "nothing is wrong",
     ]

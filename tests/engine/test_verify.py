@@ -122,7 +122,7 @@ def test_what_was_looked_at_is_counted(whole):
     counts = dict(audit.counts)
     assert counts.pop("final observations") == 8
     assert counts.pop("arrays") > 5
-    assert counts == {"named values": 16, "sealed runs": 8, "steps in them": 200, "rows of newest steps": 64,
+    assert counts == {"named values": 17, "sealed runs": 8, "steps in them": 200, "rows of newest steps": 64,
                       "episodes": 14, "live steps": 200, "samplers": 3}  # fmt: skip
 
 
@@ -289,3 +289,21 @@ def test_it_goes_on_after_a_finding(path):
         "array 'index/row'",
     ):
         assert any(part in finding for finding in found), part
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ([[50, 50], [150, 170]], "stream 1: its steps stop at 150, at the last flush at 170"),
+        ([[40, 50], [150, 150]], "stream 0: its steps begin at 50, at the last flush at 40"),
+        ([[50], [150]], "meta 'ends': wanted a tail and a head for each stream"),
+        ("all", "meta 'ends': wanted a tail and a head for each stream"),
+    ],
+)
+def test_where_the_streams_stood_is_compared(path, ends, message):
+    """A note of tails and heads that the rows do not bear out, or that is none, is named."""
+    text = json.dumps(ends)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE meta SET value = ?, checksum = ? WHERE name = 'ends'",
+                           (text, text_checksum("ends", text)))  # fmt: skip
+    assert any(message in finding for finding in findings(path))
