@@ -176,7 +176,8 @@ class Database:
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
         self._check_process()
-        self.roll_back()  # what an interrupt left begun
+        if self._connection.in_transaction:  # an interrupt left it so
+            self.roll_back()
         if self._stat() != self._identity:
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "
