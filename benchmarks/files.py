@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -35,31 +36,25 @@ def adding(rounds: int) -> list[Row]:
     steps = recorded()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for residency in ("ram", "packed"):
-            plain = rv.ReplayBuffer(SPEC, RING, seed=0, residency=residency)
-            buffers = {"plain": plain}
-            for durability in ("step", "chunk"):
-                path = Path(folder) / f"{residency}-{durability}.replay"
-                buffers[durability] = rv.ReplayBuffer(
-                    SPEC, RING, seed=0, residency=residency, path=path, durability=durability
-                )
-            seconds: dict[str, list[float]] = {name: [] for name in buffers}
-            for number in range(20 * rounds):
+        for residency, durability in product(("ram", "packed"), ("step", "chunk")):
+            path = Path(folder) / f"{residency}-{durability}.replay"
+            settings = {"seed": 0, "residency": residency}
+            plain = rv.ReplayBuffer(SPEC, RING, **settings)
+            kept = rv.ReplayBuffer(SPEC, RING, path=path, durability=durability, **settings)
+            seconds: list[tuple[float, float]] = []
+            for number in range(40 * rounds):
                 step = steps[number % len(steps)]
-                for name, buffer in buffers.items():
-                    begin = time.perf_counter()
-                    buffer.add(**step)
-                    seconds[name].append(time.perf_counter() - begin)
-            for durability in ("step", "chunk"):
-                for kind, reduce in (("median", np.median), ("mean", np.mean)):
-                    path, alone = (float(reduce(seconds[name])) for name in (durability, "plain"))
-                    bound = 60.0 if (durability, kind) == ("step", "median") else None
-                    more = (path - alone) * 1e6
-                    rows.append(
-                        Row(f"add, {residency}, {durability}, {kind}: µs more", path, alone, more, bound)
-                    )
-            for buffer in buffers.values():
-                buffer.close()
+                begin = time.perf_counter()
+                plain.add(**step)
+                between = time.perf_counter()
+                kept.add(**step)
+                seconds.append((between - begin, time.perf_counter() - between))
+            kept.close()
+            for kind, reduce in (("median", np.median), ("mean", np.mean)):
+                alone, path_s = (float(reduce(column)) for column in zip(*seconds, strict=True))
+                bound = 60.0 if (durability, kind) == ("step", "median") else None
+                name = f"add, {residency}, {durability}, {kind}: µs more"
+                rows.append(Row(name, path_s, alone, (path_s - alone) * 1e6, bound))
     return rows
 
 
