@@ -188,7 +188,12 @@ def main() -> None:
     os.chdir(ROOT)
     BENCH.mkdir(exist_ok=True)
     kept = json.loads(settings.out.read_text()) if settings.out.exists() else {"peers": {}, "cells": {}}
-    found = {"machine": machine(), "peers": kept["peers"], "cells": kept["cells"]}
+    found = {
+        "machine": machine(),
+        "peers": kept["peers"],
+        "cells": kept["cells"],
+        "settings": {"rounds": settings.rounds, "budget": settings.budget},
+    }
     for peer in settings.peers:
         reason = None if settings.skip_install else install(peer, 420)
         if reason is None and not python_of(peer).exists():

@@ -29,7 +29,7 @@ class Peer:
     Attributes:
         crosses: its windows run across episodes and say so.
         keeps_final: they may end on an episode's final observation.
-        most_steps: of the growth workload's small steps, the most that it is asked to hold here.
+        most_steps: of small observations, the most that it is asked to hold here.
     """
 
     crosses = False

@@ -23,7 +23,12 @@ def digits(value: float) -> str:
 
 def timed(unit: float) -> Callable[[Cell], str]:
     """Return how to show a time, in units of so many seconds, and its ratio to the limit."""
-    return lambda cell: f"{digits(cell['seconds'] / unit)} ×{digits(cell['ratio'])}"
+
+    def how(cell: Cell) -> str:
+        less = "" if cell.get("steps", 1_000_000) == 1_000_000 else f" ({cell['steps']:,} steps)"
+        return f"{digits(cell['seconds'] / unit)} ×{digits(cell['ratio'])}{less}"
+
+    return how
 
 
 def grown(cell: Cell) -> str:
@@ -125,8 +130,77 @@ def show_versions(found: Found) -> list[str]:
         named.append(
             f"{peer} {entry['version']} (NumPy {entry['numpy']})" if "version" in entry else f"{peer} –"
         )
-    return [f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",
-            "", "; ".join(named) + "."]  # fmt: skip
+    settings = found["settings"]
+    repeats = f"{settings['rounds']} repeats of a call, or as many as {settings['budget']:g} seconds allow"
+    where = (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
+    )
+    return [f"{where}; {repeats}.", "", "; ".join(named) + "."]
+
+
+def ratio_of(cell: Cell, title: str) -> float | None:
+    """Return what a cell of a table of times is compared by; None without a figure."""
+    if "cannot" in cell or "failed" in cell:
+        return None
+    inner = cell.get({"save, s": "save", "reopen, s": "load"}.get(title, ""), cell)
+    ratio: float | None = inner.get("ratio")
+    return ratio
+
+
+def show_ahead(found: Found) -> list[str]:
+    """Return one line for each column of times in which others have a smaller ratio than reverie's best one."""
+    lines = []
+    for title, workload, _ in (*SPEED, *STORE):
+        if title == "on disk":
+            continue
+        cells = {variant: found["cells"].get(variant.name, {}).get(workload, {}) for variant in VARIANTS}
+        most = max(cell.get("steps", 0) for cell in cells.values())  # fewer steps are another workload
+        ratios = {
+            variant: ratio_of(cell, title)
+            for variant, cell in cells.items()
+            if cell.get("steps", most) == most
+        }
+        known = {variant: ratio for variant, ratio in ratios.items() if ratio is not None}
+        own = [ratio for variant, ratio in known.items() if variant.peer == "reverie"]
+        ahead = {
+            variant.name: ratio
+            for variant, ratio in known.items()
+            if variant.peer != "reverie" and own and ratio < min(own)
+        }
+        if ahead:
+            named = ", ".join(
+                f"{name} ×{digits(ratio)}" for name, ratio in sorted(ahead.items(), key=lambda kv: kv[1])
+            )
+            what = title.removesuffix(", ms").removesuffix(", µs").removesuffix(", s")
+            lines.append(f"- {what}: {named}; reverie ×{digits(min(own))}")
+    return lines
+
+
+def show_cannot(found: Found) -> list[str]:
+    """Return one line for each peer with what it cannot do, or did not."""
+    names = {workload: title for columns in TABLES.values() for title, workload, _ in columns}
+    names |= {
+        "saving": "saving",
+        "correctness": "right or wrong",
+        "growth": "growth",
+        "pixels_short": "short episodes",
+    }
+    lines = []
+    for variant in VARIANTS:
+        why: dict[str, list[str]] = {}
+        for workload, cell in found["cells"].get(variant.name, {}).items():
+            reason = cell.get("cannot", cell.get("failed"))
+            if reason is not None and not reason.startswith("as "):
+                why.setdefault(reason, []).append(names[workload].split(", ")[0])
+        missing = found["peers"].get(variant.peer, {}).get("missing")
+        if missing:
+            why = {f"does not install here: {missing}": []}
+        if why:
+            told = "; ".join(
+                f"{reason} ({', '.join(where)})" if where else reason for reason, where in why.items()
+            )
+            lines.append(f"- {variant.name}: {told}")
+    return lines
 
 
 def show_tables(found: Found) -> list[str]:
@@ -139,7 +213,8 @@ def show_tables(found: Found) -> list[str]:
 
 def blocks(found: Found) -> dict[str, str]:
     """Return the generated parts of the page by name."""
-    return {"versions": "\n".join(show_versions(found)),
+    return {"versions": "\n".join(show_versions(found)), "ahead": "\n".join(show_ahead(found)),
+            "cannot": "\n".join(show_cannot(found)),
             **{name: "\n".join(table(found, columns)) for name, columns in TABLES.items()}}  # fmt: skip
 
 

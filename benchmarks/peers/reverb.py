@@ -20,7 +20,7 @@ from benchmarks.peers.workloads import CannotDo, Steps, Windows, rows
 class Table(Peer):
     """Items of L + 1 steps, drawn with TrajectoryDataset."""
 
-    most_steps = 1_000_000  # added one by one
+    most_steps = 100_000  # added one by one
 
     def make(self, ask: Ask) -> None:
         import reverb
@@ -30,8 +30,12 @@ class Table(Peer):
             raise CannotDo("one writer for each lane")
         self.ask, self.reverb = ask, reverb
         select = reverb.selectors.Prioritized(0.6) if ask.prioritised else reverb.selectors.Uniform()
-        kinds = {"obs": (ask.obs_shape, ask.dtype), "action": ((ask.action_size,), "float32"), "reward": ((), "float32"),
-                 "done": ((), "bool")}  # fmt: skip
+        kinds = {
+            "obs": (ask.obs_shape, ask.dtype),
+            "action": ((ask.action_size,), "float32"),
+            "reward": ((), "float32"),
+            "done": ((), "bool"),
+        }
         self.names = tuple(kinds)
         count = ask.length + 1
         signature = {name: tf.TensorSpec((count, *shape), dtype) for name, (shape, dtype) in kinds.items()}

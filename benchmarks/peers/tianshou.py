@@ -18,7 +18,7 @@ class Stacked(Peer):
     """Stacks of L + 1 observations."""
 
     available = False
-    most_steps = 1_000_000  # added one by one
+    most_steps = 100_000  # added one by one
 
     def make(self, ask: Ask) -> None:
         from tianshou.data import Batch, ReplayBuffer, VectorReplayBuffer

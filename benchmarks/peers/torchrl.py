@@ -50,7 +50,6 @@ class Slice(Peer):
         from torchrl.data.replay_buffers.samplers import SliceSampler
 
         if ask.prioritised:
-            release = torch.__version__
             raise CannotDo("see its prioritised slices")
         return SliceSampler(slice_len=ask.length + 1, traj_key="episode", cache_values=self.cached)
 
@@ -127,8 +126,9 @@ class PrioritisedSlice(Slice):
 
             release = torch.__version__
             raise CannotDo(f"its compiled trees do not load with torch {release}")
-        return samplers.PrioritizedSliceSampler(ask.capacity, alpha=0.6, beta=0.4, slice_len=ask.length + 1, traj_key="episode",
-                                       cache_values=True)  # fmt: skip
+        return samplers.PrioritizedSliceSampler(
+            ask.capacity, 0.6, 0.4, slice_len=ask.length + 1, traj_key="episode", cache_values=True
+        )
 
     def update(self, drawn: Any, priorities: Any) -> None:
         import torch

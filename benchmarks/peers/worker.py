@@ -91,14 +91,14 @@ def pixels_short(make: Make, settings: Settings) -> Cell:
 
 def vectors_16x64(make: Make, settings: Settings) -> Cell:
     """16x64 of 17 floats from 1,000,000 steps, episodes of 1,000."""
-    size = settings.size(1_000_000)
-    return drawing(make, settings, vectors(17), 1000, size, size, (16, 64), 6)
+    size = settings.size(min(make().most_steps, 1_000_000))
+    return {**drawing(make, settings, vectors(17), 1000, size, size, (16, 64), 6), "steps": size}
 
 
 def vectors_256x8(make: Make, settings: Settings) -> Cell:
     """256x8 of the same."""
-    size = settings.size(1_000_000)
-    return drawing(make, settings, vectors(17), 1000, size, size, (256, 8), 6)
+    size = settings.size(min(make().most_steps, 1_000_000))
+    return {**drawing(make, settings, vectors(17), 1000, size, size, (256, 8), 6), "steps": size}
 
 
 def growth(make: Make, settings: Settings) -> Cell:
@@ -125,7 +125,7 @@ def growth(make: Make, settings: Settings) -> Cell:
 
 def prioritised(make: Make, settings: Settings) -> Cell:
     """Drawing 64x16 of 17 floats by priority from 1,000,000 steps and updating; limit as for drawing."""
-    size, pool = settings.size(1_000_000), vectors(17)
+    size, pool = settings.size(min(make().most_steps, 1_000_000)), vectors(17)
     peer = make()
     peer.make(Ask(size, (17,), "float32", 6, 64, 16, prioritised=True, mean=1000))
     peer_can_draw(peer, 64, 16)
@@ -145,7 +145,7 @@ def prioritised(make: Make, settings: Settings) -> Cell:
             break
     copies = Copies(pool, size, 64, 16).calls()
     seconds = in_turn({"both": both, **copies}, settings["rounds"], settings["budget_s"])
-    return beside(seconds, "both", list(copies))
+    return {**beside(seconds, "both", list(copies)), "steps": size}
 
 
 def adding(make: Make, settings: Settings, pool: np.ndarray, lanes: int) -> Cell:

@@ -210,9 +210,7 @@ def valid_starts(lengths: list[int], newest: tuple[int, int], live: int, count: 
              for step in range(min(length, newest[1] + 1 if number == newest[0] else length))][-live:]  # fmt: skip
     if crosses:
         return steps[: len(steps) - count + 1]
-    last = {
-        episode: step for episode, step in steps
-    }  # the last observation of each episode that can be shown
+    last = dict(steps)  # episode -> the last observation of it that can be shown
     for episode in last:
         last[episode] += keeps_final and last[episode] == lengths[episode] - 1
     return [(episode, step) for episode, step in steps if step + count - 1 <= last[episode]]
