@@ -36,7 +36,7 @@ INSTALL: dict[str, list[list[str]]] = {
     "sheeprl": [[TORCH], ["sheeprl==0.8.4"]],
     "flashbax": [["flashbax==0.1.3"]],
     "tianshou": [[TORCH], ["tianshou==2.0.1"]],
-    "rllib": [[TORCH], ["ray[rllib]==2.56.0"]],
+    "rllib": [[TORCH], ["ray[rllib]==2.60.0"]],
     "reverb": [["dm-reverb[tensorflow]==0.14.0"]],
     "memmap": [[TORCH], ["memmap-replay-buffer==0.2.3"]],
     "simulusion": [[TORCH], ["simulusion==1.1.0"]],

@@ -171,7 +171,7 @@ def show_ahead(found: Found) -> list[str]:
             named = ", ".join(
                 f"{name} ×{digits(ratio)}" for name, ratio in sorted(ahead.items(), key=lambda kv: kv[1])
             )
-            what = title.removesuffix(", ms").removesuffix(", µs").removesuffix(", s")
+            what = title.rsplit(", ", 1)[0]  # without the unit
             lines.append(f"- {what}: {named}; reverie ×{digits(min(own))}")
     return lines
 
@@ -190,7 +190,7 @@ def show_cannot(found: Found) -> list[str]:
         why: dict[str, list[str]] = {}
         for workload, cell in found["cells"].get(variant.name, {}).items():
             reason = cell.get("cannot", cell.get("failed"))
-            if reason is not None and not reason.startswith("as "):
+            if reason is not None and not reason.startswith(("as ", "see ")):
                 why.setdefault(reason, []).append(names[workload].split(", ")[0])
         missing = found["peers"].get(variant.peer, {}).get("missing")
         if missing:
