@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo learn test test-slow check format bench clean
+.PHONY: demo learn test test-slow check format bench bench-peers clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -47,5 +47,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
+# Gigabytes of other libraries, each in an environment of its own under .bench, and most of an hour.
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.peers
+
 clean:
-	rm -rf $(VENV) dist runs
+	rm -rf $(VENV) .bench dist runs
