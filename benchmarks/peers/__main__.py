@@ -155,8 +155,7 @@ def judge(found: dict[str, Any]) -> dict[str, Any]:
     drawn = found.pop("drawn", None)
     if drawn:
         total = sum(drawn) + found["elsewhere"]
-        found["p"] = 0.0
-        if sum(drawn):
+        if sum(drawn) >= 5 * len(drawn):  # else chance alone leaves starts out
             share = {(0, number): 1 / len(drawn) for number in range(len(drawn))}
             found["p"] = chi_square_p((where for where, count in zip(share, drawn, strict=True) for _ in range(count)),
                                       share)  # fmt: skip

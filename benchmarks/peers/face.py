@@ -29,11 +29,13 @@ class Peer:
     Attributes:
         crosses: its windows run across episodes and say so.
         keeps_final: they may end on an episode's final observation.
+        whole_episodes: it evicts an episode as a whole once one of its steps has to go.
         most_steps: of small observations, the most that it is asked to hold here.
     """
 
     crosses = False
     keeps_final = False
+    whole_episodes = False
     most_steps = 10_000_000
 
     def make(self, ask: Ask) -> None:

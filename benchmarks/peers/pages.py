@@ -46,7 +46,7 @@ def part(name: str) -> Callable[[Cell], str]:
 
 def share(value: float) -> str:
     """Return a share in percent: a small one is not rounded to none."""
-    return "0" if value == 0 else f"{100 * value:.2g} %"
+    return "0" if value == 0 else f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def bytes_of(cell: Cell) -> str:
@@ -56,6 +56,8 @@ def bytes_of(cell: Cell) -> str:
 
 def chance(cell: Cell) -> str:
     """Return the p-value."""
+    if "p" not in cell:
+        return "too few draws"
     value = cell["p"]
     return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 

@@ -19,6 +19,7 @@ class Episodes(Peer):
     """Rows of L + 1 observations."""
 
     crosses = True
+    whole_episodes = True
     most_steps = 1_000_000  # it keeps a Python object for every step
 
     def make(self, ask: Ask) -> None:

@@ -299,6 +299,8 @@ def correctness(make: Make, settings: Settings) -> Cell:
 
     newest = (len(world.lengths) - 1, (world.step or world.lengths[-1]) - 1)
     wanted = valid_starts(world.lengths, newest, size, length + 1, peer.crosses, peer.keeps_final)
+    if peer.whole_episodes and (wanted[0][0], 0) not in wanted:
+        wanted = [start for start in wanted if start[0] != wanted[0][0]]
     look(500 if settings["scale"] == 1 else 50, True)
     for _ in range(20):  # the head moves on
         for step in map(world.steps(13).at, range(13)):
