@@ -31,7 +31,7 @@ from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
 from reverie.settings import Settings, check_settings, reserve_for
 from reverie.spec import StepSpec, Tree
-from reverie.stores import make_stores
+from reverie.stores import make_stores, put_ended
 from reverie.windows import Anchors, Windows, anchors_of, check_boundary
 
 
@@ -203,7 +203,7 @@ class ReplayBuffer:
             self._keeper.lanes(which, values, ended, final)
             slots, freed = self._index.make_room_many(which)
             self._finals.release(freed)
-            places = self._finals.put_ended(ended, final)
+            places = put_ended(self._finals, ended, final)
             self._ring.write(slots, values)
             self._index.commit_many(which, slots, rewards, ended, places)
 

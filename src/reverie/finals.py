@@ -41,14 +41,6 @@ class PackedFinals:
         }
         return self._keep(packed)
 
-    def put_ended(self, ended: Ints, final: Mapping[str, Any] | None) -> Ints:
-        """Store the final observation of every lane that ended; return the places, -1 for none."""
-        places = np.full(len(ended), -1)
-        if final is not None:
-            for lane in np.flatnonzero(ended).tolist():
-                places[lane] = self.put({name: rows[lane] for name, rows in final.items()})
-        return places
-
     def load(self, number: int | None, packed: Packed, codec: Codec) -> int:
         """Take a final observation as `packed` gave it, and return its place.
 

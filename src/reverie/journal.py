@@ -212,10 +212,6 @@ class Journal:
         self.put_rest(memories)
         self.filed[:] = index.head
 
-    def close(self) -> None:
-        """Close the file as it is."""
-        self.file.close()
-
     def _take_back(self) -> None:
         """Remove from the file what was written there for memory that an interrupt kept from following."""
         index = self._index

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from reverie.chunks import Chunks, PackedRing
 from reverie.errors import BadSetting
@@ -11,6 +15,8 @@ from reverie.finals import PackedFinals
 from reverie.ring import Finals, Ring
 from reverie.runs import Runs
 from reverie.spec import Column
+
+Ints = npt.NDArray[np.int64]
 
 RESIDENCIES = ("ram", "packed", "disk")
 
@@ -109,3 +115,12 @@ def make_stores(
     assert file is not None
     chunks: Chunks = FileChunks(file, runs.each)
     return PackedRing(columns, runs.streams, runs.capacity, chunks), PackedFinals(obs, file.final)
+
+
+def put_ended(finals: FinalStore, ended: Ints, final: Mapping[str, Any] | None) -> Ints:
+    """Store the final observation of every lane that ended; return the places, -1 for none."""
+    places = np.full(len(ended), -1)
+    if final is not None:
+        for lane in np.flatnonzero(ended).tolist():
+            places[lane] = finals.put({name: rows[lane] for name, rows in final.items()})
+    return places
