@@ -2,11 +2,11 @@
 
 import os
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import interrupted
 from story import Story, check, heads, read_all, spec
 from test_copies import add
 from test_reopen import RESIDENCIES
@@ -17,32 +17,8 @@ INNER = tuple(os.path.join(os.path.dirname(rv.__file__), name) for name in
               ("buffer.py", "journal.py", "database.py", "file.py", "episodes.py"))  # fmt: skip
 
 
-def interrupted(call, at_line: int) -> bool:
-    """Run `call`, raise KeyboardInterrupt before the given line of the engine; return whether it came."""
-    seen = 0
-
-    def trace(frame, event, _):
-        nonlocal seen
-        if not frame.f_code.co_filename.endswith(INNER):
-            return None
-        # What tidies up after an interrupt is not interrupted once more.
-        if frame.f_code.co_name in ("_take_back", "_derive_anew", "roll_back", "_mend"):
-            return None
-        if event == "line":
-            seen += 1
-            if seen == at_line:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
+# What tidies up after an interrupt is not interrupted once more.
+SPARED = ("_take_back", "_derive_anew", "roll_back", "_mend")
 
 
 @pytest.mark.slow
@@ -70,7 +46,7 @@ def test_an_interrupted_write_leaves_file_and_buffer_alike(durability, what, tmp
                     buffer.add(**story.step(stream, step))
         call = {"cut": lambda: buffer.cut(0), "flush": buffer.flush}.get(
             what, lambda: buffer.add(**story.step(0, steps)))  # fmt: skip
-        came = interrupted(call, line)
+        came = interrupted(call, line, INNER, SPARED)
         now = heads(buffer)
         if what == "cut" and buffer.episodes["ended"][buffer.episodes["stream"] == 0][-1] == "cut":
             story.torn = {0: {now[0]}}

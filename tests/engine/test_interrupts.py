@@ -1,10 +1,8 @@
 """Ctrl-C between any two lines of a write: the step is stored whole or not at all, and nothing breaks."""
 
-import sys
-
 import numpy as np
 import pytest
-from helpers import assert_row_equals, scalar_spec
+from helpers import assert_row_equals, interrupted, scalar_spec
 
 import reverie as rv
 from reverie.testing import NaiveBuffer
@@ -12,32 +10,7 @@ from reverie.testing import NaiveBuffer
 INNER = ("episodes.py", "lengths.py", "ring.py")
 
 
-def interrupted(call, at_line: int) -> bool:
-    """Run `call` and raise KeyboardInterrupt before the given line inside the engine; return whether it came."""
-    seen = 0
-
-    def trace(frame, event, _):
-        nonlocal seen
-        if not frame.f_code.co_filename.endswith(INNER) or frame.f_code.co_name in (
-            "_take_back",
-            "_derive_anew",
-        ):
-            return None if event == "call" and seen > at_line else trace
-        if event == "line":
-            seen += 1
-            if seen == at_line:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
+SPARED = ("_take_back", "_derive_anew")
 
 
 def check(buffer: rv.ReplayBuffer, twin: NaiveBuffer) -> None:
@@ -88,7 +61,9 @@ def test_a_write_that_is_interrupted_is_whole_or_not_there(kind, ends, steps):
                            final_obs=88 if ends else None)  # fmt: skip
 
         if kind == "cut":
-            came = interrupted(lambda buffer=buffer: buffer.cut(0, final_obs=99 if ends else None), line)
+            came = interrupted(
+                lambda buffer=buffer: buffer.cut(0, final_obs=99 if ends else None), line, INNER, SPARED
+            )
             done = int((buffer.episodes["ended"] == "running").sum()) < running
             if done:
                 twin.cut(0, final_obs=99 if ends else None)
@@ -102,7 +77,7 @@ def test_a_write_that_is_interrupted_is_whole_or_not_there(kind, ends, steps):
                 buffer.add_batch(obs=np.full(2, 77), action=np.ones(2, np.int64), reward=np.full(2, 2.0), terminated=lanes,
                                  truncated=np.zeros(2, bool), final_obs=np.full(2, 88) if ends else None)  # fmt: skip
 
-            came = interrupted(call, line)
+            came = interrupted(call, line, INNER, SPARED)
             stored = buffer._index.head.tolist() != heads
             assert stored or len(buffer) <= before
             if stored:
