@@ -52,8 +52,8 @@ class SequenceBatch:
     start: Ints
     anchor: Ints
     extras: dict[str, npt.NDArray[Any]]
-    # The layout that made this batch: such a batch may be filled again without looking at each array.
-    _layout: object = field(default=None)
+    # What the layout that made this batch knows of it: such a batch may be filled again without another look.
+    _parts: object = field(default=None, init=False)
     _sampler: object = field(default=None)  # drew it, and takes the priorities that are learned from it
 
     def step_ids(self) -> Ints:
@@ -106,7 +106,7 @@ class RowBatch:
     anchor: Ints
     id: Ints
     extras: dict[str, npt.NDArray[Any]]
-    _layout: object = field(default=None)  # as in SequenceBatch
+    _parts: object = field(default=None, init=False)  # as in SequenceBatch
     _sampler: object = field(default=None)
 
     def step_ids(self) -> Ints:

@@ -20,10 +20,11 @@ from reverie.episodes import NO_FINAL, EpisodeIndex
 from reverie.feedback import checked_extras, checked_priorities
 from reverie.file import ReplayFile
 from reverie.following import Follower
-from reverie.gather import Gatherer, Layouts, is_obs
+from reverie.gather import Gatherer
 from reverie.history import describe, list_episodes
 from reverie.intake import Intake, Step
 from reverie.keeping import Keeper
+from reverie.layout import Layouts, is_obs
 from reverie.loading import Loader
 from reverie.memory import Blocks
 from reverie.resuming import close_at_exit, generator, make_file, read_settings, removed_on_error
@@ -108,6 +109,7 @@ class ReplayBuffer:
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
         self._layouts = Layouts(self.spec)
         self._uniform = Uniform()
+        self._all_streams = np.arange(self.streams)
         self._lock = threading.RLock()
         self._turn: AbstractContextManager[Any] = self._lock  # to read: a follower looks for news first
 
@@ -176,7 +178,6 @@ class ReplayBuffer:
         """
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
-            self._keeper.check_writable()
             self._store(stream_number(stream, self.streams), step)
 
     def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
@@ -194,16 +195,15 @@ class ReplayBuffer:
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed.
         """
-        which = np.arange(self.streams) if streams is None else distinct_streams(streams, self.streams)
+        which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
         values, rewards, ended, final = self._intake.lanes(
             len(which), obs, action, reward, terminated, truncated, final_obs, extras
         )
         with self._lock:
-            self._keeper.check_writable()
             self._keeper.lanes(which, values, ended, final)
             slots, freed = self._index.make_room_many(which)
             self._finals.release(freed)
-            places = put_ended(self._finals, ended, final)
+            places = None if final is None else put_ended(self._finals, ended, final)
             self._ring.write(slots, values)
             self._index.commit_many(which, slots, rewards, ended, places)
 
@@ -275,7 +275,7 @@ class ReplayBuffer:
             drawn = sampler.draw(anchors, self._rng, batch_size)
             batch = layout.allocate(self._blocks) if out is None else out
             windows = anchors.windows(drawn, burn_in, self._rng)
-            self._gatherer.fill(windows, batch, drawn.weight, sampler)
+            self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
         return batch
 
     def sample_steps(self, batch_size: int) -> StepBatch:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from reverie.batch import Batch, RowBatch
 from reverie.errors import BadSetting
-from reverie.gather import ROW_LEAVES, SEQUENCE_LEAVES
+from reverie.layout import ROW_LEAVES, SEQUENCE_LEAVES
 from reverie.spec import StepSpec, Tree, tree_build
 
 A = TypeVar("A")  # the framework's array: torch.Tensor, jax.Array
@@ -151,4 +151,4 @@ def without_fields(batch: Batch) -> Batch:
     """Return the batch's flags and addresses alone, copied."""
     leaves = ROW_LEAVES if isinstance(batch, RowBatch) else SEQUENCE_LEAVES
     copies: dict[str, Any] = {name: getattr(batch, name).copy() for name, _, _ in leaves}
-    return dataclasses.replace(batch, obs={}, action={}, extras={}, _layout=None, **copies)
+    return dataclasses.replace(batch, obs={}, action={}, extras={}, **copies)

@@ -18,10 +18,13 @@ FLAG = Field((), "bool")
 MOST = 2**48  # steps, rows, bytes: more than any machine holds, and far from where int64 overflows
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32 = struct.Struct("<f")
+_EXACT = 2.0**24  # float32 holds every whole number up to here
 
 
 def positive(name: str, value: object) -> int:
     """Return `value` as an int if it is an integer of at least 1; raise BadSetting otherwise."""
+    if type(value) is int and 1 <= value <= MOST:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= MOST:
         raise BadSetting(
             f"{name}: wanted an integer of at least 1, at most 2**48, got {value!r}; pass a positive whole number"
@@ -31,6 +34,8 @@ def positive(name: str, value: object) -> int:
 
 def natural(name: str, value: object) -> int:
     """Return `value` as an int if it is an integer of at least 0; raise BadSetting otherwise."""
+    if type(value) is int and 0 <= value <= MOST:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= MOST:
         raise BadSetting(
             f"{name}: wanted a non-negative integer, at most 2**48, got {value!r}; pass 0 or a positive whole number"
@@ -62,7 +67,7 @@ def seed_number(seed: object) -> int:
 def flag(name: str, value: object) -> bool:
     """Return `value` if it is a bool, one of NumPy or torch included; raise SpecMismatch otherwise."""
     if value is True or value is False:
-        return bool(value)
+        return value
     if getattr(value, "shape", None) == () and numeric_array(name, value).dtype == np.bool_:
         return bool(value)
     raise SpecMismatch(
@@ -70,14 +75,16 @@ def flag(name: str, value: object) -> bool:
     )
 
 
-def flags(name: str, value: npt.ArrayLike, lanes: tuple[int, ...]) -> Ints:
-    """Return bools of shape `lanes` as 0 and 1; raise SpecMismatch otherwise."""
+def flags(name: str, value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Return bools of shape `lanes`; raise SpecMismatch otherwise."""
     checked: npt.NDArray[np.bool_] = FLAG.validate(name, value, lanes)
-    return checked.astype(np.int64)
+    return checked
 
 
 def reward_number(value: object, name: str = "reward") -> float:
     """Return `value` as a float32 holds it, if it is one finite number; raise SpecMismatch otherwise."""
+    if type(value) is float and -_EXACT <= value <= _EXACT and value.is_integer():
+        return value  # the commonest rewards
     if not isinstance(value, (int, float)):
         if getattr(value, "shape", None) != () or isinstance(value, np.ma.MaskedArray):
             raise SpecMismatch(f"field {name!r}: wanted one number, got {value!r}; pass a float")
@@ -104,9 +111,12 @@ def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[
             f"field 'reward': wanted numbers of shape {lanes}, got {array.dtype} of shape {array.shape}; "
             f"pass one reward per lane"
         )
-    with np.errstate(over="ignore"):
-        rewards = array.astype(np.float32)
-    if not np.isfinite(rewards).all():
+    if array.dtype == np.float32:
+        rewards = array
+    else:
+        with np.errstate(over="ignore"):
+            rewards = array.astype(np.float32)
+    if np.count_nonzero(np.isfinite(rewards)) < rewards.size:
         raise SpecMismatch(
             f"field 'reward': wanted finite float32 numbers, got {array.tolist()}; find out where they came from"
         )
@@ -115,6 +125,8 @@ def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[
 
 def stream_number(value: object, streams: int) -> int:
     """Return `value` if it is the number of a stream; raise SpecMismatch otherwise."""
+    if type(value) is int and 0 <= value < streams:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < streams:
         raise SpecMismatch(
             f"stream: wanted an integer in 0..{streams - 1}, got {value!r}; "

@@ -80,11 +80,13 @@ def try_then_count(count: int, propose: Callable[[int], Proposal],
     proposals were accepted says nothing about which.
     """
     rows, ids, good = propose(count + (count >> 3) + 4)
-    accepted = int(np.count_nonzero(good))
+    kept = good.nonzero()[0]
+    accepted = len(kept)
     if accepted == len(ids):
         return rows[:count], ids[:count]
     share = accepted / len(ids)
-    rows, ids = rows[good][:count], ids[good][:count]
+    kept = kept[:count]
+    rows, ids = rows[kept], ids[kept]
     if accepted < count and share >= LEAST_ACCEPTED:
         missing = count - accepted
         more_rows, more_ids, good = propose(int(missing / share * 1.5) + 8)

@@ -11,16 +11,10 @@ import numpy.typing as npt
 from reverie.door import flag, flags, reward_number, reward_numbers
 from reverie.episodes import TERMINATED, TRUNCATED, Ints
 from reverie.errors import SpecMismatch
-from reverie.spec import Column, StepSpec, Tree, flatten_value
+from reverie.spec import Column, Field, StepSpec, Tree, flatten_value
 
-
-class Step(NamedTuple):
-    """A step that fits."""
-
-    values: dict[str, Any]  # column -> value, the reward included
-    reward: float
-    ended: int
-    final: dict[str, Any] | None  # observation column -> value
+# A step that fits: column -> value, the reward included; the reward; how it ended; observation column -> value.
+Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
 
 
 class Lanes(NamedTuple):
@@ -35,28 +29,32 @@ class Lanes(NamedTuple):
 class Intake:
     """Checks steps against a spec; each method returns what fits or raises SpecMismatch."""
 
-    __slots__ = ("_columns", "_obs_columns", "_spec")
+    __slots__ = ("_checks", "_flat", "_obs_columns", "_spec")
 
     def __init__(self, spec: StepSpec, columns: tuple[Column, ...], obs_columns: tuple[Column, ...]) -> None:
         self._spec = spec
-        self._columns = columns
         self._obs_columns = obs_columns
+        self._checks = [(name, field.dtype, field.shape, field.validate) for name, field in columns]
+        # One array each and no extras: there are no keys to compare.
+        self._flat = type(spec.obs) is type(spec.action) is Field and not spec.extras
 
     def step(self, obs: Tree, action: Tree, reward: float, terminated: bool, truncated: bool,
              final_obs: Tree | None, extras: Mapping[str, object]) -> Step:  # fmt: skip
         """Check one step."""
-        ended = TERMINATED * flag("terminated", terminated) + TRUNCATED * flag("truncated", truncated)
+        ended = 0
+        if terminated is not False or truncated is not False:
+            ended = TERMINATED * flag("terminated", terminated) + TRUNCATED * flag("truncated", truncated)
         amount = reward_number(reward)
         values = self._values(obs, action, extras, ())
         values["reward"] = amount
         if final_obs is None:
-            return Step(values, amount, ended, None)
+            return values, amount, ended, None
         if not ended:
             raise SpecMismatch(
                 "final_obs: wanted it only with an end, got it with terminated=False and truncated=False; "
                 "leave it out, or pass truncated=True if the episode stops here"
             )
-        return Step(values, amount, ended, self.final(final_obs))
+        return values, amount, ended, self.final(final_obs)
 
     def lanes(self, count: int, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
               truncated: npt.ArrayLike, final_obs: Tree | None, extras: Mapping[str, object]) -> Lanes:  # fmt: skip
@@ -81,6 +79,17 @@ class Intake:
     def _values(
         self, obs: Tree, action: Tree, extras: Mapping[str, object], lead: tuple[int, ...]
     ) -> dict[str, Any]:
+        values: dict[str, Any] = {"obs": obs, "action": action}
+        if not self._flat or extras or type(obs) is dict or type(action) is dict:
+            values = self._flatten(obs, action, extras)
+        for name, dtype, shape, validate in self._checks:
+            value = values[name]
+            # What comes most often is seen without a call.
+            if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != lead + shape:
+                values[name] = validate(name, value, lead)
+        return values
+
+    def _flatten(self, obs: Tree, action: Tree, extras: Mapping[str, object]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         flatten_value("obs", self._spec.obs, obs, values)
         flatten_value("action", self._spec.action, action, values)
@@ -94,6 +103,4 @@ class Intake:
             )
         for name, value in extras.items():
             values[f"extras/{name}"] = value
-        for column in self._columns:
-            values[column.name] = column.field.validate(column.name, values[column.name], lead)
         return values

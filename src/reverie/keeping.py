@@ -58,6 +58,7 @@ class Keeper:
         self._budget = None if limit is None else Budget(
             limit, self._used_bytes, settings.raw_run_bytes, self._drop_run, index, store, finals
         )  # fmt: skip
+        self._alone = file is None and limit is None  # nobody need be told of a step
 
     @property
     def path(self) -> Path | None:
@@ -117,14 +118,20 @@ class Keeper:
             )
 
     def step(self, stream: int, values: Values, ended: int, final: Values | None) -> None:
-        """A step is about to be stored."""
+        """A step is about to be stored; refuse it if it cannot be."""
+        if self._alone:
+            return
+        self.check_writable()
         if self._budget is not None:
             self._budget.make_room([stream])
         if self._journal is not None:
             self._told(self._journal.step(stream, values, ended, final, self._news()))
 
     def lanes(self, streams: Ints, values: Values, ended: Ints, final: Values | None) -> None:
-        """A step for each of several streams is about to be stored."""
+        """A step for each of several streams is about to be stored; refuse it if it cannot be."""
+        if self._alone:
+            return
+        self.check_writable()
         if self._budget is not None:
             self._budget.make_room(streams.tolist())
         if self._journal is not None:
@@ -197,7 +204,7 @@ class Keeper:
         """Flush and close the file. Closing twice is fine."""
         if self.closed:
             return
-        self.closed = True
+        self.closed, self._alone = True, False
         if self.file is not None:
             try:
                 if self._journal is not None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from reverie.errors import TooLarge
 
 ALIGNMENT = 64  # bytes of a cache line
-# Blocks below this are left to the allocator: it serves them from warm memory anyway.
+# Below this nothing is kept: the allocator serves it from warm memory anyway.
 RECYCLE_FROM = 256 * 1024
 KEPT_BLOCKS = 4  # unused blocks kept for the next batch; two are in use in a double-buffered loop
 

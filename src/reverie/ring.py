@@ -16,6 +16,10 @@ Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
 
+SPAN_ROW = 192  # bytes: above, rows that are copied one by one, but only once, are there as soon
+KEPT_SPANS = 64
+
+
 class Ring:
     """The columns of every stream, `capacity` rows each, one behind the other.
 
@@ -27,11 +31,12 @@ class Ring:
         capacity: slots of each.
     """
 
-    __slots__ = ("_runs", "columns")
+    __slots__ = ("_runs", "_spans", "columns")
     reads_file = False  # whether sealed runs are read from the replay file
 
     def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
         self._runs = Runs(streams, capacity)
+        self._spans: dict[tuple[str, int], Array] = {}  # column, rows -> all spans of so many rows
         # zeros, not empty: the kernel hands out zero pages lazily, so nothing is committed before it is used.
         self.columns: dict[str, Array] = {
             column.name: np.zeros((streams * capacity, *column.field.shape), column.field.dtype)
@@ -62,6 +67,23 @@ class Ring:
         # take moves each row with one memcpy; mode="clip" lets it write into `out` directly, where the
         # default would buffer all of it to be able to undo. Slots are always in range.
         self.columns[name].take(slots, 0, out, "clip")
+
+    def gather_spans(self, name: str, first: Ints, out: Array) -> None:
+        """Copy spans of consecutive rows, from the slots `first` on, into `out`: (spans, rows, …), contiguous."""
+        column, rows = self.columns[name], out.shape[1]
+        if column.strides[0] > SPAN_ROW:
+            self.gather(name, first[:, None] + np.arange(rows), out)
+            return
+        spans = self._spans.get((name, rows))
+        if spans is None:
+            if len(self._spans) >= KEPT_SPANS:
+                self._spans.clear()
+            # Every span as one value: they overlap, so each begins one row behind the one before.
+            span = np.dtype((np.void, rows * column.strides[0]))
+            spans = np.ndarray(len(column) - rows + 1, span, column, 0, column.strides[:1])
+            self._spans[name, rows] = spans
+        # One memcpy a span and one of all of them, where take would have one for each row.
+        np.ndarray(len(first), spans.dtype, out)[...] = spans[first]
 
     def peek(self, name: str, slot: int) -> Array:
         """Return the newest value of a column of some stream, which lies at `slot`."""

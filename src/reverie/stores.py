@@ -117,10 +117,10 @@ def make_stores(
     return PackedRing(columns, runs.streams, runs.capacity, chunks), PackedFinals(obs, file.final)
 
 
-def put_ended(finals: FinalStore, ended: Ints, final: Mapping[str, Any] | None) -> Ints:
+def put_ended(finals: FinalStore, ended: Ints, final: Mapping[str, Any]) -> Ints:
     """Store the final observation of every lane that ended; return the places, -1 for none."""
-    places = np.full(len(ended), -1)
-    if final is not None:
-        for lane in np.flatnonzero(ended).tolist():
-            places[lane] = finals.put({name: rows[lane] for name, rows in final.items()})
+    places = np.empty(len(ended), np.int64)
+    places.fill(-1)
+    for lane in ended.nonzero()[0].tolist():
+        places[lane] = finals.put({name: rows[lane] for name, rows in final.items()})
     return places

@@ -120,7 +120,7 @@ class Inside:
                 rng: np.random.Generator) -> Windows:  # fmt: skip
         rows, ids = drawn.rows, drawn.ids
         if burn_in == 0:
-            return Windows(length, 0, index.stream.take(rows), rows, ids, ids, ids, ids + length, whole=True)
+            return Windows(length, 0, index.streams_of(rows), rows, ids, ids, ids, ids + length, whole=True)
         return _clipped(index, drawn, ids, length, burn_in)
 
 
@@ -240,7 +240,7 @@ def _clipped(index: EpisodeIndex, drawn: Drawn, start: Ints, length: int, burn_i
     first = np.maximum(start, index.live_start(rows))
     whole = bool((first == start).all() and (stop - start == length + burn_in).all())
     return Windows(
-        length + burn_in, burn_in, index.stream.take(rows), rows, drawn.ids, start, first, stop, whole
+        length + burn_in, burn_in, index.streams_of(rows), rows, drawn.ids, start, first, stop, whole
     )
 
 
@@ -328,6 +328,6 @@ def anchors_of(index: EpisodeIndex, boundary: object, length: int) -> Anchors:
             f"length: wanted at most the {index.capacity} steps that a stream keeps, got {length}; "
             f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
         )
-    if index.live_steps() == 0:
+    if index.is_empty():
         raise anchors.not_enough()
     return anchors

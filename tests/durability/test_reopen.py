@@ -36,7 +36,7 @@ def test_a_final_observation_that_only_a_newest_step_has_comes_back(residency, m
     path = tmp_path / "a.replay"
 
     def work() -> rv.ReplayBuffer:
-        buffer = rv.ReplayBuffer(scalar_spec(), 96, path=path, residency=residency)
+        buffer = rv.ReplayBuffer(scalar_spec(), 96, path=path, residency=residency, seed=0)
         add(buffer, 0)
         add(buffer, 1, ends=True)
         add(buffer, 2)

@@ -18,7 +18,8 @@ from reverie.draws import Sampler, check_sampler
 from reverie.episodes import NO_FINAL, RUNNING, Ints
 from reverie.errors import BadSetting
 from reverie.feeds import check_buffer
-from reverie.gather import Gatherer, Layout, Layouts
+from reverie.gather import Gatherer
+from reverie.layout import Layout, Layouts
 from reverie.samplers import Uniform
 from reverie.spec import Field, StepSpec, Tree, tree_build, tree_leaves
 from reverie.torch.columns import PADDING, Derived, DeviceColumn, Plan
@@ -124,7 +125,7 @@ class DeviceMirror:
                 buffer._keeper.drawing(sampler)
                 drawn = sampler.draw(anchors, buffer._rng, batch_size)
                 windows = anchors.windows(drawn, burn_in, buffer._rng)
-                self._gatherer.fill(windows, batch, drawn.weight, sampler)
+                self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
             # The buffer may go on: what lies here changes only in _follow.
             return self._gather(layout, block, batch, derived)
 

@@ -13,7 +13,7 @@ import torch
 from reverie.buffer import ReplayBuffer
 from reverie.device import DeviceBatch
 from reverie.errors import BadSetting
-from reverie.gather import Layout
+from reverie.layout import Layout
 
 TensorBatch = DeviceBatch[torch.Tensor]
 # The widest integers that divide a row: moving 8 bytes at a time is several times faster than one.

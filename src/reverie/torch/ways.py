@@ -13,7 +13,7 @@ from reverie.buffer import ReplayBuffer
 from reverie.device import build, convert, without_fields
 from reverie.draws import Sampler
 from reverie.feeds import Feed, drawing
-from reverie.gather import Layout
+from reverie.layout import Layout
 from reverie.spec import StepSpec
 from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, views
 

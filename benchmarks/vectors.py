@@ -1,0 +1,177 @@
+"""Small steps: what drawing and adding cost where Python calls are the limit and not bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import reverie as rv
+from benchmarks.measure import Row, rows_beside, side_by_side
+from reverie.windows import anchors_of
+
+STEPS = 1_000_000
+WIDTH, ACTION = 17, 6
+MEAN_EPISODE = 1000
+SIZES = ((16, 64), (256, 8))
+PLANNED = (64, 16)
+FRAME = (3, 64, 64)
+LANES = 16
+SLOTS = 1024  # prepared choices of rows, so that the limit is copying alone
+
+
+def filled(steps: int, width: int = WIDTH, seed: int = 0) -> rv.ReplayBuffer:
+    """Return a full, wrapped buffer of random vectors in episodes of mean length 1,000."""
+    spec = rv.StepSpec(rv.Field((width,), "float32"), rv.Field((ACTION,), "float32"))
+    buffer = rv.ReplayBuffer(spec, steps, seed=seed)
+    for step in vector_steps(steps + 100, width, seed):
+        buffer.add(**step)
+    return buffer
+
+
+def vector_steps(count: int, width: int = WIDTH, seed: int = 0) -> list[dict[str, object]]:
+    """Return that many steps."""
+    rng = np.random.default_rng(seed)
+    obs = rng.random((4096, width), np.float32)
+    action = rng.random((4096, ACTION), np.float32)
+    ends = (rng.random(count) < 1 / MEAN_EPISODE).tolist()
+    return [
+        {"obs": obs[number % 4096], "action": action[number % 4096], "reward": 0.5, "terminated": ended,
+         "truncated": False, "final_obs": obs[number % 4096] if ended else None}
+        for number, ended in enumerate(ends)
+    ]  # fmt: skip
+
+
+def vector_windows(rounds: int) -> list[Row]:
+    """Time sample(16, 64) and sample(256, 8), also with one step added between draws.
+
+    The limit is the faster of slice copies and one np.take of the observations of as many windows.
+    """
+    buffer = filled(STEPS)
+    extra = vector_steps(10_000)
+    rng = np.random.default_rng(1)
+    held = rng.random((STEPS, WIDTH), np.float32)
+    rows = []
+    for batch, length in SIZES:
+        starts = rng.integers(0, STEPS - length - 1, (SLOTS, batch))
+        chosen = starts.tolist()
+        slots = list(starts[:, :, None] + np.arange(length + 1))
+        target = np.empty((batch, length + 1, WIDTH), np.float32)
+        turns = iter(np.arange(10**9))
+
+        def take(slots=slots, target=target, turns=turns) -> None:
+            held.take(slots[next(turns) % SLOTS], 0, target, "clip")
+
+        def slices(starts=chosen, target=target, turns=turns, length=length) -> None:
+            for row, start in enumerate(starts[next(turns) % SLOTS]):
+                target[row] = held[start : start + length + 1]
+
+        out = buffer.sample(batch, length)
+        kept = [buffer.sample(batch, length)]
+
+        def refill(batch=batch, length=length, out=out) -> None:
+            buffer.sample(batch, length, out=out)
+
+        def fresh(batch=batch, length=length, kept=kept) -> None:
+            kept[0] = buffer.sample(batch, length)
+
+        def after_add(batch=batch, length=length, out=out, turns=turns) -> float:
+            buffer.add(**extra[int(next(turns)) % len(extra)])
+            begin = time.perf_counter()
+            buffer.sample(batch, length, out=out)
+            return time.perf_counter() - begin
+
+        seconds = side_by_side({"take": take, "slices": slices, f"sample({batch}, {length}, out=batch)": refill,
+                                f"sample({batch}, {length})": fresh,
+                                f"sample({batch}, {length}, out=batch) after an add": after_add}, rounds)  # fmt: skip
+        limit = min(("take", "slices"), key=lambda name: float(np.median(seconds[name])))
+        shown = {name: times for name, times in seconds.items() if name == limit or name.startswith("sample")}
+        rows += rows_beside(shown, limit, dict.fromkeys(shown, 2.2))
+    return rows
+
+
+def planning(rounds: int) -> list[Row]:
+    """Time planning 64 windows of 16 at two sizes; ratio and bound in microseconds."""
+    rows, (batch, length) = [], PLANNED
+    for steps in (10_000, STEPS, 10 * STEPS):
+        buffer = filled(steps, width=1)
+        rng, sampler = np.random.default_rng(2), rv.Uniform()
+
+        def plan(buffer=buffer, rng=rng, sampler=sampler) -> None:
+            anchors = anchors_of(buffer._index, "inside", length)
+            anchors.windows(sampler.draw(anchors, rng, batch), 0, rng)
+
+        [row] = rows_beside(side_by_side({"none": lambda: None, "plan": plan}, 10 * rounds), "none", {})
+        rows.append(
+            Row(
+                f"planning 64 windows of 16 in {steps:,} steps, µs", row.seconds, 0.0, row.seconds * 1e6, 40.0
+            )
+        )
+    return rows
+
+
+def adding(rounds: int) -> list[Row]:
+    """Time adding a step with a frame, and 16 lanes of vectors; ratio and bound in microseconds a step.
+
+    The limit is storing the same arrays into three plain ones, unchecked.
+    """
+    frame_spec = rv.StepSpec(rv.Field(FRAME, "uint8"), rv.Field((), "int64"))
+    frames = np.random.default_rng(3).integers(0, 256, (8, *FRAME), np.uint8)  # as warm as one just drawn
+    pixels = rv.ReplayBuffer(frame_spec, 20_000, seed=0)
+    plain = {"obs": np.zeros((20_000, *FRAME), np.uint8), "action": np.zeros(20_000, np.int64),
+             "reward": np.zeros(20_000, np.float32)}  # fmt: skip
+    turns = iter(range(10**9))
+
+    def add() -> float:
+        number = next(turns)
+        frame, ends = frames[number % 8], number % 500 == 499
+        begin = time.perf_counter()
+        pixels.add(obs=frame, action=number % 3, reward=1.0, terminated=ends, truncated=False)
+        return time.perf_counter() - begin
+
+    def store() -> float:
+        number = next(turns)
+        frame = frames[number % 8]
+        begin = time.perf_counter()
+        plain["obs"][number % 20_000] = frame
+        plain["action"][number % 20_000] = number % 3
+        plain["reward"][number % 20_000] = 1.0
+        return time.perf_counter() - begin
+
+    spec = rv.StepSpec(rv.Field((WIDTH,), "float32"), rv.Field((ACTION,), "float32"))
+    lanes = rv.ReplayBuffer(spec, LANES * 62_500, streams=LANES, seed=0)
+    obs = np.random.default_rng(4).random((512, LANES, WIDTH), np.float32)
+    action, reward = np.zeros((LANES, ACTION), np.float32), np.zeros(LANES, np.float32)
+    ends = np.random.default_rng(5).random((4096, LANES)) < 1 / MEAN_EPISODE
+    never = np.zeros(LANES, np.bool_)
+    raw = [np.zeros((LANES * 62_500, WIDTH), np.float32), np.zeros((LANES * 62_500, ACTION), np.float32),
+           np.zeros(LANES * 62_500, np.float32)]  # fmt: skip
+    firsts = np.arange(LANES) * 62_500
+
+    def add_lanes() -> float:
+        number = next(turns)
+        seen, ended = obs[number % 512], ends[number % 4096]
+        begin = time.perf_counter()
+        lanes.add_batch(obs=seen, action=action, reward=reward, terminated=ended, truncated=never)
+        return (time.perf_counter() - begin) / LANES
+
+    def store_lanes() -> float:
+        number = next(turns)
+        seen = obs[number % 512]
+        begin = time.perf_counter()
+        slots = firsts + number % 62_500
+        for array, values in zip(raw, (seen, action, reward), strict=True):
+            array[slots] = values
+        return (time.perf_counter() - begin) / LANES
+
+    calls: tuple[tuple[str, float, Callable[[], float], Callable[[], float]], ...] = (
+        ("add of a step of 3x64x64, µs", 5.0, add, store),
+        ("add_batch of 16 lanes of 17 floats, µs a step", 1.5, add_lanes, store_lanes),
+    )
+    rows = []
+    for name, bound, call, limit in calls:
+        seconds = side_by_side({"limit": limit, name: call}, 50 * rounds, warm_up=1000)
+        ours, least = float(np.median(seconds[name])), float(np.median(seconds["limit"]))
+        rows.append(Row(name, ours, least, ours * 1e6, bound))
+    return rows
