@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import feeds, files, packed, samplers, windows
+from benchmarks import feeds, files, packed, samplers, vectors, windows
 from benchmarks.measure import machine, report, write_json
 
 TABLES = {
     "windows": ("64 windows of 21 frames of 3x64x64 uint8 from 100,000 wrapped steps; limit: slice copies",
                 windows.pixel_windows),
+    "vectors": ("Windows of 17 floats from 1,000,000 steps; limit: the faster of slice copies and one np.take",
+                vectors.vector_windows),
+    "planning": ("Planning 64 windows of 16; ratio in microseconds", vectors.planning),
+    "steps": ("Adding to memory; limit: storing unchecked in three arrays; ratio in microseconds a step",
+              vectors.adding),
     "growth": ("Drawing 64x16 from 2,000,000 steps, one step added between draws; limit: from 10,000 steps",
                samplers.growth),
     "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: np.take of the observations",

@@ -53,5 +53,5 @@ def pixel_windows(rounds: int) -> list[Row]:
     seconds = side_by_side({"64 slice copies": slices, "sample(64, 20)": fresh, "sample(64, 20, out=batch)": into_out},
                            rounds)  # fmt: skip
     return rows_beside(
-        seconds, "64 slice copies", {"sample(64, 20)": 1.30, "sample(64, 20, out=batch)": 1.10}
+        seconds, "64 slice copies", {"sample(64, 20)": 1.20, "sample(64, 20, out=batch)": 1.08}
     )

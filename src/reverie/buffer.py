@@ -97,8 +97,7 @@ class ReplayBuffer:
         """Make the memory of an empty buffer; `file` is where its bytes may be instead."""
         self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
-        self._rng = rng
-        self._columns = self.spec.columns()
+        self._rng, self._columns = rng, self.spec.columns()
         self._obs_columns = tuple(column for column in self._columns if is_obs(column))
         runs = Runs(self.streams, self.capacity // self.streams)
         self._index = EpisodeIndex(self.streams, runs.capacity)
@@ -108,8 +107,7 @@ class ReplayBuffer:
         self._blocks = Blocks()
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
         self._layouts = Layouts(self.spec)
-        self._uniform = Uniform()
-        self._all_streams = np.arange(self.streams)
+        self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
         self._lock = threading.RLock()
         self._turn: AbstractContextManager[Any] = self._lock  # to read: a follower looks for news first
 
@@ -202,7 +200,8 @@ class ReplayBuffer:
         with self._lock:
             self._keeper.lanes(which, values, ended, final)
             slots, freed = self._index.make_room_many(which)
-            self._finals.release(freed)
+            if freed:
+                self._finals.release(freed)
             places = None if final is None else put_ended(self._finals, ended, final)
             self._ring.write(slots, values)
             self._index.commit_many(which, slots, rewards, ended, places)
@@ -394,7 +393,8 @@ class ReplayBuffer:
         values, amount, ended, final = step
         self._keeper.step(stream, values, ended, final)
         slot, freed = self._index.make_room(stream)
-        self._finals.release(freed)
+        if freed:
+            self._finals.release(freed)
         place = NO_FINAL if final is None else self._finals.put(final)
         self._ring.write(slot, values)
         self._index.commit(stream, slot, amount, ended, place)

@@ -34,7 +34,9 @@ class Intake:
     def __init__(self, spec: StepSpec, columns: tuple[Column, ...], obs_columns: tuple[Column, ...]) -> None:
         self._spec = spec
         self._obs_columns = obs_columns
-        self._checks = [(name, field.dtype, field.shape, field.validate) for name, field in columns]
+        self._checks = [
+            (name, field.dtype, field.shape, field.integers, field.validate) for name, field in columns
+        ]
         # One array each and no extras: there are no keys to compare.
         self._flat = type(spec.obs) is type(spec.action) is Field and not spec.extras
 
@@ -82,11 +84,15 @@ class Intake:
         values: dict[str, Any] = {"obs": obs, "action": action}
         if not self._flat or extras or type(obs) is dict or type(action) is dict:
             values = self._flatten(obs, action, extras)
-        for name, dtype, shape, validate in self._checks:
+        for name, dtype, shape, integers, validate in self._checks:
             value = values[name]
             # What comes most often is seen without a call.
-            if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != lead + shape:
-                values[name] = validate(name, value, lead)
+            if type(value) is np.ndarray:
+                if value.dtype is dtype and value.shape == (lead + shape if lead else shape):
+                    continue
+            elif type(value) is int and value in integers and not lead:
+                continue
+            values[name] = validate(name, value, lead)
         return values
 
     def _flatten(self, obs: Tree, action: Tree, extras: Mapping[str, object]) -> dict[str, Any]:

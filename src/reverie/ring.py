@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
 
+SLICE_ROW = 4096  # bytes of a row from which on a call for each window costs next to nothing
 SPAN_ROW = 192  # bytes: above, rows that are copied one by one, but only once, are there as soon
 KEPT_SPANS = 64
 
@@ -55,8 +56,9 @@ class Ring:
 
     def write(self, slot: int | Ints, values: Mapping[str, Any]) -> None:
         """Store one step, or one step for each of several slots."""
+        columns = self.columns
         for name, value in values.items():
-            self.columns[name][slot] = value
+            columns[name][slot] = value
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
         """Store new values for steps that lie there already."""
@@ -71,6 +73,10 @@ class Ring:
     def gather_spans(self, name: str, first: Ints, out: Array) -> None:
         """Copy spans of consecutive rows, from the slots `first` on, into `out`: (spans, rows, …), contiguous."""
         column, rows = self.columns[name], out.shape[1]
+        if column.strides[0] >= SLICE_ROW:
+            for place, slot in enumerate(first.tolist()):
+                out[place] = column[slot : slot + rows]
+            return
         if column.strides[0] > SPAN_ROW:
             self.gather(name, first[:, None] + np.arange(rows), out)
             return

@@ -31,7 +31,7 @@ class Field:
         BadSetting: a negative, zero or fractional axis, or a dtype that has no fixed plain bytes.
     """
 
-    __slots__ = ("_integers", "_row_bytes", "dtype", "shape")
+    __slots__ = ("_row_bytes", "dtype", "integers", "shape")
 
     def __init__(self, shape: tuple[int, ...] | list[int] | int, dtype: npt.DTypeLike) -> None:
         axes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
@@ -56,7 +56,7 @@ class Field:
         self.shape = tuple(int(axis) for axis in axes)
         # What a Python integer may be, where the value is one integer: the commonest action there is.
         limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" and not self.shape else None
-        self._integers = range(int(limits.min), int(limits.max) + 1) if limits else range(0)
+        self.integers = range(int(limits.min), int(limits.max) + 1) if limits else range(0)
         self._row_bytes = math.prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -82,7 +82,7 @@ class Field:
         Raises:
             SpecMismatch: shape or dtype differ; the message says what was wanted, what came, and the remedy.
         """
-        if type(value) is int and value in self._integers and not lead:
+        if type(value) is int and value in self.integers and not lead:
             return value
         want = lead + self.shape
         if type(value) is np.ndarray and value.dtype == self.dtype and value.shape == want:

@@ -174,6 +174,14 @@ def test_a_file_cut_off_or_grown_is_noticed_or_harmless(mode, closed):
     assert try_all(closed, grown, 0, same(closed), mode) == 0
 
 
+@pytest.mark.slow
+def test_a_file_cut_off_at_any_length_is_noticed(closed):
+    """Cut a small file off at every length: without its last byte, too, it is not the file that was closed."""
+    size = closed.stat().st_size
+    cuts = [lambda whole, log, stop=stop: (whole[:stop], log) for stop in range(size)]
+    assert try_all(closed, cuts, 0, same(closed)) == size
+
+
 @pytest.mark.parametrize("kind", ["text", "empty", "other", "zeros"])
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_what_is_no_replay_file_is_refused(kind, mode, tmp_path):
