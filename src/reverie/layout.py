@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ ROW_LEAVES = (("reward", FLOAT, 0), ("is_first", FLAG, 0), ("is_last", FLAG, 0),
 
 # Flags of a SequenceBatch that stand side by side there, by what they mostly are.
 OFF, ON = ("terminated", "truncated", "is_first"), ("mask", "obs_mask", "train_mask")
+pick_off, pick_on = itemgetter(*OFF), itemgetter(*ON)
 
 
 class Leaf(NamedTuple):
@@ -56,12 +58,13 @@ class Layout:
         batch, length: windows, and steps or rows of each, context included.
     """
 
-    __slots__ = ("_kind", "_others", "_runs", "_spec", "leaves", "nbytes")
+    __slots__ = ("_kind", "_others", "_pick_others", "_runs", "_spec", "leaves", "nbytes")
 
     def __init__(self, spec: StepSpec, kind: type[Batch], batch: int, length: int) -> None:
         self._spec = spec
         self._kind = kind
         self._others = SEQUENCE_LEAVES if kind is SequenceBatch else ROW_LEAVES
+        self._pick_others = itemgetter(*(name for name, _, _ in self._others))
         self.leaves: list[Leaf] = []
         self.nbytes = 0
         for column in spec.columns():
@@ -95,18 +98,16 @@ class Layout:
 
     def _batch(self, arrays: dict[str, Array], off: tuple[Array, ...], on: tuple[Array, ...]) -> Batch:
         spec = self._spec
-        batch = self._kind(
-            obs=tree_build("obs", spec.obs, arrays),
-            action=tree_build("action", spec.action, arrays),
-            extras={name: arrays[f"extras/{name}"] for name in spec.extras},
-            **{name: arrays[name] for name, _, _ in self._others},
-        )
+        obs, action = tree_build("obs", spec.obs, arrays), tree_build("action", spec.action, arrays)
+        extras = {name: arrays[f"extras/{name}"] for name in spec.extras}
+        # By place, as both kinds of batch list them: half of what a small fresh batch costs are such calls.
+        kind: Any = self._kind
+        batch: Batch = kind(obs, action, *self._pick_others(arrays), extras)
         object.__setattr__(batch, "_parts", Parts(self, arrays, off, on))
         return batch
 
     def _flags(self, arrays: dict[str, Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        off, on = (tuple(arrays[name] for name in names) for names in (OFF, ON)) if self._runs else ((), ())
-        return off, on
+        return (pick_off(arrays), pick_on(arrays)) if self._runs else ((), ())
 
     def parts(self, batch: Batch) -> Parts:
         """Return the arrays of a batch that was laid out so."""
