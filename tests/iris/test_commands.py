@@ -42,6 +42,9 @@ def test_a_run_leaves_metrics_curves_and_pictures(tmp_path: Path, capsys: pytest
     assert list((run / "tensorboard").iterdir())
     with Image.open(run / "pictures" / "epoch-0002.png") as picture:
         assert picture.width > 300
+    with Image.open(run / "pictures" / "epoch-0002.gif") as animation:
+        assert animation.n_frames > 3  # type: ignore[attr-defined]
+        assert animation.width > 3 * 192  # the game, its reconstruction and two dreams, side by side
     assert "epoch 2 of 2  test return" in capsys.readouterr().out
     assert read_checkpoint(run)["seed"] == 3
     assert main(["eval", "--run", str(run), "--episodes", "4"]) == 0

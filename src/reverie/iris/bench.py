@@ -26,7 +26,14 @@ from reverie.iris.chance import draw
 from reverie.iris.config import Optimisation
 from reverie.iris.graphs import Imagine
 from reverie.iris.settings import Config, presets
-from reverie.iris.train import Progress, train_actor_critic, train_tokenizer, train_world_model
+from reverie.iris.train import (
+    TOKENS,
+    Progress,
+    mirror_tokens,
+    train_actor_critic,
+    train_tokenizer,
+    train_world_model,
+)
 
 ACTIONS = 4
 STORED_STEPS = 1_000
@@ -108,11 +115,21 @@ def measure(config: Config, *, device: torch.device, share: float, repeats: int,
     plain = replace(
         config.tokenizer_loss, reconstruction="weight_free"
     )  # nobody brings a perceptual distance
+    mirror = mirror_tokens(agent.tokenizer, buffer)
+    windows = train_world_model(
+        agent.world_model, agent.tokenizer, buffer, world_model, sampler=sampler, mirror=mirror
+    )
+
+    def encoded_anew() -> Iterator[Progress]:
+        for progress in windows:
+            mirror.touch(TOKENS)  # no update finds tokens of an earlier one: as slow as it can be in a run
+            yield progress
+
     times = [
         _per_update(updates, device)
         for updates in (
             train_tokenizer(agent.tokenizer, buffer, tokenizer, plain, sampler=sampler),
-            train_world_model(agent.world_model, agent.tokenizer, buffer, world_model, sampler=sampler),
+            encoded_anew(),
             train_actor_critic(agent, buffer, actor_critic, sampler=sampler, imagine=imagine),
         )
     ]

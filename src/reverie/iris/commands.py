@@ -15,6 +15,7 @@ from rich.console import Console
 
 from reverie import BadSetting
 from reverie.iris.games import games
+from reverie.iris.humans import human_normalised
 from reverie.iris.pictures import draw_animation
 from reverie.iris.run import CHECKPOINT, Run, read_checkpoint
 from reverie.iris.settings import Config, config_from_json, presets
@@ -86,10 +87,13 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
     finally:
         agent_run.close()
     spread = 1.96 * stdev(played.returns) / sqrt(len(played.returns)) if len(played.returns) > 1 else 0.0
+    mean = fmean(played.returns)
+    normalised = human_normalised(agent_run.game, mean)
+    known = "" if normalised is None else f", human-normalised {normalised:.3f} (random 0, human 1)"
     Console().print(
         f"{agent_run.game} after {agent_run.done} epochs and {agent_run.steps:,} steps, {episodes} episodes: "
-        f"return {fmean(played.returns):.2f} ± {spread:.2f} (95 %), from {min(played.returns):g} to "
-        f"{max(played.returns):g}, length {fmean(played.lengths):.1f}",
+        f"return {mean:.2f} ± {spread:.2f} (95 %), from {min(played.returns):g} to "
+        f"{max(played.returns):g}, length {fmean(played.lengths):.1f}{known}",
         highlight=False,
         soft_wrap=True,
     )

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import torch
 
 from reverie import ReplayBuffer
+from reverie.iris.actor_critic import ActorCritic
+from reverie.iris.chance import draw
 from reverie.iris.imagination import Imagination
 from reverie.iris.tokenizer import Tokenizer
 from reverie.iris.train import to_frames
@@ -15,6 +17,7 @@ from reverie.iris.world_model import WorldModel
 DREAM_STEPS = 16
 CANDIDATES = 256  # windows that the shown one is chosen from
 REAL, RECONSTRUCTED, IMAGINED = "real", "reconstructed", "imagined from the first frame with the same actions"
+ACTED = "imagined, the agent acting in it"
 
 
 def dream(
@@ -24,17 +27,20 @@ def dream(
     seed: int,
     *,
     temperature: float = 1.0,
+    actor_critic: ActorCritic | None = None,
 ) -> dict[str, npt.NDArray[np.uint8]]:
-    """Return a window of `buffer` three times: as it was, reconstructed, and imagined.
+    """Return a window of `buffer` several times: as it was, reconstructed, and imagined.
 
     Of many windows drawn uniformly it is the one in which most pixels ever change. The imagined row sees its
-    first frame and its actions, nothing more.
+    first frame and its actions, nothing more. With an actor-critic there is one row more, in which it acts on what
+    is imagined, from the same first frame; after an imagined end the last frame stands.
 
     Args:
         tokenizer, world_model: trained together.
         buffer: where the window is drawn from.
         seed: fixes what is imagined.
         temperature: of imagining.
+        actor_critic: who acts in the last row, at temperature 1; None leaves that row out.
 
     Returns:
         label -> (T, 3, H, W) uint8, in the order in which pictures show them.
@@ -55,11 +61,30 @@ def dream(
     game = Imagination(tokenizer, world_model, temperature=temperature, generator=generator)
     imagined = [game.reset(real[:1])]
     imagined += [game.step(action).frame for action in actions.unsqueeze(1)]
-    return {
+    rows = {
         REAL: batch.obs[chosen],
         RECONSTRUCTED: _to_bytes(tokenizer.encode_decode(real)),
         IMAGINED: _to_bytes(torch.cat(imagined)),
     }
+    if actor_critic is not None:
+        rows[ACTED] = _to_bytes(torch.cat(_acted(game, actor_critic, real[:1], len(real))))
+    return rows
+
+
+@torch.no_grad()
+def _acted(
+    game: Imagination, actor_critic: ActorCritic, first: torch.Tensor, steps: int
+) -> list[torch.Tensor]:
+    shown, memory, over = [game.reset(first)], actor_critic.initial_memory(1), False
+    while len(shown) < steps:
+        if over:
+            shown.append(shown[-1])
+            continue
+        logits, _, memory = actor_critic(shown[-1], memory)
+        frame, _, end = game.step(draw(logits, generator=game.generator))
+        shown.append(frame)
+        over = bool(end)
+    return shown
 
 
 def _to_bytes(frames: torch.Tensor) -> npt.NDArray[np.uint8]:

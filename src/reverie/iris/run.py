@@ -38,7 +38,9 @@ from reverie.iris.graphs import Imagine
 from reverie.iris.settings import Config, config_from_json, config_to_json
 from reverie.iris.tokenizer import Perceptual
 from reverie.iris.train import (
+    TOKENS,
     Progress,
+    mirror_tokens,
     new_optimiser,
     to_frames,
     train_actor_critic,
@@ -243,6 +245,7 @@ class Run:
 
     def _use(self, buffer: ReplayBuffer) -> None:
         self.buffer = buffer
+        self._mirror = mirror_tokens(self.agent.tokenizer, buffer)
         self.collector = Collector(self.agent, self._playing, buffer, seed=self.seed)
 
     def _play(self, epoch: int, watch: Watch) -> Metrics:
@@ -288,8 +291,10 @@ class Run:
             return train_tokenizer(agent.tokenizer, buffer, training, loss, optimiser=optimiser, sampler=sampler,
                                    rates=rates, perceptual=self._perceptual)  # fmt: skip
         if name == "world_model":
+            # In every epoch anew, though the tokenizer may rest: a resumed run has made none of them yet.
+            self._mirror.touch(TOKENS)
             return train_world_model(agent.world_model, agent.tokenizer, buffer, training, optimiser=optimiser,
-                                     sampler=sampler, rates=rates)  # fmt: skip
+                                     sampler=sampler, rates=rates, mirror=self._mirror)  # fmt: skip
         return train_actor_critic(agent, buffer, training, optimiser=optimiser, sampler=sampler, rates=rates,
                                   imagine=self._imagine)  # fmt: skip
 

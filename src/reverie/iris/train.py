@@ -15,14 +15,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from reverie import ReplayBuffer, Sampler, SequenceBatch
+from reverie import ReplayBuffer, Sampler
+from reverie.device import DeviceSequences
 from reverie.iris.actor_critic import ActorCriticLosses, actor_critic_losses
 from reverie.iris.agent import Agent
 from reverie.iris.config import Optimisation, TokenizerLoss
 from reverie.iris.graphs import Imagine
 from reverie.iris.tokenizer import Perceptual, Tokenizer, TokenizerLosses, tokenizer_losses
 from reverie.iris.world_model import WorldModel, WorldModelLosses
+from reverie.torch import DeviceMirror
 
+TOKENS = "tokens"
 MEAN_FRAME_STEPS = 512  # frames that the mean frame is estimated from
 
 
@@ -172,10 +175,12 @@ def train_world_model(
     sampler: Sampler | None = None,
     rates: Iterable[float] | None = None,
     boundary: str = "pad_right",
+    mirror: DeviceMirror | None = None,
 ) -> Iterator[Progress]:
     """Yield after each update of the world model.
 
-    Windows are as long as the model's context; the tokenizer encodes them on the way and is not trained.
+    Windows are as long as the model's context. The tokenizer is not trained; a frame is encoded when a window
+    first needs it.
 
     Args:
         world_model: trained in place, and left in evaluation mode when the steps are done.
@@ -186,29 +191,26 @@ def train_world_model(
         sampler: chooses the windows; None takes all with equal probability.
         rates: the learning rate of each update; None takes those of a whole run of one epoch.
         boundary: "pad_right" lets a window run out of its episode, as published; "inside" does not.
+        mirror: what `mirror_tokens` returned for this buffer, with tokens of the tokenizer as it is now; None
+            makes one.
 
     Raises:
         NotEnoughData: no window there, or for "inside", no episode as long as the model's context.
     """
     optimiser = optimiser or new_optimiser(world_model, settings)
-    device = world_model.positions.weight.device
     tokenizer.eval()
     world_model.train()
-    batch = None
+    mirror = mirror or mirror_tokens(tokenizer, buffer)
+    length = world_model.config.blocks
     for step, rate in enumerate(settings.rates() if rates is None else rates):
         began = perf_counter()
-        length = world_model.config.blocks
-        batch = buffer.sample(settings.batch_size, length, boundary=boundary, sampler=sampler, out=batch)
+        batch = mirror.sample(settings.batch_size, length, boundary=boundary, sampler=sampler, obs=TOKENS)
         arrived = perf_counter()
-        assert isinstance(batch, SequenceBatch)
+        assert isinstance(batch, DeviceSequences)
         # A window carries the observation after its last step as well; the model predicts up to that step.
-        with torch.no_grad():
-            tokens = tokenizer.encode(to_frames(batch.obs[:, :-1], device)).tokens  # (B, L, K)
-        action, reward, mask = (
-            torch.from_numpy(array).to(device) for array in (batch.action, batch.reward, batch.mask)
-        )
-        end = torch.from_numpy(batch.terminated | batch.truncated).to(device)
-        losses = world_model.losses(tokens, action, reward, end, mask)
+        tokens = batch.obs[:, :-1]  # (B, L, K)
+        end = batch.terminated | batch.truncated
+        losses = world_model.losses(tokens, batch.action, batch.reward, end, batch.mask)
         _update(world_model, optimiser, settings, rate, losses.total)
         detached = WorldModelLosses(*(term.detach() for term in losses))
         waiting, total = arrived - began, perf_counter() - began
@@ -265,6 +267,21 @@ def train_actor_critic(
         detached = ActorCriticLosses(*(term.detach() for term in losses))
         waiting, total = arrived - began, perf_counter() - began
         yield Progress(step, detached, len(batch), waiting, total)
+
+
+def mirror_tokens(tokenizer: Tokenizer, buffer: ReplayBuffer) -> DeviceMirror:
+    """Return the frames of a buffer on the tokenizer's device, with their tokens as the derived column TOKENS.
+
+    A frame's tokens are made when a batch first needs them. `mirror.touch(TOKENS)` says that the tokenizer has
+    learned since, and that all are to be made anew.
+    """
+    mirror = DeviceMirror(buffer, tokenizer.embedding.weight.device)
+
+    def encode(obs: Tensor) -> Tensor:
+        return tokenizer.encode(obs.float() / 255).tokens
+
+    mirror.derive(TOKENS, encode, shape=(tokenizer.config.tokens_per_frame,), dtype=torch.int64)
+    return mirror
 
 
 def to_frames(obs: npt.NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from rich.table import Table
 import reverie
 from reverie import NotEnoughData
 from reverie.iris.dreams import dream
-from reverie.iris.pictures import Frames, draw_strip
+from reverie.iris.pictures import Frames, draw_animation, draw_strip
 from reverie.iris.run import Metrics, Run, read_checkpoint
 
 METRICS = "metrics.jsonl"
@@ -89,7 +89,7 @@ class Watching:
         if tested:
             folder = self.run.folder / "pictures"
             folder.mkdir(exist_ok=True)
-            draw_dream(self.run, folder / f"epoch-{self.run.done:04d}.png")
+            draw_dream(self.run, folder / f"epoch-{self.run.done:04d}")
         if not self._live.is_started:
             shown = "played" if not tested else f"test return {metrics['test/return']:.2f}"
             self.console.print(
@@ -131,16 +131,21 @@ def dream_of(run: Run) -> dict[str, Frames] | None:
     replay = run.folder / read_checkpoint(run.folder)["replay"]
     with reverie.open(replay, residency="disk", mode="r") as buffer:
         try:
-            return dream(run.agent.tokenizer, run.agent.world_model, buffer, run.seed)
+            agent = run.agent
+            return dream(
+                agent.tokenizer, agent.world_model, buffer, run.seed, actor_critic=agent.actor_critic
+            )
         except NotEnoughData:
             return None
 
 
 def draw_dream(run: Run, path: Path) -> None:
-    """Write a picture of a dream, if there is one."""
+    """Write a dream, if there is one, as a strip of frames (.png) and as an animation (.gif)."""
     rows = dream_of(run)
     if rows is not None:
-        draw_strip(path, rows, scale=max(1, PICTURE_SIDE // run.config.tokenizer.frame[1]))
+        scale = max(1, PICTURE_SIDE // run.config.tokenizer.frame[1])
+        draw_strip(path.with_suffix(".png"), rows, scale=scale)
+        draw_animation(path.with_suffix(".gif"), rows, scale=scale)
 
 
 def train(run: Run, console: Console) -> None:
