@@ -64,8 +64,10 @@ def test_seeds_are_different_numbers(tmp_path: Path) -> None:
             run_learn(tmp_path, seeds=seeds)
 
 
-def test_curves_are_drawn_above_a_floor(tmp_path: Path) -> None:
+def test_curves_are_drawn_over_bands(tmp_path: Path) -> None:
     """Any number of curves of any length fit into one picture."""
-    draw_returns(tmp_path / "curves.png", {"a": [(1, 0.5), (2, 1.0)], "b": [(1, 0.2)]}, 0.4, "a game")
+    draw_returns(
+        tmp_path / "curves.png", {"a": [(1, 0.5), (2, 1.0)], "b": [(1, 0.2)]}, {"idle": (0.4, 0.1)}, "a game"
+    )
     with Image.open(tmp_path / "curves.png") as picture:
         assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ Frames = npt.NDArray[np.uint8]
 
 GAP = 6  # pixels between frames
 INK, PAPER = (20, 20, 20), (255, 255, 255)
+SHADES = ("dimgray", "darkkhaki", "rosybrown")  # of the bands
 SMOOTHING = 50  # a curve shows means over this fraction of the run
 FRAME_MS = 220  # how long the animation shows a frame
 
@@ -47,14 +49,17 @@ def draw_losses(path: Path, histories: Mapping[str, History]) -> None:
 
 
 def draw_returns(
-    path: Path, curves: Mapping[str, Sequence[tuple[float, float]]], floor: float, title: str
+    path: Path,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    bands: Mapping[str, tuple[float, float]],
+    title: str,
 ) -> None:
     """Write a PNG with a learning curve for each entry.
 
     Args:
         path: where to.
         curves: label -> (real steps, mean return) of each test.
-        floor: the return of random play, drawn as a line.
+        bands: label -> (mean, half the width of its interval) of what did not learn, drawn across.
         title: what was played.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,7 +70,9 @@ def draw_returns(
     axes = figure.subplots()
     for label, curve in curves.items():
         axes.plot([steps for steps, _ in curve], [mean for _, mean in curve], marker="o", label=label)
-    axes.axhline(floor, color="gray", linestyle="--", label="random play")
+    for shade, (label, (mean, half)) in zip(itertools.cycle(SHADES), bands.items()):
+        axes.axhspan(mean - half, mean + half, color=shade, alpha=0.3, linewidth=0)
+        axes.axhline(mean, color=shade, linestyle="--", label=label)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("steps of real games")
     axes.set_ylabel("mean return of a test")

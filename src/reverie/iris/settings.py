@@ -242,11 +242,23 @@ _MINATAR = Config(
     ),
     # Later rates are low: where tokens drift, the world model has to learn its language anew.
     tokenizer_training=Optimisation(
-        steps=200, first_steps=1500, batch_size=256, learning_rate=5e-4, first_learning_rate=2e-3
+        steps=100,
+        first_steps=1200,
+        batch_size=256,
+        learning_rate=5e-4,
+        first_learning_rate=2e-3,
+        final_learning_rate=1e-4,
     ),
-    world_model=WorldModelConfig(blocks=11, layers=2, heads=2, width=64, dropout=0.0, positions="factored"),
+    world_model=WorldModelConfig(
+        blocks=11, layers=2, heads=2, width=64, dropout=0.0, positions="factored", init_std=0.06
+    ),
     world_model_training=Optimisation(
-        steps=240, first_steps=800, batch_size=64, learning_rate=1e-3, weight_decay=0.01
+        steps=200,
+        first_steps=500,
+        batch_size=64,
+        learning_rate=2e-3,
+        final_learning_rate=5e-4,
+        weight_decay=0.01,
     ),
     actor_critic=ActorCriticConfig(
         channels=(16, 32), strides=(1, 2), pooled=False, recurrent=False, width=128, careful_heads=True
@@ -262,9 +274,9 @@ _MINATAR = Config(
         scaled_advantages=True,
     ),
     actor_critic_training=Optimisation(
-        steps=200,
-        first_steps=10,
-        batch_size=128,
+        steps=220,
+        first_steps=100,
+        batch_size=64,
         learning_rate=1e-3,
         final_learning_rate=1e-4,
         clip=1.0,
@@ -281,7 +293,7 @@ _MINATAR = Config(
         capacity=96_000,
     ),
     evaluation=Evaluation(every=1, episodes=50, environments=50, max_steps=1000),
-    epochs=6,
+    epochs=4,
 )
 
 presets: dict[str, Config] = {"paper": Config(), "demo": _DEMO, "minatar": _MINATAR}

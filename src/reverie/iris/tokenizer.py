@@ -94,11 +94,7 @@ class Tokenizer(nn.Module):
 
         Their nominal range is 0..1; nothing clamps them, so that training sees how far they miss.
         """
-        lead = z_q.shape[:-3]
-        with in_precision(self.config.precision, z_q.device):
-            output: Tensor = self.decoder(self.post_quant(z_q.reshape(-1, *z_q.shape[-3:]))).float()
-        frames = output.sigmoid() if self.config.bounded else (output + 1) / 2
-        return frames.view(*lead, *frames.shape[1:])
+        return self.shown(self.paint(z_q))
 
     @torch.no_grad()
     def encode_decode(self, frames: Tensor) -> Tensor:
@@ -154,6 +150,16 @@ class Tokenizer(nn.Module):
         mean = (kept.unsqueeze(1) * self.embedding.weight + (1 - decay) * total) / self.usage.unsqueeze(1)
         self.embedding.weight.copy_(mean)
 
+    def paint(self, z_q: Tensor) -> Tensor:
+        """Return what the decoder makes of codebook vectors: logits of frames if they are bounded."""
+        lead = z_q.shape[:-3]
+        with in_precision(self.config.precision, z_q.device):
+            output: Tensor = self.decoder(self.post_quant(z_q.reshape(-1, *z_q.shape[-3:]))).float()
+        return output.view(*lead, *output.shape[1:])
+
+    def shown(self, output: Tensor) -> Tensor:
+        return output.sigmoid() if self.config.bounded else (output + 1) / 2
+
     def _nearest(self, z: Tensor) -> Tensor:
         # In half precision the expanded distance picks wrong codes, so autocast must not touch it.
         with torch.no_grad(), in_precision("float32", z.device):
@@ -186,7 +192,8 @@ def tokenizer_losses(
     encoded = tokenizer.encode(frames)
     z, z_q = encoded.z, encoded.z_q
     # Straight through: the decoder sees the codebook vectors, the encoder gets their gradient.
-    x, y = 2 * frames - 1, 2 * tokenizer.decode(z + (z_q - z).detach()) - 1
+    painted = tokenizer.paint(z + (z_q - z).detach())
+    x, y = 2 * frames - 1, 2 * tokenizer.shown(painted) - 1
     weight = 1.0 + torch.zeros_like(x[:, :1])
     if settings.pixel_weight:
         if mean_frame is None:
@@ -204,7 +211,14 @@ def tokenizer_losses(
             )
         reconstruction = (weight * error).mean() + perceptual(x, y).mean()
     elif settings.reconstruction == "cross_entropy":
-        reconstruction = F.binary_cross_entropy((y + 1) / 2, frames, weight)
+        if not tokenizer.config.bounded:
+            raise BadSetting(
+                "reconstruction: wanted a tokenizer with bounded output for 'cross_entropy', got one without; "
+                "set bounded"
+            )
+        # Of the logits: a pixel that was always alike is certain beyond what a rounded 0 or 1 can tell, and gives
+        # no gradient, or one without measure, when it changes at last.
+        reconstruction = F.binary_cross_entropy_with_logits(painted, frames, weight)
     else:
         squared = weight * error.square()
         worst = squared.flatten(1).amax(1).mean()
