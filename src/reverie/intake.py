@@ -82,7 +82,7 @@ class Intake:
         self, obs: Tree, action: Tree, extras: Mapping[str, object], lead: tuple[int, ...]
     ) -> dict[str, Any]:
         values: dict[str, Any] = {"obs": obs, "action": action}
-        if not self._flat or extras or type(obs) is dict or type(action) is dict:
+        if not self._flat or extras or isinstance(obs, dict) or isinstance(action, dict):
             values = self._flatten(obs, action, extras)
         for name, dtype, shape, integers, validate in self._checks:
             value = values[name]
