@@ -61,6 +61,11 @@ class WriterLock:
             os.ftruncate(self._handle, 0)
             os.write(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
+    @property
+    def held(self) -> bool:
+        """Whether it keeps others out: not on a system without flock."""
+        return self._handle is not None
+
     def release(self) -> None:
         """Let others write. Twice is fine."""
         if self._handle is not None and self._pid == os.getpid():
@@ -120,6 +125,17 @@ def discard(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
         remove_logs(path)
+
+
+def discard_left(folder: Path, prefix: str) -> None:
+    """Remove the drafts `prefix` + number whose writers were killed: those that nobody has locked."""
+    for path in folder.iterdir():
+        if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit():
+            with contextlib.suppress(FileError):  # somebody writes there
+                lock = WriterLock(path)
+                if lock.held:
+                    discard(path)
+                lock.release()
 
 
 def writing_process(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from reverie.database import sync_folder
 from reverie.errors import FileError, FileTaken
 from reverie.file import ReplayFile, Run
 from reverie.journal import Journal
-from reverie.lock import discard, put_in_place
+from reverie.lock import discard, discard_left, put_in_place
 from reverie.resuming import SETTINGS, make_file, read_settings
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
@@ -104,8 +104,8 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
         return
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
     draft = path.with_name(f"{path.name}.saving-{os.getpid()}")
-    discard(draft)  # of a process that had this number and was killed
     try:
+        discard_left(path.parent, f"{path.name}.saving-")
         target = make(draft)
         try:
             with target.db.syncing():

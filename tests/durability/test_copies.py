@@ -2,6 +2,7 @@
 
 import random
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from story import CUT, Story, check, heads, read_all, spec
 from test_reopen import RESIDENCIES
 
 import reverie as rv
+from reverie.lock import WriterLock
 
 pytestmark = pytest.mark.long
 
@@ -151,3 +153,20 @@ def test_a_save_that_is_killed_leaves_the_old_copy_or_the_new_one(file, tmp_path
         if file:
             with rv.open(path, mode="r") as buffer:
                 story.torn.setdefault(0, set()).add(heads(buffer)[0])
+
+
+def test_what_a_killed_save_left_goes_with_the_next_one(tmp_path):
+    """A draft that nobody has locked is removed; one that a process is writing, and files of other names, stay."""
+    buffer = rv.ReplayBuffer(spec(), 40, seed=0)
+    path = tmp_path / "a.replay"
+    left, written = tmp_path / "a.replay.saving-4000001", tmp_path / "a.replay.saving-4000002"
+    others = [tmp_path / name for name in ("a.replay.saving-mine", "b.replay.saving-4000001", "a.replay.new")]
+    for draft in (left, Path(f"{left}-wal"), written, *others):
+        draft.write_bytes(b"half of it")
+    lock = WriterLock(written)
+    buffer.save_as(path)
+    lock.release()
+    assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.endswith("-lock")) == sorted(
+        entry.name for entry in (path, written, *others)
+    )
+    rv.open(path).close()
