@@ -1,5 +1,6 @@
 """What the buffer promises, one promise at a time."""
 
+import dataclasses
 import threading
 import zlib
 
@@ -302,3 +303,24 @@ def test_no_torn_window_while_a_writer_wraps_the_ring(streams):
     stop.set()
     writer.join()
     assert not problems
+
+
+def test_a_batch_whose_array_was_replaced_is_filled_in_that_array():
+    """A batch made of another one by hand is looked at before it is filled, and what it was made of stays as it is."""
+    buffer = rv.ReplayBuffer(scalar_spec(), 50, seed=0)
+    fill(buffer, 80, 9, seed=0)
+    batch = buffer.sample(8, 3)
+    before = batch.obs.copy()
+    for blank in (np.zeros_like(batch.obs), np.zeros((8, 4), np.int32)):
+        other = dataclasses.replace(
+            batch, obs=blank, mask=np.zeros((8, 3), bool), is_first=np.ones((8, 4), bool)
+        )
+        if blank.dtype == np.int32:
+            with pytest.raises(rv.BadSetting, match="wanted 'obs'"):
+                buffer.sample(8, 3, out=other)
+            continue
+        assert buffer.sample(8, 3, out=other) is other
+        assert (other.obs[:, 0] == other.start).all()
+        assert other.mask.all()
+        assert other.is_first.sum() < 8
+    assert (batch.obs == before).all()
