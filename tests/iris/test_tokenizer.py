@@ -103,6 +103,24 @@ def test_the_losses_are_the_documented_formulas(tokenizer: Tokenizer) -> None:
     assert torch.allclose(got, (weight * error).mean(), atol=1e-6)
 
 
+def test_cross_entropy_teaches_pixels_that_were_certain() -> None:
+    """It is that of the painted brightness, and a pixel far too dark gets the gradient of its weight, no other."""
+    tokenizer = Tokenizer(presets["minatar"].tokenizer)
+    frames = torch.rand(2, 3, 10, 10)
+    loss = TokenizerLoss(reconstruction="cross_entropy")
+    shown = tokenizer.decode(tokenizer.encode(frames).z_q)
+    expected = -(frames * shown.log() + (1 - frames) * (1 - shown).log()).mean()
+    assert torch.allclose(tokenizer_losses(tokenizer, frames, loss)[0].reconstruction, expected, atol=1e-5)
+    last = tokenizer.decoder[-2]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    for certain in (-19.0, 19.0):  # what rounds to 0 or 1 in single precision
+        last.bias.data.fill_(certain)
+        frames = torch.full((1, 3, 10, 10), float(certain < 0))
+        (slope,) = torch.autograd.grad(tokenizer_losses(tokenizer, frames, loss)[0].reconstruction, last.bias)
+        assert torch.allclose(slope.abs().sum(), torch.tensor(1.0), atol=1e-3)
+
+
 def test_what_a_loss_needs_and_does_not_get_is_refused(tokenizer: Tokenizer) -> None:
     """A perceptual loss without a distance, and pixel weights without a mean frame, name what is missing."""
     frames = torch.rand(2, 3, 16, 16)
@@ -110,6 +128,8 @@ def test_what_a_loss_needs_and_does_not_get_is_refused(tokenizer: Tokenizer) -> 
         tokenizer_losses(tokenizer, frames, TokenizerLoss(reconstruction="perceptual"))
     with pytest.raises(BadSetting, match="pass the data's mean frame"):
         tokenizer_losses(tokenizer, frames, TokenizerLoss(pixel_weight=1.0))
+    with pytest.raises(BadSetting, match="set bounded"):
+        tokenizer_losses(tokenizer, frames, TokenizerLoss(reconstruction="cross_entropy"))
 
 
 def test_frames_of_bytes_or_of_another_size_are_refused(tokenizer: Tokenizer) -> None:

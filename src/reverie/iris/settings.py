@@ -242,8 +242,8 @@ _MINATAR = Config(
     ),
     # Later rates are low: where tokens drift, the world model has to learn its language anew.
     tokenizer_training=Optimisation(
-        steps=100,
-        first_steps=1200,
+        steps=80,
+        first_steps=1000,
         batch_size=256,
         learning_rate=5e-4,
         first_learning_rate=2e-3,
@@ -253,8 +253,8 @@ _MINATAR = Config(
         blocks=11, layers=2, heads=2, width=64, dropout=0.0, positions="factored", init_std=0.06
     ),
     world_model_training=Optimisation(
-        steps=200,
-        first_steps=500,
+        steps=160,
+        first_steps=450,
         batch_size=64,
         learning_rate=2e-3,
         final_learning_rate=5e-4,
@@ -274,11 +274,11 @@ _MINATAR = Config(
         scaled_advantages=True,
     ),
     actor_critic_training=Optimisation(
-        steps=220,
-        first_steps=100,
+        steps=140,
+        first_steps=60,
         batch_size=64,
-        learning_rate=1e-3,
-        final_learning_rate=1e-4,
+        learning_rate=3e-3,
+        final_learning_rate=3e-4,
         clip=1.0,
         epsilon=1e-5,
     ),
