@@ -18,6 +18,7 @@ Frames = npt.NDArray[np.uint8]
 """(T, 3, H, W), channels first."""
 
 GAP = 6  # pixels between frames
+LETTER = 9  # pixels of a letter's width, about
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 SHADES = ("dimgray", "darkkhaki", "rosybrown")  # of the bands
 SMOOTHING = 50  # a curve shows means over this fraction of the run
@@ -111,7 +112,7 @@ def draw_strip(path: Path, rows: Mapping[str, Frames], *, every: int = 2, scale:
 def draw_animation(path: Path, rows: Mapping[str, Frames], *, scale: int = 4) -> None:
     """Write an endless GIF that shows the entries side by side, one frame a step; see `draw_strip`."""
     _check_rows(rows)
-    header = 60
+    header = 66
     steps, _, height, width = next(iter(rows.values())).shape
     sheets = []
     for step in range(steps):
@@ -120,7 +121,8 @@ def draw_animation(path: Path, rows: Mapping[str, Frames], *, scale: int = 4) ->
         pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
         for column, (label, frames) in enumerate(rows.items()):
             x = (scale * width + GAP) * column
-            pen.multiline_text((x + 4, header // 2), _wrapped(label, 30), INK, font, anchor="lm")
+            text = _wrapped(label, max(8, scale * width // LETTER))
+            pen.multiline_text((x + 4, header // 2), text, INK, font, anchor="lm")
             sheet.paste(_enlarged(frames[step], scale), (x, header))
         sheets.append(sheet)
     sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=FRAME_MS, loop=0)
