@@ -255,14 +255,14 @@ def dream(
 
 def learn(
     out: Annotated[Path, tyro.conf.arg(help="folder for what is written")] = Path("runs/learn"),
-    seeds: tuple[int, ...] = (2, 3),
+    seeds: tuple[int, ...] = (7, 8, 9),
     epochs: int = 4,
 ) -> None:
     """Learn to play MinAtar's Breakout in a few minutes, and compare with agents that learned nothing.
 
     Args:
         out: folder for what is written; a run in it that was interrupted goes on.
-        seeds: one agent is trained from each, two at a time.
+        seeds: one agent is trained from each.
         epochs: of each run; more of them take longer and learn more.
     """
     from reverie.iris.learn import run_learn
