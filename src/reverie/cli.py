@@ -257,17 +257,19 @@ def learn(
     out: Annotated[Path, tyro.conf.arg(help="folder for what is written")] = Path("runs/learn"),
     seeds: tuple[int, ...] = (7, 8, 9),
     epochs: int = 4,
+    game: str = "minatar:breakout",
 ) -> None:
-    """Learn to play MinAtar's Breakout in a few minutes, and compare with agents that learned nothing.
+    """Learn to play a small game in a few minutes, and compare with agents that learned nothing.
 
     Args:
         out: folder for what is written; a run in it that was interrupted goes on.
         seeds: one agent is trained from each.
         epochs: of each run; more of them take longer and learn more.
+        game: one of MinAtar's.
     """
     from reverie.iris.learn import run_learn
 
-    run_learn(out, seeds=seeds, epochs=epochs)
+    run_learn(out, seeds=seeds, epochs=epochs, game=game)
 
 
 def bench(

@@ -108,8 +108,10 @@ def run_learn(
         draw_animation(out / "dream.gif", rows, scale=max(1, PICTURE_SIDE // config.tokenizer.frame[1]))
     console.print(_table(results, game))
     console.print(
-        f"{out / 'learning.png'}  the tests after each epoch\n{out / 'dream.gif'}  a dream of seed {best.seed} beside "
-        f"what happened\n{out / 'learning.json'}  every return\nall of it took {perf_counter() - began:.0f} s",
+        f"{out / 'learning.png'}  the tests after each epoch\n"
+        f"{out / 'dream.gif'}  a dream of seed {best.seed} beside what happened\n"
+        f"{out / 'learning.json'}  every return\n"
+        f"each learned from {best.steps:,} real steps; all of it took {perf_counter() - began:.0f} s",
         highlight=False,
         soft_wrap=True,
     )
@@ -164,8 +166,10 @@ def _interval(returns: Sequence[float]) -> tuple[float, float]:
 
 
 def _table(results: Sequence[Learned], game: str) -> Table:
-    table = Table("seed", "random", "untrained", "best constant", "learned", "times random", "apart", "real steps",
-                  "seconds", title=f"{game}, return of {len(results[0].learned)} games, mean ± 1.96 standard errors",
+    # Close together and without lines it fits into a terminal of 80.
+    table = Table("seed", "random", "untrained", "best constant", "learned", "times random", "apart", box=None,
+                  padding=(0, 2, 0, 0), pad_edge=False,
+                  title=f"{game}, return of {len(results[0].learned)} games, mean ± 1.96 standard errors",
                   caption="apart: the interval of what was learned lies above that of random play")  # fmt: skip
     for result in results:
         rows = [_interval(row) for row in (result.random, result.untrained, result.constant, result.learned)]
@@ -175,7 +179,5 @@ def _table(results: Sequence[Learned], game: str) -> Table:
             *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in rows),
             f"{learned / random if random else float('inf'):.1f}",
             "yes" if learned - half > random + its_half else "no",
-            f"{result.steps:,}",
-            f"{result.duration_s:.0f}",
         )
     return table
