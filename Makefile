@@ -26,7 +26,7 @@ demo: $(VENV)/.iris
 	$(BIN)/reverie demo --out runs/demo
 
 learn: $(VENV)/.iris
-	$(BIN)/reverie learn --out runs/learn --seeds 7 8 9
+	$(BIN)/reverie learn --out runs/learn
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'

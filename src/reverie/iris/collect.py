@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
 from typing import Any, Protocol, SupportsFloat
 
 import numpy as np
@@ -278,6 +280,12 @@ def evaluate(
         total[ended], length[ended] = 0.0, 0
         memory = _forgotten(memory, ended)
     return Played(tuple(returns), tuple(lengths))
+
+
+def interval(returns: Sequence[float]) -> tuple[float, float]:
+    """Return the mean, and half the width of its 95 % interval: 0 for a single one."""
+    half = 1.96 * stdev(returns) / sqrt(len(returns)) if len(returns) > 1 else 0.0
+    return fmean(returns), half
 
 
 def _forgotten(memory: Memory, ended: npt.NDArray[np.bool_]) -> Memory:

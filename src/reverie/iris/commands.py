@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Annotated
 
 import torch
@@ -14,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from reverie import BadSetting
+from reverie.iris.collect import interval
 from reverie.iris.games import games
 from reverie.iris.humans import human_normalised
 from reverie.iris.pictures import draw_animation
@@ -86,8 +86,7 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
         played = agent_run.test(episodes=episodes)
     finally:
         agent_run.close()
-    spread = 1.96 * stdev(played.returns) / sqrt(len(played.returns)) if len(played.returns) > 1 else 0.0
-    mean = fmean(played.returns)
+    mean, spread = interval(played.returns)
     normalised = human_normalised(agent_run.game, mean)
     known = "" if normalised is None else f", human-normalised {normalised:.3f} (random 0, human 1)"
     Console().print(

@@ -76,15 +76,12 @@ def _acted(
     game: Imagination, actor_critic: ActorCritic, first: torch.Tensor, steps: int
 ) -> list[torch.Tensor]:
     shown, memory, over = [game.reset(first)], actor_critic.initial_memory(1), False
-    while len(shown) < steps:
-        if over:
-            shown.append(shown[-1])
-            continue
+    while len(shown) < steps and not over:
         logits, _, memory = actor_critic(shown[-1], memory)
         frame, _, end = game.step(draw(logits, generator=game.generator))
         shown.append(frame)
         over = bool(end)
-    return shown
+    return shown + shown[-1:] * (steps - len(shown))
 
 
 def _to_bytes(frames: torch.Tensor) -> npt.NDArray[np.uint8]:

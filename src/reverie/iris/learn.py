@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie import BadSetting
-from reverie.iris.collect import Played
+from reverie.iris.collect import Played, interval
 from reverie.iris.games import games
 from reverie.iris.pictures import draw_animation, draw_returns
 from reverie.iris.run import CHECKPOINT, Run
@@ -94,8 +93,8 @@ def run_learn(
         results = [each.result() for each in waiting]
     (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     bands = {
-        "random play": _interval([one for result in results for one in result.random]),
-        "untrained": _interval([one for result in results for one in result.untrained]),
+        "random play": interval([one for result in results for one in result.random]),
+        "untrained": interval([one for result in results for one in result.untrained]),
     }
     draw_returns(
         out / "learning.png", {f"seed {result.seed}": result.curve for result in results}, bands, game
@@ -160,11 +159,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _interval(returns: Sequence[float]) -> tuple[float, float]:
-    """Return the mean, and half the width of its 95 % interval."""
-    return fmean(returns), 1.96 * stdev(returns) / sqrt(len(returns))
-
-
 def _table(results: Sequence[Learned], game: str) -> Table:
     # Close together and without lines it fits into a terminal of 80.
     table = Table("seed", "random", "untrained", "best constant", "learned", "times random", "apart", box=None,
@@ -172,7 +166,7 @@ def _table(results: Sequence[Learned], game: str) -> Table:
                   title=f"{game}, return of {len(results[0].learned)} games, mean ± 1.96 standard errors",
                   caption="apart: the interval of what was learned lies above that of random play")  # fmt: skip
     for result in results:
-        rows = [_interval(row) for row in (result.random, result.untrained, result.constant, result.learned)]
+        rows = [interval(row) for row in (result.random, result.untrained, result.constant, result.learned)]
         (random, its_half), (learned, half) = rows[0], rows[-1]
         table.add_row(
             str(result.seed),

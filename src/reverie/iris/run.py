@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -47,6 +48,7 @@ from reverie.iris.train import (
     train_tokenizer,
     train_world_model,
 )
+from reverie.torch import DeviceMirror
 
 Games = Callable[[bool], Game]
 """Makes a game: for training if True (a lost life may end an episode), for testing if False."""
@@ -245,8 +247,12 @@ class Run:
 
     def _use(self, buffer: ReplayBuffer) -> None:
         self.buffer = buffer
-        self._mirror = mirror_tokens(self.agent.tokenizer, buffer)
         self.collector = Collector(self.agent, self._playing, buffer, seed=self.seed)
+
+    @cached_property
+    def _mirror(self) -> DeviceMirror:
+        """The frames and their tokens on the device; only a run that learns has need of them."""
+        return mirror_tokens(self.agent.tokenizer, self.buffer)
 
     def _play(self, epoch: int, watch: Watch) -> Metrics:
         collection = self.config.collection
