@@ -16,13 +16,13 @@ import numpy.typing as npt
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.door import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.draws import check_sampler
-from reverie.episodes import NO_FINAL, EpisodeIndex
+from reverie.episodes import EpisodeIndex
 from reverie.feedback import checked_extras, checked_priorities
 from reverie.file import ReplayFile
 from reverie.following import Follower
 from reverie.gather import Gatherer
 from reverie.history import describe, list_episodes
-from reverie.intake import Intake, Step
+from reverie.intake import Intake
 from reverie.keeping import Keeper
 from reverie.layout import Layouts, is_obs
 from reverie.loading import Loader
@@ -32,7 +32,7 @@ from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
 from reverie.settings import Settings, check_settings, reserve_for
 from reverie.spec import StepSpec, Tree
-from reverie.stores import make_stores, put_ended
+from reverie.stores import make_stores
 from reverie.windows import Anchors, Windows, anchors_of, check_boundary
 
 
@@ -103,6 +103,7 @@ class ReplayBuffer:
         self._index = EpisodeIndex(self.streams, runs.capacity)
         self._ring, self._finals = make_stores(self.residency, settings.stored, self._obs_columns, runs, file)
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
+        self._changes = self._keeper.changes
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks = Blocks()
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
@@ -126,6 +127,7 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Return the live steps of all streams."""
         with self._turn:
+            self._changes.settle()
             return self._index.live_steps()
 
     @property
@@ -142,6 +144,7 @@ class ReplayBuffer:
         "terminated" (also when truncated at the same step), "truncated" or "cut".
         """
         with self._turn:
+            self._changes.settle()
             return list_episodes(self._index)
 
     def __repr__(self) -> str:
@@ -153,6 +156,7 @@ class ReplayBuffer:
         """Return how many different anchors there are now for windows of `length` steps."""
         length = positive("length", length)
         with self._turn:
+            self._changes.settle()
             return Anchors(self._index, check_boundary(boundary), length).count()
 
     # --- writing ---------------------------------------------------------------------------------------
@@ -176,7 +180,7 @@ class ReplayBuffer:
         """
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
-            self._store(stream_number(stream, self.streams), step)
+            self._changes.add(stream_number(stream, self.streams), step)
 
     def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
                   truncated: npt.ArrayLike, final_obs: Tree | None = None, streams: npt.ArrayLike | None = None,
@@ -194,17 +198,9 @@ class ReplayBuffer:
             BufferClosed: the buffer was closed.
         """
         which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
-        values, rewards, ended, final = self._intake.lanes(
-            len(which), obs, action, reward, terminated, truncated, final_obs, extras
-        )
+        lanes = self._intake.lanes(len(which), obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
-            self._keeper.lanes(which, values, ended, final)
-            slots, freed = self._index.make_room_many(which)
-            if freed:
-                self._finals.release(freed)
-            places = None if final is None else put_ended(self._finals, ended, final)
-            self._ring.write(slots, values)
-            self._index.commit_many(which, slots, rewards, ended, places)
+            self._changes.add_lanes(which, lanes)
 
     def cut(self, stream: int = 0, *, final_obs: Tree | None = None) -> None:
         """End the running episode of `stream`: the recording stopped here and goes on elsewhere.
@@ -219,10 +215,7 @@ class ReplayBuffer:
         final = None if final_obs is None else self._intake.final(final_obs)
         with self._lock:
             self._keeper.check_writable()
-            stream = stream_number(stream, self.streams)
-            if self._index.open_row[stream] >= 0:
-                self._keeper.cut(stream, final)
-                self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
+            self._changes.cut(stream_number(stream, self.streams), final)
 
     # --- sampling --------------------------------------------------------------------------------------
 
@@ -337,8 +330,7 @@ class ReplayBuffer:
             real &= self._index.are_live(batch.stream[:, None], ids)
             slots = self._index.slots(batch.stream[:, None], ids)[real]
             chosen = {name: np.asarray(value)[real] for name, value in checked.items()}
-            self._keeper.rewrite(slots, chosen)
-            self._ring.rewrite(slots, chosen)
+            self._changes.rewrite(slots, chosen)
 
     # --- the file --------------------------------------------------------------------------------------
 
@@ -387,14 +379,3 @@ class ReplayBuffer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:  # fmt: skip
         self.close()
-
-    def _store(self, stream: int, step: Step) -> None:
-        """Store a prepared step; the caller holds the lock."""
-        values, amount, ended, final = step
-        self._keeper.step(stream, values, ended, final)
-        slot, freed = self._index.make_room(stream)
-        if freed:
-            self._finals.release(freed)
-        place = NO_FINAL if final is None else self._finals.put(final)
-        self._ring.write(slot, values)
-        self._index.commit(stream, slot, amount, ended, place)

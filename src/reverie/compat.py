@@ -258,7 +258,7 @@ class IRISReplayBuffer:
         if step[2] & TERMINATED:
             self._engine._keeper.note(episodes=self._episodes + 1)
         try:
-            self._engine._store(0, step)
+            self._engine._changes.add(0, step)
         except BaseException:
             self._note()
             raise

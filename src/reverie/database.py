@@ -178,11 +178,15 @@ class Database:
         self._check_process()
         if self._connection.in_transaction:  # an interrupt left it so
             self.roll_back()
-        if self._stat() != self._identity:
+        if not self.is_here():
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "
                 f"keep what is in memory with save_as"
             )
+
+    def is_here(self) -> bool:
+        """Whether the file that was opened still has its name."""
+        return self._stat() == self._identity
 
     def _check_process(self) -> None:
         """SQLite forbids a fork to use its parent's connection: it would read and write what is not so."""

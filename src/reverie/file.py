@@ -64,6 +64,7 @@ class ReplayFile:
     def __init__(self, db: Database, columns: Sequence[str], obs: Sequence[str]) -> None:
         self.db = db
         self._lock: WriterLock | None = None
+        self.closed = False
         self.columns, self.obs_columns = tuple(columns), tuple(obs)
         quoted = sql_names(columns)
         self._quoted = dict(zip(self.columns, quoted, strict=True))
@@ -191,6 +192,7 @@ class ReplayFile:
         self.db.close()
         if self._lock is not None:
             self._lock.release()
+        self.closed = True
 
     def remove(self) -> None:
         """Remove it: it was made for a buffer that came to nothing."""
@@ -272,6 +274,10 @@ class ReplayFile:
         """Forget a run."""
         self.db.do("DELETE FROM runs WHERE number = ?", (number,))
 
+    def has_run(self, number: int) -> bool:
+        """Whether there is a run of this number."""
+        return bool(self.db.rows("SELECT 1 FROM runs WHERE number = ?", (number,)))
+
     def _row_of_run(self, number: int, more: str) -> Any:
         found = self.db.rows(
             f"SELECT number, stream, first, steps, checksums, {more} FROM runs WHERE number = ?", (number,)
@@ -300,9 +306,15 @@ class ReplayFile:
             found.append(StepRow(stream, step, ended, values, self._final(blobs[len(self.columns) :])))
         return found
 
-    def drop_steps(self, stream: int, first: int) -> None:
-        """Forget the newest steps of a stream from `first` on."""
-        self.db.do("DELETE FROM steps WHERE stream = ? AND id >= ?", (stream, first))
+    def drop_steps(self, stream: int) -> None:
+        """Forget the newest steps of a stream."""
+        self.db.do("DELETE FROM steps WHERE number BETWEEN ? AND ?", (stream * RUN, (stream + 1) * RUN - 1))
+
+    def stops(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Return one past the last id of each stream's runs, and of its newest steps, where there are any."""
+        runs = self.db.rows("SELECT stream, max(first + steps) FROM runs GROUP BY stream")
+        steps = self.db.rows("SELECT stream, max(id) + 1 FROM steps GROUP BY stream")
+        return dict(runs), dict(steps)
 
     # --- episodes --------------------------------------------------------------------------------------
 
@@ -331,10 +343,13 @@ class ReplayFile:
                 return bytes(packed)
         raise self.db.damaged(f"the final observation of episode {number} is missing")
 
-    def keep_episodes(self, stream: int, first: int, stop: int) -> None:
-        """Forget the episodes of a stream but those with the ordinals `first <= ordinal < stop`."""
-        sql = "DELETE FROM episodes WHERE stream = ? AND NOT ordinal BETWEEN ? AND ?"
-        self.db.do(sql, (stream, first, stop - 1))
+    def drop_episodes(self, stream: int, stop: int) -> None:
+        """Forget the episodes of a stream before that with the ordinal `stop`."""
+        self.db.do("DELETE FROM episodes WHERE stream = ? AND ordinal < ?", (stream, stop))
+
+    def has_ended(self, number: int) -> bool:
+        """Whether there is an episode of this number, and it does not run."""
+        return bool(self.db.rows("SELECT 1 FROM episodes WHERE number = ? AND ended != 0", (number,)))
 
     def drop_other_episodes(self, numbers: Set[int]) -> None:
         """Forget all episodes but these."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from reverie.budget import Budget
+from reverie.changes import Changes
 from reverie.draws import Sampler
-from reverie.episodes import EpisodeIndex, Ints
+from reverie.episodes import EpisodeIndex
 from reverie.errors import BufferClosed, FileError
 from reverie.file import ReplayFile
 from reverie.journal import Journal
@@ -22,8 +22,6 @@ from reverie.saving import copy_file, copy_memory, snapshot
 from reverie.settings import Settings
 from reverie.states import Remembered, SamplerStates, generator_state
 from reverie.stores import FinalStore, Store
-
-Values = Mapping[str, Any]
 
 
 class Keeper:
@@ -54,11 +52,14 @@ class Keeper:
         self._identity = uuid.uuid4().hex  # by which copies know whose they are
         # Whether random numbers were drawn, and notes taken, that the file does not know of.
         self._drawn = self._noted = False
+        self.changes = Changes(settings.stored, index, store, finals)
+        self.changes.news, self.changes.told = self._news, self._told
         limit = settings.max_bytes
-        self._budget = None if limit is None else Budget(
-            limit, self._used_bytes, settings.raw_run_bytes, self._drop_run, index, store, finals
-        )  # fmt: skip
-        self._alone = file is None and limit is None  # nobody need be told of a step
+        if limit is not None:
+            self.changes.budget = Budget(limit, self._used_bytes, settings.raw_run_bytes, index, store, finals, file,
+                                         settings.residency == "disk")  # fmt: skip
+        if file is not None or limit is not None:
+            self.changes.check = self.check_writable
 
     @property
     def path(self) -> Path | None:
@@ -79,7 +80,7 @@ class Keeper:
         journal = self._journal_of(self.file)
         if loader is not None:
             journal.go_on_from(loader)
-        self._journal = journal
+        self._journal = self.changes.journal = journal
 
     def was_killed(self) -> bool:
         """Whether the process that wrote to the file before was killed; from now on it is this one."""
@@ -97,16 +98,13 @@ class Keeper:
             return self.file.db.used_bytes
         return self._store.nbytes + self._index.nbytes + self._finals.nbytes
 
-    def _drop_run(self, number: int) -> None:
-        if self._journal is not None:
-            self._journal.drop_run(number)
-
     # --- what happens ----------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """Refuse anything after close."""
+        """Refuse anything after close; settle what an interrupt left."""
         if self.closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
+        self.changes.settle()
 
     def check_writable(self) -> None:
         """Refuse to write after close, and to a file that is open for reading."""
@@ -117,41 +115,12 @@ class Keeper:
                 f"open it with mode='r+'"
             )
 
-    def step(self, stream: int, values: Values, ended: int, final: Values | None) -> None:
-        """A step is about to be stored; refuse it if it cannot be."""
-        if self._alone:
-            return
-        self.check_writable()
-        if self._budget is not None:
-            self._budget.make_room([stream])
-        if self._journal is not None:
-            self._told(self._journal.step(stream, values, ended, final, self._news()))
-
-    def lanes(self, streams: Ints, values: Values, ended: Ints, final: Values | None) -> None:
-        """A step for each of several streams is about to be stored; refuse it if it cannot be."""
-        if self._alone:
-            return
-        self.check_writable()
-        if self._budget is not None:
-            self._budget.make_room(streams.tolist())
-        if self._journal is not None:
-            self._told(self._journal.lanes(streams, values, ended, final, self._news()))
-
-    def cut(self, stream: int, final: Values | None) -> None:
-        """The running episode of a stream is about to be cut."""
-        if self._journal is not None:
-            self._told(self._journal.cut(stream, final, self._news()))
-
-    def rewrite(self, slots: Ints, values: Values) -> None:
-        """Steps that lie there already are about to get new values."""
-        if self._journal is not None and len(slots):
-            self._journal.rewrite(slots, values)
-
     def replaced(self) -> None:
         """All of memory was replaced."""
         if self._journal is not None:
             with self._journal.file.db.writing():
                 self._journal.put_all(self._remember())
+            self._journal.all_put()
 
     def drawing(self, sampler: Sampler | None = None) -> None:
         """Random numbers are about to be drawn, by a sampler if one is given."""
@@ -171,9 +140,8 @@ class Keeper:
             news["rng"] = generator_state(self._rng)
         return news
 
-    def _told(self, written: bool) -> None:
-        if written:
-            self._drawn = self._noted = False
+    def _told(self) -> None:
+        self._drawn = self._noted = False
 
     # --- bringing it to the disk -----------------------------------------------------------------------
 
@@ -181,7 +149,7 @@ class Keeper:
         """Make everything survive a loss of power."""
         if self._journal is not None:
             self._journal.flush(self._remember())
-            self._told(True)
+            self._told()
 
     def save_as(self, path: Path, turn: ExitStack) -> None:
         """Write a copy.
@@ -202,15 +170,18 @@ class Keeper:
 
     def close(self) -> None:
         """Flush and close the file. Closing twice is fine."""
-        if self.closed:
+        self.closed = True  # from now on; what follows is done again if it was interrupted
+        self.changes.check = self.check_writable
+        if self.file is None or self.file.closed:
             return
-        self.closed, self._alone = True, False
-        if self.file is not None:
-            try:
-                if self._journal is not None:
-                    self._journal.flush(self._remember(), clean=True)
-            finally:
-                self.file.close()
+        try:
+            self.changes.settle()
+            if self._journal is not None:
+                self._journal.flush(self._remember(), clean=True)
+        except FileError:
+            self.file.close()
+            raise
+        self.file.close()
 
     def _remember(self) -> Remembered:
         return remember(self._rng, self._samplers, self._index, self.notes)

@@ -83,8 +83,8 @@ def _physical_bytes() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def reserve(owner: object, nbytes: int, what: str) -> None:
-    """Note that `owner` will come to need `nbytes`, for as long as it lives.
+def reserve(owner: object, nbytes: int, what: str, held: int = 0) -> None:
+    """Note that `owner` will come to need `nbytes`, for as long as it lives; `held` of them it has already.
 
     Pages are committed only when they are first written, so two buffers that each fit alone would both be
     accepted and run out of memory hours later: what all of them were promised has to fit, too.
@@ -94,8 +94,8 @@ def reserve(owner: object, nbytes: int, what: str) -> None:
     """
     now, ever = available_bytes(), total_bytes()
     with _reserved_lock:
-        others = sum(_reserved.values())
-        if now is not None and nbytes > now:
+        others = sum(_reserved.values()) - _reserved.get(id(owner), 0)
+        if now is not None and nbytes - held > now:
             left, where = now, "available"
         elif ever is not None and nbytes + others > ever:
             left, where = (
@@ -103,8 +103,9 @@ def reserve(owner: object, nbytes: int, what: str) -> None:
                 f"left of {format_bytes(ever)}, the rest being promised to other buffers",
             )
         else:
+            if id(owner) not in _reserved:
+                weakref.finalize(owner, _reserved.pop, id(owner), None)
             _reserved[id(owner)] = nbytes
-            weakref.finalize(owner, _reserved.pop, id(owner), None)
             return
     raise TooLarge(
         f"{what}: wanted {format_bytes(nbytes)} of memory, got {format_bytes(left)} {where}; "

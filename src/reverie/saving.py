@@ -50,7 +50,7 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
             if have.get(number) != run:
                 target.put_run(*source.run(number))
         for stream in range(settings.streams):
-            target.drop_steps(stream, 0)
+            target.drop_steps(stream)
         for row in source.steps():
             target.put_step(row)
         episodes = source.episodes()

@@ -75,8 +75,17 @@ class FileChunks:
         stream = number // self._each
         newest = self._newest.get(stream)
         if newest is not None and newest[0] == number:
-            self.nbytes -= sum(map(len, newest[1].values()))
+            self.nbytes -= self.size(number)
             del self._newest[stream]
+
+    def size(self, number: int) -> int:
+        """Return how many bytes of memory a run takes."""
+        newest, packed = self._newest.get(number // self._each, (-1, {}))
+        return sum(map(len, packed.values())) if newest == number else 0
+
+    def recount(self) -> None:
+        """Count the bytes anew."""
+        self.nbytes = sum(self.size(number) for number, _ in self._newest.values())
 
 
 def check_residency(residency: object, path: bool) -> str:
@@ -109,7 +118,7 @@ def make_stores(
         file: the replay file, if there is one.
     """
     if residency == "ram":
-        return Ring(columns, runs.streams, runs.capacity), Finals(obs)
+        return Ring(columns, runs.streams, runs.capacity), Finals(obs, runs.streams * (runs.capacity + 1))
     if residency == "packed":
         return PackedRing(columns, runs.streams, runs.capacity), PackedFinals(obs)
     assert file is not None

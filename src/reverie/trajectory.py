@@ -110,7 +110,7 @@ class IRISOnPolicyBuffer:
                 cut, store = buffer.cut, buffer._store
                 steps = [buffer._prepare(*record) for record in records]
             else:
-                cut, store = partial(engine.cut, stream), partial(engine._store, stream)
+                cut, store = partial(engine.cut, stream), partial(engine._changes.add, stream)
                 steps = [
                     engine._intake.step(obs, action, reward, bool(terminal), truncated, final, {})
                     for obs, action, reward, terminal, truncated, final in records
