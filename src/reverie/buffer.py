@@ -127,7 +127,7 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Return the live steps of all streams."""
         with self._turn:
-            self._changes.settle()
+            self._keeper.settle()
             return self._index.live_steps()
 
     @property
@@ -144,7 +144,7 @@ class ReplayBuffer:
         "terminated" (also when truncated at the same step), "truncated" or "cut".
         """
         with self._turn:
-            self._changes.settle()
+            self._keeper.settle()
             return list_episodes(self._index)
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ class ReplayBuffer:
         """Return how many different anchors there are now for windows of `length` steps."""
         length = positive("length", length)
         with self._turn:
-            self._changes.settle()
+            self._keeper.settle()
             return Anchors(self._index, check_boundary(boundary), length).count()
 
     # --- writing ---------------------------------------------------------------------------------------
@@ -268,6 +268,7 @@ class ReplayBuffer:
             batch = layout.allocate(self._blocks) if out is None else out
             windows = anchors.windows(drawn, burn_in, self._rng)
             self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
+            self._keeper.used()
         return batch
 
     def sample_steps(self, batch_size: int) -> StepBatch:
@@ -307,7 +308,9 @@ class ReplayBuffer:
         with self._turn:
             self._keeper.check_open()
             live = self._index.are_live(batch.stream, batch.anchor)
+            self._keeper.using(sampler)
             sampler.update(self._index, batch.stream[live], batch.anchor[live], priorities[live])
+            self._keeper.used()
 
     def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
         """Store new values of extra fields for the steps of a batch, such as recurrent states or latents.

@@ -56,6 +56,15 @@ class Sampler(ABC):
             f"pass sampler=Prioritized(...) to sample"
         )
 
+    def mark(self) -> None:  # noqa: B027  # most samplers remember nothing
+        """Take note of what there is to remember: `rewind` goes back there, if what comes next is interrupted.
+
+        A sampler that remembers something between draws should have both. Neither may cost more than a draw.
+        """
+
+    def rewind(self) -> None:  # noqa: B027  # likewise
+        """Go back to the last `mark`, from wherever an interrupt left this sampler. Twice is fine."""
+
     def save(self) -> State:
         """Return what has to be remembered: arrays, numbers, strings, and lists and dicts of such."""
         return {}
@@ -194,6 +203,10 @@ class EpisodeUniform(Sampler):
             )
 
         return Drawn(*try_then_count(count, propose, enumerate_rest))
+
+    def rewind(self) -> None:
+        """Forget what was counted: it is counted again when next needed."""
+        self._live = LiveEpisodes()
 
     def _rows(self, index: EpisodeIndex, rng: np.random.Generator, count: int) -> Ints:
         episodes = int((index.begun - index.dropped).sum())

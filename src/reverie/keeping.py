@@ -49,6 +49,7 @@ class Keeper:
         self.notes: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._samplers = SamplerStates()
+        self._used: Sampler | None = None  # by a draw or an update that is not through
         self._identity = uuid.uuid4().hex  # by which copies know whose they are
         # Whether random numbers were drawn, and notes taken, that the file does not know of.
         self._drawn = self._noted = False
@@ -104,7 +105,7 @@ class Keeper:
         """Refuse anything after close; settle what an interrupt left."""
         if self.closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
-        self.changes.settle()
+        self.settle()
 
     def check_writable(self) -> None:
         """Refuse to write after close, and to a file that is open for reading."""
@@ -127,6 +128,23 @@ class Keeper:
         self._drawn = True
         if sampler is not None:
             self._samplers.meet(sampler)
+            self.using(sampler)
+
+    def using(self, sampler: Sampler) -> None:
+        """A sampler is about to change; `used` says that it has."""
+        sampler.mark()
+        self._used = sampler
+
+    def used(self) -> None:
+        """The sampler that is in use has changed as a whole."""
+        self._used = None
+
+    def settle(self) -> None:
+        """Bring to an end what an interrupt left half done."""
+        if self._used is not None:
+            self._used.rewind()
+            self._used = None
+        self.changes.settle()
 
     def note(self, **values: Any) -> None:
         """Take notes, which are in the file with the next step."""
@@ -175,7 +193,7 @@ class Keeper:
         if self.file is None or self.file.closed:
             return
         try:
-            self.changes.settle()
+            self.settle()
             if self._journal is not None:
                 self._journal.flush(self._remember(), clean=True)
         except FileError:

@@ -126,6 +126,7 @@ class DeviceMirror:
                 drawn = sampler.draw(anchors, buffer._rng, batch_size)
                 windows = anchors.windows(drawn, burn_in, buffer._rng)
                 self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
+                buffer._keeper.used()
             # The buffer may go on: what lies here changes only in _follow.
             return self._gather(layout, block, batch, derived)
 
