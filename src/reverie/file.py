@@ -153,7 +153,7 @@ class ReplayFile:
         place = existing(path)
         lock = WriterLock(path, place) if mode == "r+" else None
         try:
-            if is_foreign(place) and (lock is not None or writing_process(place) is None):
+            if _has_foreign_log(place, lock is not None):
                 raise FileError(
                     f"{path}: wanted the log of this file, got that of another file at {place.name}-wal; "
                     f"remove {place.name}-wal if this file is what you want, such as one restored from a copy"
@@ -367,6 +367,12 @@ class ReplayFile:
             raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind") from error
         if wanted != got:
             raise self.db.damaged(f"the checksum of {kind} {numbers[0]} is wrong")
+
+
+def _has_foreign_log(place: Path, is_alone: bool) -> bool:
+    """Whether the log beside a file is another's; while somebody writes, nobody but the one who does can tell."""
+    # Looked at twice: a writer may come and go between two looks.
+    return all(is_foreign(place) and (is_alone or writing_process(place) is None) for _ in range(2))
 
 
 def _insert(table: str, columns: int) -> str:

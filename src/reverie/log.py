@@ -53,7 +53,7 @@ def is_foreign(place: Path) -> bool:
                 return False
             first = log.read(FRAME + size)
             number = _number_of(place)
-            if number is None or not _begins_with(header, first):
+            if number is None or len(first) < FRAME + size or not _begins_with(header, first):
                 return False
             begun = int.from_bytes(first[FRAME:][COOKIE], "big")
             # Of these numbers the file may have any: pages move into it one by one, and stay in the log meanwhile.
@@ -64,7 +64,7 @@ def is_foreign(place: Path) -> bool:
 
 def _begins_with(header: bytes, frame: bytes) -> bool:
     """Whether SQLite takes the first frame of a log for valid, and it holds a whole transaction on the first page."""
-    page, committed = struct.unpack(">2I", frame[:8]) if len(frame) > FRAME else (0, 0)
+    page, committed = struct.unpack(">2I", frame[:8])
     if page != 1 or not committed or frame[8:16] != header[16:24]:
         return False
     order = "<" if header[3] % 2 == 0 else ">"
