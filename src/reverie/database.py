@@ -73,7 +73,7 @@ MEANINGS = {
     "SQLITE_IOERR_SHMMAP": "wanted an index of the log in shared memory, got none; put the file on a local disk",
     "SQLITE_IOERR_SHMLOCK": "wanted to lock the index of the log, got a file system without locks; "
     "put the file on a local disk",
-    "SQLITE_IOERR_CORRUPTFS": "wanted a whole file system, got a damaged one; repair it",
+    "SQLITE_IOERR_CORRUPTFS": "wanted a whole file system, got damage in it; repair it",
     "SQLITE_NOMEM": "wanted memory to read the file, got none; close something",
     "SQLITE_TOOBIG": "wanted a value that SQLite can hold, got one too large; seal smaller runs",
     "SQLITE_NOLFS": "wanted a file system for large files, got one for small ones; put the file on another disk",

@@ -11,8 +11,8 @@ from pathlib import Path
 from reverie.errors import FileError, FileMissing, FileTaken
 
 LOGS = ("-wal", "-journal", "-shm")  # what SQLite puts beside a file
-LONGEST = ".saving-4194304.new-4194304-journal"  # what may be put behind a name while a file is made
-LOG_LONGEST = "-journal"
+# The longest that is put behind the name of a file that is there, is being made, or is being copied to.
+BESIDE, BESIDE_NEW, BESIDE_COPY = "-journal", ".new-4194304-journal", ".saving-4194304.new-4194304-journal"
 PATH_BYTES = 504  # SQLite takes no longer path
 
 
@@ -53,13 +53,13 @@ def existing(path: Path) -> Path:
         if not stat.S_ISREG(found.st_mode):
             raise FileError(f"{path}: wanted a replay file, got a folder or device; check the path")
         place = Path(os.path.realpath(path))
-        _check_length(path, place, LOG_LONGEST)
+        _check_length(path, place, BESIDE)
         _check_logs(path, place)
     return place
 
 
-def vacant(path: Path) -> Path:
-    """Return where a new replay file is to lie.
+def vacant(path: Path, beside: str = BESIDE_NEW) -> Path:
+    """Return where a new replay file is to lie, with room for `beside` behind its name.
 
     Raises:
         FileTaken: there is something already. FileMissing: its folder is not there.
@@ -82,7 +82,7 @@ def vacant(path: Path) -> Path:
                 f"{path}: wanted a path that is free, got one that exists; "
                 f"reverie.open resumes it, and nothing is ever overwritten"
             )
-        _check_length(path, place, LONGEST)
+        _check_length(path, place, beside)
     return place
 
 
@@ -151,13 +151,13 @@ def _check_length(path: Path, place: Path, suffix: str) -> None:
     got = len(os.fsencode(place.name))
     if got > most:
         raise FileError(
-            f"{path}: wanted a name of at most {most} bytes, so that its log fits beside it, "
+            f"{path}: wanted a name of at most {most} bytes, so that those of its log and drafts fit, too, "
             f"got {got}; choose a shorter one"
         )
     got = len(os.fsencode(place))
-    if got + len(suffix) - len(LOG_LONGEST) > PATH_BYTES:
+    if got + len(suffix) - len(BESIDE) > PATH_BYTES:
         raise FileError(
-            f"{path}: wanted a path of at most {PATH_BYTES + len(LOG_LONGEST) - len(suffix)} bytes, "
+            f"{path}: wanted a path of at most {PATH_BYTES + len(BESIDE) - len(suffix)} bytes, "
             f"which SQLite can take, got {got}; choose a shorter one"
         )
 

@@ -11,7 +11,7 @@ from reverie.errors import FileTaken
 from reverie.file import ReplayFile, Run
 from reverie.journal import Journal
 from reverie.lock import discard_left, put_in_place
-from reverie.place import discard, inode, is_there, sync_folder, told, vacant
+from reverie.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
 from reverie.resuming import SETTINGS, make_file, read_settings
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
@@ -102,7 +102,7 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
         finally:
             target.close()
         return
-    place = vacant(path)
+    place = vacant(path, BESIDE_COPY)
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
     draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
     try:

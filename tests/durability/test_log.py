@@ -196,8 +196,8 @@ def test_a_log_that_went_under_its_writer_is_missed_at_the_next_add(by, tmp_path
                 grow(buffer, 1)
                 told[0] = 11 + number
         except rv.FileError as error:
-            assert "wanted the log that was opened, got none or another" in str(error)
-            assert len(buffer) == 10
+            if "wanted the log that was opened, got none or another" not in str(error) or len(buffer) != 10:
+                raise
             buffer.save_as(path.with_name("b.replay"))
             told[1] = 1
         return buffer
@@ -271,7 +271,8 @@ def test_a_reader_whose_log_was_replaced_says_so(tmp_path):
         try:
             assert len(reader) == 10
         except rv.FileError as error:
-            assert "open it again" in str(error)
+            if "open it again" not in str(error):
+                raise
         go[0] = 3
         writer.wait()
     assert holds(path) == 10
