@@ -119,7 +119,7 @@ class Database:
         self._inode = inode(self._name)
         self._log_inode: Inode | None = None
         connected(self._inode)
-        self._count = weakref.finalize(self, disconnected, self._inode)
+        self._count = weakref.finalize(self, disconnected, self._inode, self._pid)
         self._count.atexit = False
         try:
             self.do("PRAGMA cell_size_check = ON")

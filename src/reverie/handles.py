@@ -28,11 +28,11 @@ def connected(inode: Inode | None) -> None:
             _connections[inode] += 1
 
 
-def disconnected(inode: Inode | None) -> None:
-    """Take note that a connection to a file is closed, and close what waits for the last one."""
+def disconnected(inode: Inode | None, process: int) -> None:
+    """Take note that a connection that a process made is closed, and close what waits for the last one."""
+    if inode is None or process != os.getpid():  # a fork has its parent's connections, which do not count
+        return
     with _turn:
-        if inode is None:
-            return
         _connections[inode] -= 1
         if _connections[inode] <= 0:
             del _connections[inode]

@@ -155,8 +155,12 @@ def put_in_place(draft: Path, path: Path, place: Path) -> WriterLock:
     lock = WriterLock(path, place, draft)
     try:
         os.link(draft, place)
-        lock.note()
-        remove_logs(place)  # of a file that had this name once; whoever was not the first is out by now
+        try:
+            lock.note()
+            remove_logs(place)  # of a file that had this name once; whoever was not the first is out by now
+        except BaseException:
+            os.unlink(place)
+            raise
     except BaseException:
         lock.release()
         raise

@@ -83,6 +83,7 @@ def vacant(path: Path, beside: str = BESIDE_NEW) -> Path:
                 f"reverie.open resumes it, and nothing is ever overwritten"
             )
         _check_length(path, place, beside)
+        _check_logs(path, place)
     return place
 
 

@@ -129,6 +129,26 @@ def test_a_flush_that_a_reader_is_in_the_way_of_says_so(tmp_path, monkeypatch):
         assert holds(tmp_path / "b.replay") == 15
 
 
+@needs_sqlite
+def test_emptying_the_log_costs_the_same_in_a_large_file(tmp_path):
+    """What a flush writes beside the changes since the last one is a few pages, whatever the file holds."""
+    written = []
+    for steps in (10, 3000):
+        path, count = tmp_path / f"{steps}.replay", [0]
+
+        def see(event: tuple, count: list[int] = count) -> None:
+            count[0] += len(event[3]) if event[0] == "write" else 0
+
+        with Recorder(see), rv.ReplayBuffer(scalar_spec(), 5000, path=path) as buffer:
+            grow(buffer, steps)
+            for _ in range(2):
+                count[0] = 0
+                with buffer._keeper.file.db.syncing():
+                    pass
+            written.append(count[0])
+    assert written[0] == written[1] < 20_000
+
+
 @pytest.mark.parametrize("what", ["flush", "close", "save_as"])
 def test_a_copy_made_by_another_thread_is_waited_for_while_others_go_on(what, tmp_path, monkeypatch):
     """While save_as copies, adds and samples go on; a flush, a close or another copy comes after it."""

@@ -367,6 +367,11 @@ def test_something_odd_in_place_of_a_log_is_named_and_hangs_nobody(mode, suffix,
         rv.FileError, match=rf"got something that is no file at a\.replay{suffix}; remove that"
     ):
         rv.open(path, mode=mode)
+    path.rename(tmp_path / "b.replay")
+    with pytest.raises(rv.FileError, match=r"got something that is no file"):
+        rv.ReplayBuffer(scalar_spec(), 96, path=path)
+    assert not path.exists()
+    (tmp_path / "b.replay").rename(path)
     os.rmdir(odd) if kind == "folder" else odd.unlink()
     assert holds(path, mode) == 10
 
