@@ -105,11 +105,11 @@ class ReplayBuffer:
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
         self._changes = self._keeper.changes
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
-        self._blocks = Blocks()
+        self._blocks, self._layouts = Blocks(), Layouts(self.spec)
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
-        self._layouts = Layouts(self.spec)
         self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
         self._lock = threading.RLock()
+        self._keeper.turns = threading.Condition(self._lock)
         self._turn: AbstractContextManager[Any] = self._lock  # to read: a follower looks for news first
 
     def _write(self, loader: Loader | None = None) -> None:

@@ -5,34 +5,82 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reverie.errors import FileError
+from reverie.errors import BufferClosed, FileError, ReplayError
+from reverie.handles import Inode, connected, disconnected
+from reverie.lock import writing_process
+from reverie.log import is_base, mark_on, new_base
+from reverie.place import inode, log_bytes
 
-# Pages of 4 KiB in the write-ahead log before SQLite moves them into the file: fewer, larger waits for the disk.
+# Pages in the log before it is emptied into the file: fewer, larger waits for the disk.
 CHECKPOINT_PAGES = 4000
 BUSY_S = 10.0  # how long to wait for another program that holds the file locked
 
 # What sqlite3 raises; for a damaged file also what texts that are no UTF-8, and lengths beyond all bounds, come to.
 FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
 
-# SQLite's name of an error, or how it begins -> what was wanted and what came, and the remedy
+_DAMAGED = "wanted a whole file, got a damaged one; restore it from a copy made by save_as"
+_LOCKED = "wanted the file, got it locked by another program; close that, such as a sqlite3 shell"
+_UNKNOWN = "wanted SQLite to do as it was told, got an error of it that is unknown here"
+
+# SQLite's name of an error, or how it begins -> what was wanted and what came, and the remedy. The longest counts.
 MEANINGS = {
     "SQLITE_FULL": "wanted room on the disk, got none; free some and try again, nothing was written",
     "SQLITE_READONLY": "wanted to write, got a file that may only be read; "
     "change its permissions, or open it with mode='r'",
+    "SQLITE_READONLY_ROLLBACK": "wanted a file at rest, got one that a killed program was changing; "
+    "open it once with mode='r+'",
+    "SQLITE_READONLY_RECOVERY": "wanted to read its log, got no permission to make an index of it; "
+    "change the permissions of the folder",
+    "SQLITE_READONLY_CANTINIT": "wanted to read its log, got no permission to make an index of it; "
+    "change the permissions of the folder",
+    "SQLITE_READONLY_DIRECTORY": "wanted to write, got a folder that may only be read; "
+    "change its permissions, or open it with mode='r'",
+    "SQLITE_READONLY_DBMOVED": "wanted the file that was opened, got none or another in its place; "
+    "keep what is in memory with save_as",
     "SQLITE_PERM": "wanted to write, got no permission; change the permissions of the file and its folder",
+    "SQLITE_AUTH": "wanted to write, got no permission; change the permissions of the file and its folder",
     "SQLITE_NOTADB": "wanted a replay file, got something else or a damaged one; restore it from a copy",
-    "SQLITE_CORRUPT": "wanted a whole file, got a damaged one; restore it from a copy made by save_as",
-    "SQLITE_BUSY": "wanted the file, got it locked by another program; close that, such as a sqlite3 shell",
-    "SQLITE_LOCKED": "wanted the file, got it locked by another program; close that, such as a sqlite3 shell",
+    "SQLITE_CORRUPT": _DAMAGED,
+    "SQLITE_ERROR": "wanted the tables of a replay file, got others or damaged ones; "
+    "restore it from a copy made by save_as",
+    "SQLITE_CONSTRAINT": _DAMAGED,
+    "SQLITE_MISMATCH": _DAMAGED,
+    "SQLITE_FORMAT": _DAMAGED,
+    "SQLITE_NOTFOUND": _DAMAGED,
+    "SQLITE_EMPTY": _DAMAGED,
+    "SQLITE_RANGE": _DAMAGED,
+    "SQLITE_SCHEMA": "wanted tables that stay as they are, got another program changing them; "
+    "close that, such as a sqlite3 shell",
+    "SQLITE_BUSY": _LOCKED,
+    "SQLITE_LOCKED": _LOCKED,
+    "SQLITE_PROTOCOL": "wanted to lock the file, got locks that did not come; "
+    "close other programs that have it open, or put it on a local disk",
     "SQLITE_CANTOPEN": "wanted to open the file and its log, got a refusal; "
     "check that the folder exists and may be written to",
     "SQLITE_IOERR": "wanted the disk to do as it was told, got a failure; check the disk and try again",
+    "SQLITE_IOERR_NOMEM": "wanted memory to read the file, got none; close something",
+    "SQLITE_IOERR_LOCK": "wanted to lock the file, got a file system without locks; put it on a local disk",
+    "SQLITE_IOERR_RDLOCK": "wanted to lock the file, got a file system without locks; put it on a local disk",
+    "SQLITE_IOERR_UNLOCK": "wanted to unlock the file, got a failure of the file system; put it on a local disk",
+    "SQLITE_IOERR_CHECKRESERVEDLOCK": "wanted to lock the file, got a file system without locks; "
+    "put it on a local disk",
+    "SQLITE_IOERR_SHMMAP": "wanted an index of the log in shared memory, got none; put the file on a local disk",
+    "SQLITE_IOERR_SHMLOCK": "wanted to lock the index of the log, got a file system without locks; "
+    "put the file on a local disk",
+    "SQLITE_IOERR_CORRUPTFS": "wanted a whole file system, got damage in it; repair it",
     "SQLITE_NOMEM": "wanted memory to read the file, got none; close something",
+    "SQLITE_TOOBIG": "wanted a value that SQLite can hold, got one too large; seal smaller runs",
+    "SQLITE_NOLFS": "wanted a file system for large files, got one for small ones; put the file on another disk",
+    "SQLITE_INTERRUPT": "wanted an answer, got an interrupt; ask again",
+    "SQLITE_ABORT": "wanted an answer, got a transaction that was rolled back meanwhile; ask again",
+    "SQLITE_MISUSE": _UNKNOWN,
+    "SQLITE_INTERNAL": _UNKNOWN,
 }
 
 
@@ -40,61 +88,118 @@ class Database:
     """One connection, for all threads of one process, which take turns.
 
     Args:
-        path: where the file lies.
+        path: of the file, as the user knows it.
         mode: "new" makes it, "r+" writes, "r" reads.
+        place: where the file lies, symbolic links resolved.
 
     Raises:
         FileError: it cannot be opened; so does every method on whatever goes wrong.
     """
 
-    def __init__(self, path: Path, mode: str) -> None:
+    def __init__(self, path: Path, mode: str, place: Path) -> None:
         if sys.byteorder != "little":  # values are written as they lie in memory
             raise FileError(f"{path}: wanted a little-endian machine, got a big-endian one; use another")
         self.path = path
+        self.place = place
         self.mode = mode
-        self._name = os.fspath(path)
+        self._name = os.fspath(place)
+        self._log = f"{place}-wal"
         self._pid = os.getpid()
-        # A reader that may not write leaves SQLite's log and its index behind; one that may, and never does,
-        # clears them away when it is the last to close.
-        may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        access = {"r+": "rw", "r": "rw" if may_write else "ro", "new": "rwc"}[mode]
-        # In a folder where nobody can write, SQLite could not make that index.
-        still = mode == "r" and not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
-        uri = f"{path.absolute().as_uri()}?mode={access}{'&immutable=1' if still else ''}"
+        self._is_open = True
+        self._unmarked = False  # whether the next transaction begins a log
+        self._limit = self._most_bytes = 0  # of the log before it is emptied; 0: there is no log
+        self.found_log = log_bytes(place)  # before SQLite makes one
+        # In a folder where nobody can write, SQLite could not make an index of the log.
+        still = mode == "r" and not os.access(place.parent, os.W_OK) and self.found_log is None
         try:
-            self._connection = sqlite3.connect(
-                uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
+            self._connection = self._connect({"r+": "rw", "r": "ro", "new": "rwc"}[mode], still)
         except sqlite3.Error as error:
             raise self._error(error) from error
-        self._identity = self._stat()
+        self._guard: sqlite3.Connection | None = None
+        self._inode = inode(self._name)
+        self._log_inode: Inode | None = None
+        connected(self._inode)
+        self._count = weakref.finalize(self, disconnected, self._inode, self._pid)
+        self._count.atexit = False
         try:
             self.do("PRAGMA cell_size_check = ON")
             self.do(f"PRAGMA query_only = {int(mode == 'r')}")
             self.do("PRAGMA trusted_schema = OFF")
         except BaseException:
-            self._connection.close()
+            self._disconnect()
             raise
+
+    def _connect(self, access: str, still: bool = False) -> sqlite3.Connection:
+        uri = f"{self.place.as_uri()}?mode={access}{'&immutable=1' if still else ''}"
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
     def keep_log(self) -> None:
         """Write through a log that outlives a killed process, and is synced when it moves into the file."""
-        self.do("PRAGMA journal_mode = WAL")
+        if self.one("PRAGMA journal_mode = WAL") != "wal":
+            raise FileError(
+                f"{self.path}: wanted a log beside the file, got a system where SQLite cannot keep one; "
+                f"put the file on a local disk"
+            )
         self.do("PRAGMA synchronous = NORMAL")
-        self.do(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        self.do("PRAGMA wal_autocheckpoint = 0")  # `check` does it: each log is to begin with a mark
+        try:
+            # SQLite removes a log by its name when the last connection to a file closes, whosever it is by then.
+            # It does not while there is one that may only read. So nothing is removed but by `_clear_away`.
+            self._guard = self._connect("ro")
+            self._guard.execute("PRAGMA schema_version").fetchall()
+        except FAILURES as error:
+            raise self._error(error) from error
+        self._log_inode = inode(self._log)
+        self._limit = self._most_bytes = CHECKPOINT_PAGES * int(self.one("PRAGMA page_size"))
+        self._unmarked = not log_bytes(self.place)
 
     def close(self) -> None:
         """Move the log into the file and close. Closing twice is fine."""
-        if self._pid == os.getpid():  # SQLite forbids a fork to touch its parent's connection
+        if self._pid != os.getpid() or not self._is_open:
+            return  # SQLite forbids a fork to touch its parent's connection
+        if self.mode == "r+" and self._may_empty():
             with suppress(*FAILURES):
-                if self.mode == "r+":
-                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.close()
+                self.roll_back()
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._disconnect()
+        self._clear_away()
+
+    def _disconnect(self) -> None:
+        self._is_open = False
+        self._connection.close()
+        if self._guard is not None:
+            self._guard.close()
+        self._count()
+
+    def _may_empty(self) -> bool:
+        """Whether what the log holds may move into the file: both are ours, or the log has gone and none has come."""
+        return inode(self._name) == self._inode and (
+            inode(self._log) == self._log_inode or not log_bytes(self.place)
+        )
+
+    def _clear_away(self) -> None:
+        """Remove an empty log and its index, if nobody uses them any more."""
+        empty = (0,) if self.mode == "r" else (0, None)
+        if self.mode == "new" or log_bytes(self.place) not in empty or inode(self._name) != self._inode:
+            return
+        # A writer whose process has read its own file has lost SQLite's locks; it has its own still.
+        if self.mode == "r" and writing_process(self.place) is not None:
+            return
+        if not (os.access(self._name, os.W_OK) and os.access(self.place.parent, os.W_OK)):
+            return
+        with suppress(*FAILURES):
+            last = self._connect("rw")
+            try:
+                last.execute("PRAGMA schema_version").fetchall()
+            finally:
+                last.close()  # SQLite removes both if this is the last connection
 
     # --- statements ------------------------------------------------------------------------------------
 
     def do(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement."""
-        self._check_process()
+        self.check_process()
         try:
             self._connection.execute(sql, values)
         except FAILURES as error:
@@ -102,7 +207,7 @@ class Database:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
-        self._check_process()
+        self.check_process()
         try:
             return self._connection.execute(sql, values).fetchall()
         except FAILURES as error:
@@ -110,7 +215,7 @@ class Database:
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
-        self._check_process()
+        self.check_process()
         try:
             yield from self._connection.execute(sql, values)
         except FAILURES as error:
@@ -138,17 +243,73 @@ class Database:
         """Read all that follows of one moment, whatever a writer does meanwhile, until `roll_back`."""
         self.do("BEGIN")
         self.one("SELECT count(*) FROM meta")  # the moment is that of the first read
+        file, log = inode(self._name), inode(self._log)
+        if self._log_inode is None:  # SQLite has it open since that read
+            self._log_inode = log
+        if file not in (self._inode, None) or log not in (self._log_inode, None):
+            raise FileError(
+                f"{self.path}: wanted the file that was opened, got another in its place, or another log; "
+                f"open it again"
+            )
+
+    def name_base(self) -> None:
+        """Give the file a new number that the next log will name; inside of the last transaction before it."""
+        self.do(f"PRAGMA schema_version = {new_base()}")
+
+    @property
+    def lacks_log(self) -> bool:
+        """Whether no log was there when the file was opened, and none has moved into it since it was emptied."""
+        return self.found_log is None and is_base(int(self.one("PRAGMA schema_version")))
 
     @contextmanager
     def syncing(self) -> Iterator[None]:
-        """As `writing`, and afterwards all that was ever written survives a loss of power."""
+        """As `writing`, and afterwards the file alone, without its log, holds all that was ever written.
+
+        Raises:
+            FileError: a reader keeps the log from being emptied. Then file and log together hold all of it, and
+                it survives a loss of power.
+        """
         self.check()
         self.do("PRAGMA synchronous = FULL")  # this commit syncs the log, and with it all that came before
         try:
             with self.writing():
                 yield
+                self.name_base()
+            if not self._empty():
+                raise FileError(
+                    f"{self.path}: wanted to move its log into the file, got a reader that holds an older moment "
+                    f"of it; let that one finish, and flush again"
+                )
         finally:
             self.do("PRAGMA synchronous = NORMAL")
+
+    def _empty(self) -> bool:
+        """Move the log into the file, and return whether it is empty now: a reader may be in the way."""
+        self._unmarked = True
+        if not self._most_bytes:
+            return True
+        busy, _, _ = self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0]
+        self._most_bytes = self._limit
+        return not busy
+
+    def _shorten(self, size: int) -> None:
+        """Empty a log that has become long, unless somebody is in the way; then when it has grown again."""
+        with suppress(FileError):  # what cannot be moved stays in the log
+            self.do("PRAGMA busy_timeout = 0")
+            try:
+                self.name_base()
+                if self._empty():
+                    return
+            finally:
+                self.do(f"PRAGMA busy_timeout = {int(1000 * BUSY_S)}")
+        self._most_bytes = size + size // 8
+
+    def _mark(self) -> None:
+        """Begin a log: name in it the file that it is built on."""
+        mark = mark_on(int(self.one("PRAGMA schema_version")))
+        if mark is not None:
+            self.do(f"PRAGMA schema_version = {mark}")
+        self._unmarked = False
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
@@ -173,22 +334,40 @@ class Database:
         """Return what SQLite finds wrong with its own structures."""
         return [text for (text,) in self.rows("PRAGMA integrity_check") if text != "ok"]
 
+    @property
+    def is_astray(self) -> bool:
+        """Whether the file or its log is not the one that was opened any more."""
+        return inode(self._name) != self._inode or inode(self._log) not in (
+            self._log_inode, None if self.mode == "r" else self._log_inode
+        )  # fmt: skip
+
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
-        self._check_process()
+        self.check_process()
         if self._connection.in_transaction:  # an interrupt left it so
             self.roll_back()
-        if not self.is_here():
+        if inode(self._name) != self._inode:
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "
                 f"keep what is in memory with save_as"
             )
+        if not self._most_bytes:
+            return
+        try:
+            log = os.stat(self._log)
+        except OSError:
+            log = None
+        if log is None or (log.st_dev, log.st_ino) != self._log_inode:
+            raise FileError(
+                f"{self.path}: wanted the log that was opened, got none or another at {self.place.name}-wal; "
+                f"keep what is in memory with save_as"
+            )
+        if log.st_size > self._most_bytes:
+            self._shorten(log.st_size)
+        if self._unmarked:
+            self._mark()
 
-    def is_here(self) -> bool:
-        """Whether the file that was opened still has its name."""
-        return self._stat() == self._identity
-
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
         """SQLite forbids a fork to use its parent's connection: it would read and write what is not so."""
         if self._pid != os.getpid():
             raise FileError(
@@ -196,32 +375,22 @@ class Database:
                 f"open it there with reverie.open(path, mode='r')"
             )
 
-    def _stat(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._name)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
-
     def damaged(self, what: str) -> FileError:
         """Return the error for content that cannot be."""
         return FileError(
             f"{self.path}: wanted a whole file, got a damaged one: {what}; restore it from a copy made by save_as"
         )
 
-    def _error(self, error: Exception) -> FileError:
-        name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
-        for prefix, meaning in MEANINGS.items():
-            if name.startswith(prefix):
-                return FileError(f"{self.path}: {meaning} ({error})")
-        return self.damaged(str(error))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    def _error(self, error: Exception) -> ReplayError:
+        if isinstance(error, (OverflowError, UnicodeError)):
+            return self.damaged(str(error))
+        if isinstance(error, MemoryError):
+            return FileError(f"{self.path}: {MEANINGS['SQLITE_NOMEM']}")
+        name = getattr(error, "sqlite_errorname", None)
+        if name is None and isinstance(error, sqlite3.ProgrammingError) and not self._is_open:
+            return BufferClosed("wanted an open buffer, got one that was closed meanwhile; close it later")
+        known = max((prefix for prefix in MEANINGS if (name or "").startswith(prefix)), key=len, default=None)
+        if known is None or MEANINGS[known] == _UNKNOWN:
+            code = getattr(error, "sqlite_errorcode", type(error).__name__)
+            return FileError(f"{self.path}: {_UNKNOWN} ({name or 'no name'}, {code}: {error}); report it")
+        return FileError(f"{self.path}: {MEANINGS[known]} ({error})")

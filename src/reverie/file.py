@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
-from reverie.database import Database, sync_folder
-from reverie.errors import FileError, FileMissing, FileTaken
-from reverie.lock import WriterLock, discard, put_in_place
+from reverie.database import Database
+from reverie.errors import FileError, FileTaken
+from reverie.lock import WriterLock, put_in_place, writing_process
+from reverie.log import is_foreign
+from reverie.place import discard, existing, sync_folder, vacant
 from reverie.runs import RUN
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
@@ -99,31 +101,30 @@ class ReplayFile:
             FileTaken: there is something at `path` already.
             FileError: it cannot be made.
         """
-        if not path.parent.is_dir():
-            raise FileMissing(f"{path}: wanted a folder to put it in, got none; make {str(path.parent)!r}")
+        place = vacant(path)
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
-        draft = path.with_name(f"{path.name}.new-{os.getpid()}")
+        draft = place.with_name(f"{place.name}.new-{os.getpid()}")
         try:
             discard(draft)  # of a process that had this number and was killed
-            db = Database(draft, "new")
+            db = Database(path, "new", draft)
             try:
                 file = cls(db, columns, obs)
                 db.do(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.do(f"PRAGMA user_version = {FORMAT}")
                 with db.writing():
                     list(map(db.do, file.schema))
+                    db.name_base()
                     for name, value in {**meta, "columns": list(columns), "obs_columns": list(obs)}.items():
                         file.put_meta(name, value)
                 db.do("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
-            lock = put_in_place(draft, path)
+            lock = put_in_place(draft, path, place)
         except FileError:
             raise
         except FileExistsError as error:
             raise FileTaken(
-                f"{path}: wanted a path that is free, got one that exists; "
-                f"reverie.open resumes it, and nothing is ever overwritten"
+                f"{path}: wanted a path that is free, got one taken meanwhile; choose another path"
             ) from error
         except OSError as error:
             raise FileError(
@@ -132,10 +133,10 @@ class ReplayFile:
         finally:
             discard(draft)
         try:
-            sync_folder(path.parent)
-            file = cls._open(Database(path, "r+"))
+            sync_folder(place.parent)
+            file = cls._open(Database(path, "r+", place))
         except BaseException:
-            discard(path)
+            discard(place)
             lock.release()
             raise
         file._lock = lock
@@ -147,15 +148,18 @@ class ReplayFile:
 
         Raises:
             FileMissing: there is none.
-            FileError: it is none, a newer one, or damaged.
+            FileError: it is none, a newer one, or damaged; its log belongs to another file; or it cannot be
+                reached or locked.
         """
-        if not path.exists():
-            raise FileMissing(f"{path}: wanted a replay file, got no file; check the path, or make a buffer")
-        if not path.is_file():
-            raise FileError(f"{path}: wanted a replay file, got a folder or device; check the path")
-        lock = WriterLock(path) if mode == "r+" else None
+        place = existing(path)
+        lock = WriterLock(path, place) if mode == "r+" else None
         try:
-            file = cls._open(Database(path, mode))
+            if _has_foreign_log(place, lock is not None):
+                raise FileError(
+                    f"{path}: wanted the log of this file, got that of another file at {place.name}-wal; "
+                    f"remove {place.name}-wal if this file is what you want, such as one restored from a copy"
+                )
+            file = cls._open(Database(path, mode, place))
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -194,9 +198,13 @@ class ReplayFile:
             self._lock.release()
         self.closed = True
 
+    def lacks_log(self) -> bool:
+        """Whether the file was not closed and its log is missing: newest steps may be missing with it."""
+        return self.db.lacks_log and self.meta("clean") is False and writing_process(self.db.place) is None
+
     def remove(self) -> None:
         """Remove it: it was made for a buffer that came to nothing."""
-        discard(self.db.path)
+        discard(self.db.place)
         self.close()
 
     # --- named values ----------------------------------------------------------------------------------
@@ -374,6 +382,12 @@ class ReplayFile:
             raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind") from error
         if wanted != got:
             raise self.db.damaged(f"the checksum of {kind} {numbers[0]} is wrong")
+
+
+def _has_foreign_log(place: Path, is_alone: bool) -> bool:
+    """Whether the log beside a file is another's; while somebody writes, nobody but the one who does can tell."""
+    # Looked at twice: a writer may come and go between two looks.
+    return all(is_foreign(place) and (is_alone or writing_process(place) is None) for _ in range(2))
 
 
 def _insert(table: str, columns: int) -> str:

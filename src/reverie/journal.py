@@ -197,7 +197,7 @@ class Journal:
     def _is_here(self) -> bool:
         """Whether the file is still there; no transaction is open afterwards."""
         self.file.db.roll_back()
-        return self.file.db.is_here()
+        return not self.file.db.is_astray
 
     # --- bringing all of it to the disk ----------------------------------------------------------------
 

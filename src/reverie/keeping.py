@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +38,7 @@ class Keeper:
 
     Attributes:
         notes: JSON values by name, for a class around the buffer; they come back after a resume.
+        turns: over the buffer's lock.
     """
 
     def __init__(self, settings: Settings, rng: np.random.Generator, index: EpisodeIndex, store: Store,
@@ -47,6 +49,7 @@ class Keeper:
         self.file = file
         self.closed = False
         self.notes: dict[str, Any] = {}
+        self.turns = threading.Condition()
         self._journal: Journal | None = None
         self._samplers = SamplerStates()
         self._used: Sampler | None = None  # by a draw or an update that is not through
@@ -61,6 +64,7 @@ class Keeper:
                                          settings.residency == "disk")  # fmt: skip
         if file is not None or limit is not None:
             self.changes.check = self.check_writable
+        self._copier: int | None = None  # the thread that copies the file now
 
     @property
     def path(self) -> Path | None:
@@ -164,8 +168,9 @@ class Keeper:
     # --- bringing it to the disk -----------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Make everything survive a loss of power."""
+        """Make everything survive a loss of power, in the file alone, without its log."""
         if self._journal is not None:
+            self._await_copy()
             self._journal.flush(self._remember())
             self._told()
 
@@ -179,15 +184,39 @@ class Keeper:
         if self.file is None:
             copy_memory(path, self._identity, self._settings, self._remember(), self._journal_of)
             return
-        self.flush()
-        with snapshot(self.file.db.path) as source:
+        try:
+            self.flush()
+            astray = self.file.db.is_astray
+        except FileError:  # a full disk, say; memory holds everything
+            astray = True
+        if astray:
+            identity = self.file.meta("identity")
+            copy_memory(path, identity, self._settings, self._remember(), self._journal_of)
+            return
+        with snapshot(self.file.db.place) as source:
             ends = [self._index.tail.tolist(), self._index.head.tolist()]
-            turn.close()
-            # A reader's memory may be of a moment before that of the snapshot.
-            copy_file(source, path, [] if self._journal is None else ends)
+            try:
+                if self._journal is not None:
+                    self._copier = threading.get_ident()
+                turn.close()
+                # A reader's memory may be of a moment before that of the snapshot.
+                copy_file(source, path, [] if self._journal is None else ends)
+            finally:
+                with self.turns:
+                    self._copier = None
+                    self.turns.notify_all()
+
+    def _await_copy(self) -> None:
+        """Wait, and let others use the buffer, while another thread copies the file: it needs the log as it is."""
+        while self._copier not in (None, threading.get_ident()):
+            assert self.file is not None
+            self.file.db.check_process()  # a fork has no such thread
+            self.turns.wait()
 
     def close(self) -> None:
         """Flush and close the file. Closing twice is fine."""
+        if self._journal is not None:
+            self._await_copy()
         self.closed = True  # from now on; what follows is done again if it was interrupted
         self.changes.check = self.check_writable
         if self.file is None or self.file.closed:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reverie.database import sync_folder
-from reverie.errors import FileError, FileTaken
+from reverie.errors import FileTaken
 from reverie.file import ReplayFile, Run
 from reverie.journal import Journal
-from reverie.lock import discard, discard_left, put_in_place
+from reverie.lock import discard_left, put_in_place
+from reverie.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
 from reverie.resuming import SETTINGS, make_file, read_settings
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
@@ -36,7 +36,7 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
         path: of the copy.
         ends: tails and heads of its streams; empty if they are not known.
     """
-    if path.exists() and path.samefile(source.db.path):
+    if is_there(path) and inode(path) == inode(source.db.place):
         raise FileTaken(
             f"{path}: wanted another path than the buffer's own, got that one; flush keeps it whole"
         )
@@ -88,7 +88,7 @@ def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:
 @contextmanager
 def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> Iterator[ReplayFile]:
     """Yield the copy at `path`, open for writing inside of one transaction, or a new one that then goes there."""
-    if path.exists():
+    if is_there(path):
         target = ReplayFile.open(path, "r+")
         try:
             if target.meta("copy_of", "-") != identity:
@@ -102,27 +102,23 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
         finally:
             target.close()
         return
+    place = vacant(path, BESIDE_COPY)
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
-    draft = path.with_name(f"{path.name}.saving-{os.getpid()}")
+    draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
     try:
-        discard_left(path.parent, f"{path.name}.saving-")
-        target = make(draft)
-        try:
-            with target.db.syncing():
-                yield target
-        finally:
-            target.close()
-        put_in_place(draft, path).release()
-        sync_folder(path.parent)
+        with told(path, "to write a copy"):
+            discard_left(place.parent, f"{place.name}.saving-")
+            target = make(draft)
+            try:
+                with target.db.syncing():
+                    yield target
+            finally:
+                target.close()
+            put_in_place(draft, path, place).release()
+            sync_folder(place.parent)
     except FileExistsError as error:
         raise FileTaken(
             f"{path}: wanted a free path, got one taken meanwhile; choose another path"
-        ) from error
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(
-            f"{path}: wanted to write a copy, got {error.strerror}; choose another path"
         ) from error
     finally:
         discard(draft)

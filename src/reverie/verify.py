@@ -46,6 +46,11 @@ def verify_file(path: Path) -> Iterator[tuple[str, bool]]:
         for finding in audit.findings():
             found += 1
             yield finding, True
+        if file.lacks_log():
+            yield (
+                "it was not closed, and its log is missing: what came after the last flush may be missing, too",
+                False,
+            )
         looked = ", ".join(f"{count:,} {name}" for name, count in audit.counts.items())
         yield f"checked {path}: SQLite's own structures, {looked}", False
         yield (f"{found:,} {'finding' if found == 1 else 'findings'}" if found else "nothing is wrong"), False
