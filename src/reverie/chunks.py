@@ -82,9 +82,9 @@ class MemoryChunks:
 
     def put(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep the columns of a run in place of the run that had the number before."""
-        self.drop(number)
-        self._runs[number] = packed
-        self.nbytes += sum(map(len, packed.values()))
+        before = self.size(number)
+        self._runs[number] = packed  # at no time there is none
+        self.nbytes += self.size(number) - before
 
     def change(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep new columns of a run."""

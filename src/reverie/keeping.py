@@ -131,8 +131,8 @@ class Keeper:
         """Random numbers are about to be drawn, by a sampler if one is given."""
         self._drawn = True
         if sampler is not None:
-            self._samplers.meet(sampler)
             self.using(sampler)
+            self._samplers.meet(sampler)
 
     def using(self, sampler: Sampler) -> None:
         """A sampler is about to change; `used` says that it has."""
@@ -141,12 +141,14 @@ class Keeper:
 
     def used(self) -> None:
         """The sampler that is in use has changed as a whole."""
+        self._samplers.keep()
         self._used = None
 
     def settle(self) -> None:
         """Bring to an end what an interrupt left half done."""
         if self._used is not None:
             self._used.rewind()
+            self._samplers.rewind()
             self._used = None
         self.changes.settle()
 

@@ -49,12 +49,10 @@ class FileChunks:
 
     def put(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep the columns of a run until the stream's next one."""
-        self.drop(number)
         stream = number // self._each
-        if stream in self._newest:
-            self.drop(self._newest[stream][0])
-        self._newest[stream] = number, packed
-        self.nbytes += sum(map(len, packed.values()))
+        newest = self._newest.get(stream, (-1, {}))
+        self._newest[stream] = number, packed  # at no time there is none
+        self.nbytes += self.size(number) - sum(map(len, newest[1].values()))
 
     def change(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep new columns of a run if memory has it; what it has may not be in the file yet."""
