@@ -13,7 +13,7 @@ import pytest
 from children import Child
 from helpers import scalar_spec
 from test_full_disk import as_nobody, reachable
-from test_log import grow, holds, is_whole
+from test_log import elsewhere, grow, holds, is_whole
 from test_reopen import RESIDENCIES, killed
 
 import reverie as rv
@@ -84,15 +84,26 @@ def test_tries_to_write_take_no_locks_from_the_writer(tmp_path):
             writing_process(path)
             open_files.append(len(os.listdir("/dev/fd")))
 
-        def shell() -> None:
-            connection = sqlite3.connect(path)
-            connection.execute("SELECT count(*) FROM meta").fetchall()
-            connection.close()  # the last one would remove the log
-
-        Child(shell).wait()
+        elsewhere("shell", path)  # if it were the last one, it would remove the log
         assert open_files[-1] == open_files[1]
         grow(buffer, 10)
     assert holds(path) == 20
+
+
+def test_a_closed_writer_lets_the_next_one_in_while_its_process_reads(tmp_path):
+    """A descriptor that waits for a reader of the same process to close holds no lock."""
+    path = tmp_path / "a.replay"
+    writer = rv.ReplayBuffer(scalar_spec(), 500, path=path)
+    grow(writer, 10)
+    with rv.open(path, mode="r") as reader:
+        for number in range(1, 4):
+            writer.close()
+            assert writing_process(path) is None
+            Child(lambda: grow(rv.open(path), 1)).wait()
+            writer = rv.open(path)
+            assert len(reader) == 10 + number
+    writer.close()
+    assert os.listdir(tmp_path) == ["a.replay"]
 
 
 def test_a_symbolic_link_leads_to_the_file_and_its_log(tmp_path):
