@@ -143,7 +143,7 @@ class Database:
         self.do("PRAGMA wal_autocheckpoint = 0")  # `check` does it: each log is to begin with a mark
         self._log_inode = inode(self._log)
         self._limit = self._most_bytes = CHECKPOINT_PAGES * int(self.one("PRAGMA page_size"))
-        self._unmarked = not log_bytes(self.place)
+        self._unmarked = True  # what a killed process left may have a mark, and may be no valid log at all
 
     def close(self) -> None:
         """Move the log into the file and close. Closing twice is fine."""
@@ -320,9 +320,9 @@ class Database:
     @property
     def is_astray(self) -> bool:
         """Whether the file or its log is not the one that was opened any more."""
-        return inode(self._name) != self._inode or inode(self._log) not in (
-            self._log_inode, None if self.mode == "r" else self._log_inode
-        )  # fmt: skip
+        log = inode(self._log)
+        follows = log is None and self.mode == "r"  # a reader has it open still, and nobody writes another
+        return inode(self._name) != self._inode or not (follows or log == self._log_inode)
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""

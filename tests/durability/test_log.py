@@ -82,6 +82,22 @@ def test_what_was_flushed_is_in_the_file_alone(residency, durability, tmp_path):
     assert not any("missing" in line for line in is_whole(path))
 
 
+def test_what_was_closed_is_in_the_file_alone_while_others_read(tmp_path):
+    """A reader keeps the log's file there when the writer closes; nothing is in it."""
+    path, copy = tmp_path / "a.replay", tmp_path / "b.replay"
+    buffer = rv.ReplayBuffer(scalar_spec(), 500, path=path)
+    with rv.open(path, mode="r") as reader:
+        grow(buffer, 50)
+        assert len(reader) == 50
+        buffer.close()
+        assert Path(f"{path}-wal").stat().st_size == 0
+        shutil.copy(path, copy)
+        assert len(reader) == 50
+    assert not any("missing" in line for line in is_whole(copy))
+    assert holds(copy) == 50
+    assert sorted(os.listdir(tmp_path)) == ["a.replay", "b.replay"]
+
+
 @pytest.mark.parametrize("seed", [0])
 def test_a_damaged_log_takes_nothing_back_that_was_flushed(seed, tmp_path):
     """Flip a bit anywhere in the log of a killed writer: whatever opens has every flushed step."""
@@ -431,7 +447,7 @@ def test_no_instant_of_a_kill_makes_a_log_look_foreign(seed, tmp_path, monkeypat
     assert emptied > 8
     assert len(moments) > 300
     copy = tmp_path / "b.replay"
-    opened = set(dice.sample(range(len(moments)), 60))
+    opened = set(dice.sample(range(len(moments)), 25))
     for number, (file, log, steps, _) in enumerate(moments):
         copy.write_bytes(file)
         Path(f"{copy}-wal").write_bytes(log)
@@ -440,7 +456,7 @@ def test_no_instant_of_a_kill_makes_a_log_look_foreign(seed, tmp_path, monkeypat
             assert holds(copy) in (steps, steps + 1)
             Path(f"{copy}-shm").unlink(missing_ok=True)
     mixed = 0
-    for _ in range(400):
+    for _ in range(150):
         (file, _, _, one), (_, log, _, two) = dice.sample(moments, 2)
         if abs(one - two) < 4 or len(log) < 5000:  # a close empties twice
             continue
@@ -448,7 +464,7 @@ def test_no_instant_of_a_kill_makes_a_log_look_foreign(seed, tmp_path, monkeypat
         Path(f"{copy}-wal").write_bytes(log)
         assert is_foreign(copy)
         mixed += 1
-    assert mixed > 100
+    assert mixed > 40
 
 
 @pytest.mark.parametrize(("seed", "kills"), [(0, 9), pytest.param(1, 300, marks=pytest.mark.slow)])

@@ -173,9 +173,12 @@ def test_a_system_that_knows_flock_alone_locks_with_that(tmp_path, monkeypatch):
 # --- a file that goes under its writer ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["deleted", "renamed", "replaced", "folder deleted", "folder renamed"])
-@pytest.mark.parametrize("residency", RESIDENCIES)
-def test_memory_is_kept_with_save_as_when_the_file_has_gone(residency, kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "residency"),
+    [*(("deleted", residency) for residency in RESIDENCIES), ("renamed", "packed"), ("replaced", "disk"),
+     ("folder deleted", "packed"), ("folder renamed", "ram")]
+)  # fmt: skip
+def test_memory_is_kept_with_save_as_when_the_file_has_gone(kind, residency, tmp_path):
     """The next add is refused and says so; save_as then works from memory, and what it wrote is whole."""
     folder = tmp_path / "runs"
     folder.mkdir()
