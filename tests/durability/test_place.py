@@ -237,19 +237,25 @@ def test_a_writer_whose_file_was_replaced_leaves_the_new_ones_log_alone(tmp_path
     assert holds(path) == 25
 
 
-@pytest.mark.parametrize("residency", RESIDENCIES)
-def test_a_full_disk_does_not_keep_memory_from_being_saved_elsewhere(residency, tmp_path, monkeypatch):
-    """Where the file cannot be flushed, save_as writes what memory holds."""
+@pytest.mark.parametrize(("what", "residency"), [("full", "ram"), ("full", "disk"), ("damaged", "packed")])
+def test_a_disk_that_fails_does_not_keep_memory_from_being_saved_elsewhere(
+    what, residency, tmp_path, monkeypatch
+):
+    """Where the file cannot be flushed, or read any more, save_as writes what memory holds."""
     buffer = rv.ReplayBuffer(scalar_spec(), 96, path=tmp_path / "a.replay", residency=residency)
     grow(buffer, 120)
 
-    def full(*_: object) -> None:
-        raise rv.FileError("a.replay: wanted room on the disk, got none; free some and try again")
+    def fail(*_: object) -> None:
+        raise rv.FileError("a.replay: wanted something of the disk, got nothing; save elsewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(buffer._keeper._journal, "flush", full)
+        patch.setattr(buffer._keeper._journal, "flush", fail)
+        if what == "damaged":
+            patch.setattr(buffer._keeper.file, "meta", fail)
         buffer.save_as(tmp_path / "b.replay")
-    assert holds(tmp_path / "b.replay") == 120
+        grow(buffer, 5)
+        buffer.save_as(tmp_path / "b.replay")
+    assert holds(tmp_path / "b.replay") == 125
     is_whole(tmp_path / "b.replay")
     buffer.close()
 
