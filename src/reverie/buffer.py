@@ -343,10 +343,10 @@ class ReplayBuffer:
         return self._keeper.path
 
     def flush(self) -> None:
-        """Make everything survive a loss of power: steps, episodes, samplers, random state.
+        """Make everything survive a loss of power, in the file alone: steps, episodes, samplers, random state.
 
         Raises:
-            FileError: the file cannot be written; it is as it was, and so is the buffer.
+            FileError: the file cannot be written, and is as it was; or a reader keeps its log from being emptied.
         """
         with self._lock:
             self._keeper.check_open()
@@ -356,7 +356,7 @@ class ReplayBuffer:
         """Write a whole copy of the buffer as a replay file, while others go on using the buffer.
 
         A copy that this buffer saved there before is brought up to date: what has not changed is not written
-        again. Where the buffer has no file of its own, others wait meanwhile.
+        again. Where the buffer has no file of its own, or it has gone, others wait.
 
         Raises:
             FileError: it cannot be written, or something else is there; what was there is as it was.

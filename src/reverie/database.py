@@ -115,7 +115,6 @@ class Database:
             self._connection = self._connect({"r+": "rw", "r": "ro", "new": "rwc"}[mode], still)
         except sqlite3.Error as error:
             raise self._error(error) from error
-        self._guard: sqlite3.Connection | None = None
         self._inode = inode(self._name)
         self._log_inode: Inode | None = None
         connected(self._inode)
@@ -142,22 +141,15 @@ class Database:
             )
         self.do("PRAGMA synchronous = NORMAL")
         self.do("PRAGMA wal_autocheckpoint = 0")  # `check` does it: each log is to begin with a mark
-        try:
-            # SQLite removes a log by its name when the last connection to a file closes, whosever it is by then.
-            # It does not while there is one that may only read. So nothing is removed but by `_clear_away`.
-            self._guard = self._connect("ro")
-            self._guard.execute("PRAGMA schema_version").fetchall()
-        except FAILURES as error:
-            raise self._error(error) from error
         self._log_inode = inode(self._log)
         self._limit = self._most_bytes = CHECKPOINT_PAGES * int(self.one("PRAGMA page_size"))
-        self._unmarked = not log_bytes(self.place)
+        self._unmarked = True  # what a killed process left may have a mark, and may be no valid log at all
 
     def close(self) -> None:
         """Move the log into the file and close. Closing twice is fine."""
         if self._pid != os.getpid() or not self._is_open:
             return  # SQLite forbids a fork to touch its parent's connection
-        if self.mode == "r+" and self._may_empty():
+        if self.mode == "r+":
             with suppress(*FAILURES):
                 self.roll_back()
                 self._connection.execute("PRAGMA busy_timeout = 0")
@@ -168,23 +160,14 @@ class Database:
     def _disconnect(self) -> None:
         self._is_open = False
         self._connection.close()
-        if self._guard is not None:
-            self._guard.close()
         self._count()
 
-    def _may_empty(self) -> bool:
-        """Whether what the log holds may move into the file: both are ours, or the log has gone and none has come."""
-        return inode(self._name) == self._inode and (
-            inode(self._log) == self._log_inode or not log_bytes(self.place)
-        )
-
     def _clear_away(self) -> None:
-        """Remove an empty log and its index, if nobody uses them any more."""
-        empty = (0,) if self.mode == "r" else (0, None)
-        if self.mode == "new" or log_bytes(self.place) not in empty or inode(self._name) != self._inode:
+        """Remove an empty log and its index, which a reader may have made, if nobody uses them any more."""
+        if self.mode != "r" or log_bytes(self.place) != 0 or inode(self._name) != self._inode:
             return
         # A writer whose process has read its own file has lost SQLite's locks; it has its own still.
-        if self.mode == "r" and writing_process(self.place) is not None:
+        if writing_process(self.place) is not None:
             return
         if not (os.access(self._name, os.W_OK) and os.access(self.place.parent, os.W_OK)):
             return
@@ -337,9 +320,9 @@ class Database:
     @property
     def is_astray(self) -> bool:
         """Whether the file or its log is not the one that was opened any more."""
-        return inode(self._name) != self._inode or inode(self._log) not in (
-            self._log_inode, None if self.mode == "r" else self._log_inode
-        )  # fmt: skip
+        log = inode(self._log)
+        follows = log is None and self.mode == "r"  # a reader has it open still, and nobody writes another
+        return inode(self._name) != self._inode or not (follows or log == self._log_inode)
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""

@@ -192,8 +192,7 @@ class Keeper:
         except FileError:  # a full disk, say; memory holds everything
             astray = True
         if astray:
-            identity = self.file.meta("identity")
-            copy_memory(path, identity, self._settings, self._remember(), self._journal_of)
+            copy_memory(path, self._identity_of_file(), self._settings, self._remember(), self._journal_of)
             return
         with snapshot(self.file.db.place) as source:
             ends = [self._index.tail.tolist(), self._index.head.tolist()]
@@ -207,6 +206,15 @@ class Keeper:
                 with self.turns:
                     self._copier = None
                     self.turns.notify_all()
+
+    def _identity_of_file(self) -> str:
+        """Return the identity by which copies of the file know whose they are."""
+        assert self.file is not None
+        self.file.db.check_process()
+        try:
+            return str(self.file.meta("identity"))
+        except FileError:  # it is damaged; what is in memory is not
+            return self._identity
 
     def _await_copy(self) -> None:
         """Wait, and let others use the buffer, while another thread copies the file: it needs the log as it is."""

@@ -82,6 +82,22 @@ def test_what_was_flushed_is_in_the_file_alone(residency, durability, tmp_path):
     assert not any("missing" in line for line in is_whole(path))
 
 
+def test_what_was_closed_is_in_the_file_alone_while_others_read(tmp_path):
+    """A reader keeps the log's file there when the writer closes; nothing is in it."""
+    path, copy = tmp_path / "a.replay", tmp_path / "b.replay"
+    buffer = rv.ReplayBuffer(scalar_spec(), 500, path=path)
+    with rv.open(path, mode="r") as reader:
+        grow(buffer, 50)
+        assert len(reader) == 50
+        buffer.close()
+        assert Path(f"{path}-wal").stat().st_size == 0
+        shutil.copy(path, copy)
+        assert len(reader) == 50
+    assert not any("missing" in line for line in is_whole(copy))
+    assert holds(copy) == 50
+    assert sorted(os.listdir(tmp_path)) == ["a.replay", "b.replay"]
+
+
 @pytest.mark.parametrize("seed", [0])
 def test_a_damaged_log_takes_nothing_back_that_was_flushed(seed, tmp_path):
     """Flip a bit anywhere in the log of a killed writer: whatever opens has every flushed step."""
@@ -198,14 +214,17 @@ def test_a_copy_made_by_another_thread_is_waited_for_while_others_go_on(what, tm
 # --- a log that is gone ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("flushed", [True, False])
 @pytest.mark.parametrize("by", ["hand", "shell", "reader", "nobody"])
-def test_a_log_that_went_under_its_writer_is_missed_at_the_next_add(by, tmp_path):
+def test_a_log_that_went_under_its_writer_is_missed_at_the_next_add(by, flushed, tmp_path):
     """POSIX drops a process's locks when it reads its own file: what is lost by it is told before it is lost."""
     path, told = tmp_path / "a.replay", shared(2)
 
     def work() -> rv.ReplayBuffer:
         buffer = rv.ReplayBuffer(scalar_spec(), 500, path=path)
         grow(buffer, 10)
+        if flushed:
+            buffer.flush()
         path.read_bytes()  # a hash, an upload
         if by == "hand":
             Path(f"{path}-wal").unlink()
@@ -298,23 +317,24 @@ def test_a_reader_whose_log_was_replaced_says_so(tmp_path):
     assert holds(path) == 10
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_a_file_without_the_log_it_needs_says_so_and_opens(seed, tmp_path):
+@pytest.mark.parametrize("grown", [True, False])
+def test_a_file_without_the_log_it_needs_says_so_and_opens(grown, tmp_path):
     """Verify and inspect say that newest steps may be missing; what is there opens, and closed it is whole again."""
     from reverie.report import report
 
     path = tmp_path / "a.replay"
 
     def work() -> rv.ReplayBuffer:
-        buffer = rv.ReplayBuffer(scalar_spec(), 500, path=path, seed=seed)
+        buffer = rv.ReplayBuffer(scalar_spec(), 500, path=path, seed=0)
         grow(buffer, 40)
         buffer.flush()
-        grow(buffer, 9)
+        if grown:
+            grow(buffer, 9)
         return buffer
 
     killed(work)
     assert not any("missing" in line for line in is_whole(path))
-    Path(f"{path}-wal").unlink()
+    Path(f"{path}-wal").unlink(missing_ok=True)
     assert any(
         "its log is missing: what came after the last flush may be missing, too" in line
         for line in is_whole(path)
@@ -427,7 +447,7 @@ def test_no_instant_of_a_kill_makes_a_log_look_foreign(seed, tmp_path, monkeypat
     assert emptied > 8
     assert len(moments) > 300
     copy = tmp_path / "b.replay"
-    opened = set(dice.sample(range(len(moments)), 60))
+    opened = set(dice.sample(range(len(moments)), 25))
     for number, (file, log, steps, _) in enumerate(moments):
         copy.write_bytes(file)
         Path(f"{copy}-wal").write_bytes(log)
@@ -436,7 +456,7 @@ def test_no_instant_of_a_kill_makes_a_log_look_foreign(seed, tmp_path, monkeypat
             assert holds(copy) in (steps, steps + 1)
             Path(f"{copy}-shm").unlink(missing_ok=True)
     mixed = 0
-    for _ in range(400):
+    for _ in range(150):
         (file, _, _, one), (_, log, _, two) = dice.sample(moments, 2)
         if abs(one - two) < 4 or len(log) < 5000:  # a close empties twice
             continue
@@ -444,7 +464,7 @@ def test_no_instant_of_a_kill_makes_a_log_look_foreign(seed, tmp_path, monkeypat
         Path(f"{copy}-wal").write_bytes(log)
         assert is_foreign(copy)
         mixed += 1
-    assert mixed > 100
+    assert mixed > 40
 
 
 @pytest.mark.parametrize(("seed", "kills"), [(0, 9), pytest.param(1, 300, marks=pytest.mark.slow)])

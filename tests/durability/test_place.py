@@ -13,7 +13,7 @@ import pytest
 from children import Child
 from helpers import scalar_spec
 from test_full_disk import as_nobody, reachable
-from test_log import grow, holds, is_whole
+from test_log import elsewhere, grow, holds, is_whole
 from test_reopen import RESIDENCIES, killed
 
 import reverie as rv
@@ -84,15 +84,26 @@ def test_tries_to_write_take_no_locks_from_the_writer(tmp_path):
             writing_process(path)
             open_files.append(len(os.listdir("/dev/fd")))
 
-        def shell() -> None:
-            connection = sqlite3.connect(path)
-            connection.execute("SELECT count(*) FROM meta").fetchall()
-            connection.close()  # the last one would remove the log
-
-        Child(shell).wait()
+        elsewhere("shell", path)  # if it were the last one, it would remove the log
         assert open_files[-1] == open_files[1]
         grow(buffer, 10)
     assert holds(path) == 20
+
+
+def test_a_closed_writer_lets_the_next_one_in_while_its_process_reads(tmp_path):
+    """A descriptor that waits for a reader of the same process to close holds no lock."""
+    path = tmp_path / "a.replay"
+    writer = rv.ReplayBuffer(scalar_spec(), 500, path=path)
+    grow(writer, 10)
+    with rv.open(path, mode="r") as reader:
+        for number in range(1, 4):
+            writer.close()
+            assert writing_process(path) is None
+            Child(lambda: grow(rv.open(path), 1)).wait()
+            writer = rv.open(path)
+            assert len(reader) == 10 + number
+    writer.close()
+    assert os.listdir(tmp_path) == ["a.replay"]
 
 
 def test_a_symbolic_link_leads_to_the_file_and_its_log(tmp_path):
@@ -162,9 +173,12 @@ def test_a_system_that_knows_flock_alone_locks_with_that(tmp_path, monkeypatch):
 # --- a file that goes under its writer ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["deleted", "renamed", "replaced", "folder deleted", "folder renamed"])
-@pytest.mark.parametrize("residency", RESIDENCIES)
-def test_memory_is_kept_with_save_as_when_the_file_has_gone(residency, kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "residency"),
+    [*(("deleted", residency) for residency in RESIDENCIES), ("renamed", "packed"), ("replaced", "disk"),
+     ("folder deleted", "packed"), ("folder renamed", "ram")]
+)  # fmt: skip
+def test_memory_is_kept_with_save_as_when_the_file_has_gone(kind, residency, tmp_path):
     """The next add is refused and says so; save_as then works from memory, and what it wrote is whole."""
     folder = tmp_path / "runs"
     folder.mkdir()
@@ -223,19 +237,25 @@ def test_a_writer_whose_file_was_replaced_leaves_the_new_ones_log_alone(tmp_path
     assert holds(path) == 25
 
 
-@pytest.mark.parametrize("residency", RESIDENCIES)
-def test_a_full_disk_does_not_keep_memory_from_being_saved_elsewhere(residency, tmp_path, monkeypatch):
-    """Where the file cannot be flushed, save_as writes what memory holds."""
+@pytest.mark.parametrize(("what", "residency"), [("full", "ram"), ("full", "disk"), ("damaged", "packed")])
+def test_a_disk_that_fails_does_not_keep_memory_from_being_saved_elsewhere(
+    what, residency, tmp_path, monkeypatch
+):
+    """Where the file cannot be flushed, or read any more, save_as writes what memory holds."""
     buffer = rv.ReplayBuffer(scalar_spec(), 96, path=tmp_path / "a.replay", residency=residency)
     grow(buffer, 120)
 
-    def full(*_: object) -> None:
-        raise rv.FileError("a.replay: wanted room on the disk, got none; free some and try again")
+    def fail(*_: object) -> None:
+        raise rv.FileError("a.replay: wanted something of the disk, got nothing; save elsewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(buffer._keeper._journal, "flush", full)
+        patch.setattr(buffer._keeper._journal, "flush", fail)
+        if what == "damaged":
+            patch.setattr(buffer._keeper.file, "meta", fail)
         buffer.save_as(tmp_path / "b.replay")
-    assert holds(tmp_path / "b.replay") == 120
+        grow(buffer, 5)
+        buffer.save_as(tmp_path / "b.replay")
+    assert holds(tmp_path / "b.replay") == 125
     is_whole(tmp_path / "b.replay")
     buffer.close()
 
