@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reverie.errors import FileError
+from reverie.errors import FileError, WrongProcess
+from reverie.process import watch
 
 # Pages of 4 KiB in the write-ahead log before SQLite moves them into the file: fewer, larger waits for the disk.
 CHECKPOINT_PAGES = 4000
+AT_ONCE = 64  # rows that are fetched at a time: many wide ones would fill the memory
 BUSY_S = 10.0  # how long to wait for another program that holds the file locked
 
 # What sqlite3 raises; for a damaged file also what texts that are no UTF-8, and lengths beyond all bounds, come to.
@@ -45,6 +48,7 @@ class Database:
 
     Raises:
         FileError: it cannot be opened; so does every method on whatever goes wrong.
+        WrongProcess: it cannot be opened after this process was forked; or a fork uses what its parent opened to write.
     """
 
     def __init__(self, path: Path, mode: str) -> None:
@@ -53,7 +57,23 @@ class Database:
         self.path = path
         self.mode = mode
         self._name = os.fspath(path)
-        self._pid = os.getpid()
+        self._working = threading.RLock()  # held while SQLite is at work, which a fork must not interrupt
+        self._connection: sqlite3.Connection | None = None
+        self._inherited = False  # whether it was opened by a process of which this one is a fork
+        self._closed = False
+        self._identity = self._stat()
+        watch(self, self._working)
+        with self._working:
+            self._connect()
+
+    def _connect(self) -> None:
+        """Open the file, for this process."""
+        if self._identity in _unusable or None in _unusable:
+            raise WrongProcess(
+                f"{self.path}: wanted a file that no thread used at the moment of the fork, got one that was in use, "
+                f"of which SQLite's notes are wrong here; start this process with 'spawn', or fork at another moment"
+            )
+        path, mode = self.path, self.mode
         # A reader that may not write leaves SQLite's log and its index behind; one that may, and never does,
         # clears them away when it is the last to close.
         may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
@@ -61,19 +81,20 @@ class Database:
         # In a folder where nobody can write, SQLite could not make that index.
         still = mode == "r" and not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
         uri = f"{path.absolute().as_uri()}?mode={access}{'&immutable=1' if still else ''}"
+        self._may_write = access != "ro" and not still
         try:
-            self._connection = sqlite3.connect(
-                uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
+            self._connection = _connection(uri)
         except sqlite3.Error as error:
             raise self._error(error) from error
-        self._identity = self._stat()
+        if self._identity is None:  # it was not there yet
+            self._identity = self._stat()
         try:
             self.do("PRAGMA cell_size_check = ON")
             self.do(f"PRAGMA query_only = {int(mode == 'r')}")
             self.do("PRAGMA trusted_schema = OFF")
         except BaseException:
             self._connection.close()
+            self._connection = None
             raise
 
     def keep_log(self) -> None:
@@ -84,35 +105,69 @@ class Database:
 
     def close(self) -> None:
         """Move the log into the file and close. Closing twice is fine."""
-        if self._pid == os.getpid():  # SQLite forbids a fork to touch its parent's connection
-            with suppress(*FAILURES):
-                if self.mode == "r+":
-                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.close()
+        with self._working:
+            self._closed = True
+            if self._connection is not None:  # a fork may have none
+                with suppress(*FAILURES):
+                    if self.mode == "r+":
+                        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._connection.close()
+
+    # --- forks -----------------------------------------------------------------------------------------
+
+    def _forked(self, at_rest: bool) -> None:
+        """Let go of the parent's connection, so that SQLite forgets what it notes of the file.
+
+        SQLite notes for each process which locks it has on a file, and a fork inherits the notes but not the locks:
+        it would read, unprotected, a log that the parent has long since removed.
+        """
+        if self._closed or self._connection is None:
+            return
+        connection, self._connection, self._inherited = self._connection, None, True
+        if not at_rest:
+            # A thread that is not here has the lock, and perhaps one of SQLite's own.
+            self._working = threading.RLock()
+            _unusable.add(None)
+        elif self._stat() != self._identity or (self.mode != "r" and connection.in_transaction):
+            # To end a transaction would write into what is shared with the parent.
+            _unusable.add(self._identity)
+        else:
+            try:
+                _abandon(connection, self.path if self._may_write else None)
+                return
+            except FAILURES:
+                _unusable.add(self._identity)
+        _left.append(connection)  # to collect it would close it
 
     # --- statements ------------------------------------------------------------------------------------
 
     def do(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement."""
-        self._check_process()
-        try:
-            self._connection.execute(sql, values)
-        except FAILURES as error:
-            raise self._error(error) from error
+        with self._working:
+            try:
+                self._here().execute(sql, values)
+            except FAILURES as error:
+                raise self._error(error) from error
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
-        self._check_process()
-        try:
-            return self._connection.execute(sql, values).fetchall()
-        except FAILURES as error:
-            raise self._error(error) from error
+        with self._working:
+            try:
+                return self._here().execute(sql, values).fetchall()
+            except FAILURES as error:
+                raise self._error(error) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
-        self._check_process()
         try:
-            yield from self._connection.execute(sql, values)
+            with self._working:
+                found = self._here().execute(sql, values)
+            while True:
+                with self._working:
+                    some = found.fetchmany(AT_ONCE)
+                if not some:
+                    return
+                yield from some
         except FAILURES as error:
             raise self._error(error) from error
 
@@ -152,8 +207,8 @@ class Database:
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
-        with suppress(*FAILURES):
-            if self._pid == os.getpid() and self._connection.in_transaction:
+        with suppress(*FAILURES), self._working:
+            if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
     # --- what there is ---------------------------------------------------------------------------------
@@ -175,8 +230,7 @@ class Database:
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
-        self._check_process()
-        if self._connection.in_transaction:  # an interrupt left it so
+        if self._here().in_transaction:  # an interrupt left it so
             self.roll_back()
         if self._stat() != self._identity:
             raise FileError(
@@ -184,13 +238,22 @@ class Database:
                 f"keep what is in memory with save_as"
             )
 
-    def _check_process(self) -> None:
-        """SQLite forbids a fork to use its parent's connection: it would read and write what is not so."""
-        if self._pid != os.getpid():
-            raise FileError(
-                f"{self.path}: wanted the process that opened it, got a fork of it; "
-                f"open it there with reverie.open(path, mode='r')"
-            )
+    def _here(self) -> sqlite3.Connection:
+        """Return this process's connection: a fork may not use its parent's, and opens one of its own to read."""
+        if self._connection is None:
+            if self.mode != "r":
+                raise WrongProcess(
+                    f"{self.path}: wanted the process that opened it to write, got a fork of it; "
+                    f"open it there with reverie.open(path, mode='r')"
+                )
+            if self._stat() != self._identity:
+                raise FileError(
+                    f"{self.path}: wanted the file that was open at the fork, got none or another in its place; "
+                    f"open that with reverie.open"
+                )
+            self._connect()
+        assert self._connection is not None
+        return self._connection
 
     def _stat(self) -> tuple[int, int] | None:
         try:
@@ -211,6 +274,36 @@ class Database:
             if name.startswith(prefix):
                 return FileError(f"{self.path}: {meaning} ({error})")
         return self.damaged(str(error))
+
+
+# What a fork must not open, by device and inode, since SQLite's notes of it are wrong here; None stands for every file.
+_unusable: set[tuple[int, int] | None] = set()
+_left: list[sqlite3.Connection] = []  # the parent's connections that a fork could not let go of
+
+
+def _connection(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+
+
+def _abandon(connection: sqlite3.Connection, path: Path | None) -> None:
+    """Close a connection without a write to the file: the last one to close would move the log into it.
+
+    Args:
+        connection: in no transaction that writes.
+        path: of the file; None where the connection may not write at all.
+    """
+    if path is None:
+        connection.close()
+        return
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
+        connection.close()
+        return
+    # One that may not write closes after it, and takes part from its first read on.
+    last = _connection(f"{path.absolute().as_uri()}?mode=ro")
+    last.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    connection.close()
+    last.close()
 
 
 def sync_folder(folder: Path) -> None:

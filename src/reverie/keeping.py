@@ -13,10 +13,11 @@ import numpy as np
 from reverie.budget import Budget
 from reverie.draws import Sampler
 from reverie.episodes import EpisodeIndex, Ints
-from reverie.errors import BufferClosed, FileError
+from reverie.errors import BufferClosed, FileError, WrongProcess
 from reverie.file import ReplayFile
 from reverie.journal import Journal
 from reverie.loading import Loader
+from reverie.process import own_stream, watch
 from reverie.resuming import recall, remember
 from reverie.saving import copy_file, copy_memory, snapshot
 from reverie.settings import Settings
@@ -59,6 +60,16 @@ class Keeper:
             limit, self._used_bytes, settings.raw_run_bytes, self._drop_run, index, store, finals
         )  # fmt: skip
         self._alone = file is None and limit is None  # nobody need be told of a step
+        self._is_copy = False  # of a buffer of the process that this one was forked from
+        self._was_writer = False  # and that process writes to the file
+        watch(self)
+
+    def _forked(self, at_rest: bool) -> None:
+        """In a forked child: draw random numbers of its own, and be told of every step, to refuse it."""
+        self._is_copy, self._alone = True, False
+        self._was_writer = self._was_writer or self._journal is not None
+        self._journal = None
+        own_stream(self._rng)
 
     @property
     def path(self) -> Path | None:
@@ -79,6 +90,7 @@ class Keeper:
         journal = self._journal_of(self.file)
         if loader is not None:
             journal.go_on_from(loader)
+            self._drawn = True  # the generator may have another seed than the file knows
         self._journal = journal
 
     def was_killed(self) -> bool:
@@ -107,10 +119,24 @@ class Keeper:
         """Refuse anything after close."""
         if self.closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
+        if self._was_writer and self._store.reads_file:
+            raise WrongProcess(
+                f"{self.path}: wanted the process that writes to the file, got a fork of it, which cannot follow; "
+                f"open it there with reverie.open(path, mode='r')"
+            )
+
+    def check_own(self) -> None:
+        """Refuse to change what is closed, or a fork's copy: nobody else would see it."""
+        self.check_open()
+        if self._is_copy:
+            raise WrongProcess(
+                "wanted a change in the process that made this buffer, got one in a fork, whose copy nobody else "
+                "sees; send it to that process and make it there"
+            )
 
     def check_writable(self) -> None:
-        """Refuse to write after close, and to a file that is open for reading."""
-        self.check_open()
+        """Refuse to write after close, in a fork, and to a file that is open for reading."""
+        self.check_own()
         if self.file is not None and self._journal is None:
             raise FileError(
                 f"{self.file.db.path}: wanted a buffer open for writing, got one open for reading; "
@@ -179,6 +205,8 @@ class Keeper:
 
     def flush(self) -> None:
         """Make everything survive a loss of power."""
+        if self._was_writer:
+            self.check_own()
         if self._journal is not None:
             self._journal.flush(self._remember())
             self._told(True)

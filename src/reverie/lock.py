@@ -7,10 +7,10 @@ import errno
 import json
 import os
 import socket
-import weakref
 from pathlib import Path
 
 from reverie.errors import FileError
+from reverie.process import watch
 
 
 class WriterLock:
@@ -54,7 +54,7 @@ class WriterLock:
                     self._handle = handle
             if self._handle is None:
                 os.close(handle)
-        _held.add(self)
+        watch(self)
         with contextlib.suppress(
             OSError
         ):  # it holds on a full disk, too, where it has no room to say for whom
@@ -74,23 +74,11 @@ class WriterLock:
             os.close(self._handle)
             self._handle = None
 
-    def leave(self) -> None:
-        """Let go of what a fork was born with: it would keep the file locked when its parent was killed."""
+    def _forked(self, at_rest: bool) -> None:
+        # A fork is born with the handle, and would keep the file locked when its parent was killed.
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
-
-
-def _leave_all() -> None:
-    for lock in list(_held):
-        lock.leave()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all)
 
 
 def put_in_place(draft: Path, path: Path) -> WriterLock:

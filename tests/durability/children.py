@@ -38,6 +38,7 @@ class Child:
 
             os.close(self._said)
             sys.settrace(None)
+            signal.alarm(10 * limit_s)  # what waits for ever uses no processor
             resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
             work()
             status = 0
