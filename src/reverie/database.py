@@ -57,7 +57,9 @@ class Database:
         self.path = path
         self.mode = mode
         self._name = os.fspath(path)
-        self._working = threading.RLock()  # held while SQLite is at work, which a fork must not interrupt
+        self._working: Any = (
+            threading.RLock()
+        )  # held while SQLite is at work, which a fork must not interrupt
         self._connection: sqlite3.Connection | None = None
         self._inherited = False  # whether it was opened by a process of which this one is a fork
         self._closed = False
@@ -114,6 +116,9 @@ class Database:
                 self._connection.close()
 
     # --- forks -----------------------------------------------------------------------------------------
+
+    def _guard(self, lock: Any) -> None:
+        self._working = lock
 
     def _forked(self, at_rest: bool) -> None:
         """Let go of the parent's connection, so that SQLite forgets what it notes of the file.

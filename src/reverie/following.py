@@ -30,6 +30,9 @@ class Follower:
         self._version = -1  # nothing was loaded yet
         watch(self)
 
+    def _guard(self, lock: AbstractContextManager[Any]) -> None:
+        self._lock = lock
+
     def _forked(self, at_rest: bool) -> None:
         self._version = -1  # the numbers of another connection mean nothing
 
