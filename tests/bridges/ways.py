@@ -61,7 +61,7 @@ def look(thing: Any, pipe: Any) -> None:
         drawn = [draw(thing)]
         pipe.send("ready")
         pipe.recv()
-        pipe.send([drawn + [draw(thing)], "follows" if size(thing) > before else "as it was"])
+        pipe.send([[*drawn, draw(thing)], "follows" if size(thing) > before else "as it was"])
     except rv.ReplayError as error:
         pipe.send(type(error).__name__)
 
