@@ -174,7 +174,9 @@ def test_no_two_workers_draw_alike_from_a_wrapped_buffer(tmp_path):
             buffer.add(obs=np.full((3, 4, 4), step % 256, np.uint8), action=step, reward=0.0, truncated=False,
                        terminated=step % 20 == 19, value=np.zeros(2, np.float32))  # fmt: skip
     script.write_text(WRAPPED)
-    done = subprocess.run([sys.executable, script, path], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, path], capture_output=True, text=True, timeout=200
+    )
     assert (done.stdout.split(), done.stderr) == (["12"] * 9, "")
 
 

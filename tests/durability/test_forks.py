@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ KINDS = [
 ]
 DRAWING = [kind for kind in KINDS if kind != "disk file"]
 STEPS = 400
+Forked = partial(Child, patience_s=100)
 
 
 def add(buffer: rv.ReplayBuffer, steps: int = 1) -> None:
@@ -74,11 +76,11 @@ def test_no_two_processes_draw_alike(kind, tmp_path, monkeypatch):
 
         def child(who: int) -> None:
             if who % 3 == 0:
-                Child(lambda: draw(6 + who // 3)).wait()
+                Forked(lambda: draw(6 + who // 3)).wait()
             draw(who)
 
         for first in (0, 3):
-            children = [Child(lambda who=who: child(who)) for who in range(first, first + 3)]
+            children = [Forked(lambda who=who: child(who)) for who in range(first, first + 3)]
             for one in children:
                 one.wait()
         mine = buffer.sample(16, 5).anchor
@@ -137,7 +139,7 @@ def test_a_copy_is_never_changed_in_silence(kind, tmp_path):
             buffer.sample(1, 1)
         gc.collect()
 
-    Child(child).wait()
+    Forked(child).wait()
     add(writer)
     assert len(buffer) == STEPS + 1
     assert true(buffer.sample(64, 5))
@@ -181,7 +183,7 @@ def test_a_drop_in_buffer_is_not_changed_in_silence_either():
         buffer.close()
 
     for who in range(3):
-        Child(lambda who=who: child(who)).wait()
+        Forked(lambda who=who: child(who)).wait()
     assert len({tuple(row) for row in drawn.tolist()}) == 3
     buffer.add(np.zeros((3, 8, 8), np.uint8), 0, 0.0, True)
     assert len(buffer) == 61
@@ -226,7 +228,7 @@ def test_a_fork_amid_work_never_waits_for_ever(kind, tmp_path):
         thread.start()
     try:
         for _ in range(12):
-            Child(child, limit_s=20).wait()
+            Forked(child).wait()
     finally:
         stop.set()
         for thread in threads:
@@ -264,7 +266,7 @@ def test_what_a_thread_does_not_let_go_of_is_refused(monkeypatch):
                 ask()
         assert true(quiet.sample(8, 5))
 
-    Child(child).wait()
+    Forked(child).wait()
     go_on.set()
     thread.join()
     assert true(busy.sample(8, 5))
@@ -292,7 +294,7 @@ def test_a_file_opened_in_a_child_is_read_along(inherited, residency, tmp_path):
                 while turn[1] <= round_:
                     pass
 
-    one = Child(child)
+    one = Forked(child)
     for round_ in range(6):
         while turn[0] <= round_ and not one.ended():
             pass
@@ -328,7 +330,7 @@ def test_a_child_writes_a_file_that_its_parent_has_closed(tmp_path):
                 pass
             add(own, 300)
 
-    one = Child(child)
+    one = Forked(child)
     while turn[0] < 1 and not one.ended():
         pass
     writer.close()
@@ -350,7 +352,7 @@ def test_a_fork_leaves_the_log_of_its_parent(tmp_path):
     add(buffer, 60)
     path.read_bytes()  # POSIX takes all locks on a file from a process that closes it once
     before = log.stat()
-    Child(lambda: None).wait()
+    Forked(lambda: None).wait()
     after = log.stat()
     assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
     buffer.close()
@@ -369,8 +371,8 @@ def test_a_file_in_the_middle_of_a_transaction_is_refused_in_a_child(tmp_path):
                 rv.open(path, mode="r")
             assert len(rv.open(other, mode="r")) == 0
 
-        Child(child).wait()
-        Child(lambda: Child(child).wait()).wait()
+        Forked(child).wait()
+        Forked(lambda: Forked(child).wait()).wait()
     add(buffer, 5)
     assert len(buffer) == 10
 
@@ -391,7 +393,7 @@ def test_a_feed_stays_with_its_parent():
             assert true(next(own))
 
     for _ in range(3):
-        Child(child).wait()
+        Forked(child).wait()
     assert true(next(feed))
     feed.close()
 
@@ -406,7 +408,7 @@ def test_an_epoch_begins_anew_in_a_child():
         drawn[who] = buffer.sample(8 * 46, 5, sampler=sampler).anchor
 
     for who in range(3):
-        Child(lambda who=who: child(who)).wait()
+        Forked(lambda who=who: child(who)).wait()
     assert len({tuple(row) for row in drawn.tolist()}) == 3
     assert all(len(set(row)) == 8 * 46 for row in drawn.tolist())
 
@@ -444,7 +446,11 @@ print(os.waitstatus_to_exitcode(status))
 def test_a_child_may_end_like_any_program(tmp_path):
     """It closes what it made itself, leaves what is its parent's, and ends; so does the parent."""
     done = subprocess.run(
-        [sys.executable, "-c", ENDS], cwd=tmp_path, capture_output=True, text=True, timeout=100
+        [sys.executable, "-W", "ignore", "-c", ENDS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert (done.stdout, done.stderr) == ("3\n", "")
     for name, steps in (("parent", 410), ("child", 10)):

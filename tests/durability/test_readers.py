@@ -136,39 +136,40 @@ def test_a_reader_travels_as_its_path(way, residency, path, tmp_path, monkeypatc
         way(reader)
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
 @pytest.mark.parametrize("residency", RESIDENCIES)
-def test_a_close_under_those_who_work_ends_them(residency, tmp_path):
-    """Threads that add, sample, flush, save and feed are told that the buffer is closed, whenever it is; none waits for ever."""
-    for turn in range(6):
-        path = tmp_path / f"{turn}.replay"
-        buffer = rv.ReplayBuffer(SPEC, 1000, seed=turn, residency=residency, path=path)
-        add(buffer, 400)
-        told: list[BaseException] = []
-        begun = threading.Semaphore(0)
+def test_a_close_under_those_who_work_ends_them(residency, turns, tmp_path):
+    """Threads that add, sample, flush, save and feed are told that the buffer is closed; none waits for ever."""
+    path = tmp_path / "a.replay"
+    buffer = rv.ReplayBuffer(SPEC, 1000, seed=turns, residency=residency, path=path)
+    add(buffer, 400)
+    told: list[BaseException] = []
+    begun = threading.Semaphore(0)
 
-        def again(work: Callable[[], object], told=told, begun=begun) -> None:
-            try:
-                for count in range(10**9):
-                    work()
-                    if count == turn:  # noqa: B023  # the threads end in this turn
-                        begun.release()
-            except BaseException as error:
-                told.append(error)
+    def again(work: Callable[[], object]) -> None:
+        try:
+            for turn in range(10**9):
+                work()
+                if turn == turns:
+                    begun.release()
+        except BaseException as error:
+            told.append(error)
+            begun.release()
 
-        feed = Feed(lambda buffer=buffer: buffer.sample(16, 5), lambda made: made, 2)
-        jobs = [lambda: add(buffer, 1), lambda: buffer.sample(64, 5), buffer.flush, lambda: next(feed),  # noqa: B023
-                lambda: buffer.save_as(tmp_path / f"copy-{turn}.replay")]  # fmt: skip  # noqa: B023
-        threads = [threading.Thread(target=again, args=(job,)) for job in jobs]
-        for thread in threads:
-            thread.start()
-        for _ in jobs:
-            begun.acquire()
-        buffer.close()
-        for thread in threads:
-            thread.join()
-        feed.close()
-        assert [type(error) for error in told] == [rv.BufferClosed] * len(jobs)
-        last = buffer._index.head.item(0)
-        with rv.open(path, mode="r") as reader:
-            assert reader._index.head.item(0) == last
+    feed = Feed(lambda: buffer.sample(16, 5), lambda made: made, 2)
+    jobs = [lambda: add(buffer, 1), lambda: buffer.sample(64, 5), buffer.flush, lambda: next(feed),
+            lambda: buffer.save_as(tmp_path / "copy.replay")]  # fmt: skip
+    threads = [threading.Thread(target=again, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for _ in jobs:
+        begun.acquire()
+    buffer.close()
+    for thread in threads:
+        thread.join()
+    feed.close()
+    assert [type(error) for error in told] == [rv.BufferClosed] * len(jobs)
+    last = buffer._index.head.item(0)
+    with rv.open(path, mode="r") as reader:
+        assert reader._index.head.item(0) == last
     assert not [name for name in os.listdir(tmp_path) if "saving" in name]
