@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from children import Child, shared
 
 import reverie as rv
-from reverie import process
+from reverie import memory, process
 from reverie.feeds import Feed
 
 SPEC = rv.StepSpec(rv.Field((40,), "float64"), rv.Field((), "int64"), {"value": rv.Field((), "float32")})
@@ -248,16 +249,7 @@ def test_what_a_thread_does_not_let_go_of_is_refused(monkeypatch):
     """A buffer that another thread keeps busy for longer than a fork waits is refused in the child, whatever is asked."""
     monkeypatch.setattr(process, "PATIENCE_S", 0.01)
     busy, quiet = make("ram", Path())[0], make("packed", Path())[0]
-    at_work, go_on = threading.Event(), threading.Event()
-
-    def work() -> None:
-        with busy._lock:
-            at_work.set()
-            go_on.wait()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    at_work.wait()
+    thread, go_on = held_elsewhere(busy._lock)
 
     def child() -> None:
         for ask in (lambda: busy.sample(1, 1), lambda: len(busy), lambda: busy.episodes, lambda: add(busy),
@@ -396,6 +388,72 @@ def test_a_feed_stays_with_its_parent():
         Forked(child).wait()
     assert true(next(feed))
     feed.close()
+
+
+def held_elsewhere(lock: Any) -> tuple[threading.Thread, threading.Event]:
+    """Return a thread that holds a lock, and the event that makes it let go."""
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with lock:
+            at_work.set()
+            go_on.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    at_work.wait()
+    return thread, go_on
+
+
+def test_what_another_thread_held_for_a_moment_is_free_in_a_child():
+    """A feed's line, and the list of what buffers reserve, may be in a thread's hands at the fork: the child goes on."""
+    buffer = make("ram", Path())[0]
+    feed = Feed(lambda: buffer.sample(8, 5), lambda made: made, 1)
+    next(feed)
+    threads = [held_elsewhere(feed._line._changed), held_elsewhere(memory._noting.lock)]
+
+    def child() -> None:
+        with pytest.raises(rv.WrongProcess, match="make the feed after forking"):
+            next(feed)
+        feed.close()
+        assert true(make("ram", Path())[0].sample(8, 5))
+
+    Forked(child).wait()
+    for thread, go_on in threads:
+        go_on.set()
+        thread.join()
+    feed.close()
+
+
+def test_what_is_made_while_a_fork_waits_is_at_rest_too(monkeypatch):
+    """A buffer that a thread makes while the fork waits for another one is whole in the child; later none can be made."""
+    busy = make("ram", Path())[0]
+    thread, go_on = held_elsewhere(busy._lock)
+    made: list[rv.ReplayBuffer] = []
+    free: list[bool] = []
+    noting, before = process._noting, process._Fork._look
+
+    def make_one() -> None:
+        while not process._under_way:
+            pass
+        made.append(make("ram", Path())[0])
+        go_on.set()
+
+    def look(self: Any) -> bool:
+        fresh = before(self)
+        if self.held and not fresh:  # all is held: the fork comes next
+            other = threading.Thread(target=lambda: free.append(noting.acquire(blocking=False)))
+            other.start()
+            other.join()
+        return fresh
+
+    monkeypatch.setattr(process._Fork, "_look", look)
+    maker = threading.Thread(target=make_one)
+    maker.start()
+    Forked(lambda: true(made[0].sample(8, 5)) or os.abort()).wait()
+    maker.join()
+    thread.join()
+    assert free == [False]
 
 
 def test_an_epoch_begins_anew_in_a_child():
