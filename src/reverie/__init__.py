@@ -12,6 +12,7 @@ from reverie.errors import (
     ReplayError,
     SpecMismatch,
     TooLarge,
+    WrongProcess,
 )
 from reverie.nstep import NStep, n_step
 from reverie.opening import open
@@ -58,6 +59,7 @@ __all__ = [
     "TooLarge",
     "Uniform",
     "VisitBalanced",
+    "WrongProcess",
     "__version__",
     "n_step",
     "open",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from reverie.keeping import Keeper
 from reverie.layout import Layouts, is_obs
 from reverie.loading import Loader
 from reverie.memory import Blocks
+from reverie.process import Shared
 from reverie.resuming import close_at_exit, generator, make_file, read_settings, removed_on_error
 from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
@@ -36,7 +36,7 @@ from reverie.stores import make_stores
 from reverie.windows import Anchors, Windows, anchors_of, check_boundary
 
 
-class ReplayBuffer:
+class ReplayBuffer(Shared):
     """A ring of steps for each stream, from which exact sequences are drawn.
 
     Every method may be called from any thread: a reader never sees a half-written step.
@@ -65,6 +65,8 @@ class ReplayBuffer:
         FileTaken: there is something at `path` already. FileError: the file cannot be made.
     """
 
+    _instead = "pass its path, or that of a copy made by save_as, and reverie.open(path, mode='r') there"
+
     def __init__(self, spec: StepSpec, capacity: int | None = None, *, streams: int = 1, seed: int | None = None,
                  residency: str = "ram", path: str | os.PathLike[str] | None = None,
                  durability: str | None = None, max_bytes: int | None = None) -> None:  # fmt: skip
@@ -78,9 +80,9 @@ class ReplayBuffer:
                 self._write()
 
     @classmethod
-    def _resume(cls, file: ReplayFile, residency: str | None) -> Self:
+    def _resume(cls, file: ReplayFile, residency: str | None, seed: int | None) -> Self:
         """Return the buffer that a file keeps; see `reverie.open`."""
-        settings, rng = read_settings(file, residency)
+        settings, rng = read_settings(file, residency, seed)
         self = cls.__new__(cls)
         reserve_for(self, settings)
         self._set_up(settings, rng, file)
@@ -108,15 +110,13 @@ class ReplayBuffer:
         self._blocks, self._layouts = Blocks(), Layouts(self.spec)
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
         self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
-        self._lock = threading.RLock()
+        self._share()  # from here on there is a lock, and a turn to read
         self._keeper.turns = threading.Condition(self._lock)
-        self._turn: AbstractContextManager[Any] = self._lock  # to read: a follower looks for news first
 
     def _write(self, loader: Loader | None = None) -> None:
         """Begin to write to the file."""
         assert self._keeper.file is not None
-        weakref.finalize(self, self._keeper.file.close).atexit = False
-        close_at_exit(self)
+        close_at_exit(self, self._keeper.file)
         self._keeper.write(loader)
         if self._keeper.was_killed():  # its episodes ended there
             for stream in np.flatnonzero(self._index.open_row >= 0).tolist():
@@ -301,12 +301,13 @@ class ReplayBuffer:
         Raises:
             SpecMismatch: errors of another shape, or one that is not finite.
             BadSetting: the batch was drawn by a sampler that keeps no priorities.
+            WrongProcess: this is a fork's copy of the buffer.
         """
         sampler = check_batch(batch)._sampler
         assert isinstance(sampler, Sampler)
         priorities = checked_priorities(sampler, batch, td_errors)
         with self._turn:
-            self._keeper.check_open()
+            self._keeper.check_own()
             live = self._index.are_live(batch.stream, batch.anchor)
             self._keeper.using(sampler)
             sampler.update(self._index, batch.stream[live], batch.anchor[live], priorities[live])

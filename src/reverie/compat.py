@@ -22,6 +22,7 @@ from reverie.episodes import CUT, NO_FINAL, RUNNING, TERMINATED, Ints
 from reverie.errors import BadSetting, FileError, NotEnoughData
 from reverie.mending import replace_stream
 from reverie.opening import open
+from reverie.process import Bound
 from reverie.ring import Ring
 from reverie.spec import Field, StepSpec
 
@@ -35,7 +36,7 @@ MOST = 2**62  # no counter goes beyond: ids are int64
 FIXED = frozenset({"size", "obs_shape", "action_size", "observations", "actions", "rewards", "terminals"})
 
 
-class IRISReplayBuffer:
+class IRISReplayBuffer(Bound):
     """Replay buffer for IRIS: a ring of (observation, action, reward, terminal) with uint8 frames.
 
     Has the public surface of the class of this name in TorchWM (`world_models.memory.iris_memory`) and
@@ -63,6 +64,8 @@ class IRISReplayBuffer:
         BadSetting: a size, shape or count that is no positive integer.
         TooLarge: the arrays do not fit into memory.
     """
+
+    _instead = "write a copy of it for each process with save_as(path), and IRISReplayBuffer.open(path) there"
 
     def __init__(self, size: int, obs_shape: tuple[int, ...], action_size: int, seq_len: int = 20,
                  batch_size: int = 64, *, seed: int | None = None,
@@ -180,6 +183,7 @@ class IRISReplayBuffer:
         if number.shape or number.dtype.kind not in "biuf" or not 0 <= number <= limit or number % 1:
             raise BadSetting(f"{name}: wanted an integer in 0..{limit}, got {value!r}; check the checkpoint")
         with self._engine._lock:
+            self._engine._keeper.check_writable()
             self._set[name] = int(number)
 
     def _read_ring(self) -> None:
@@ -242,7 +246,7 @@ class IRISReplayBuffer:
         """
         step = self._prepare(obs, action, reward, terminal, truncated, final_obs)
         with self._engine._lock:
-            self._engine._keeper.check_open()
+            self._engine._keeper.check_writable()
             self._store(step)
 
     def _prepare(self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: bool, final: Any) -> Any:
@@ -267,6 +271,7 @@ class IRISReplayBuffer:
     def cut(self) -> None:
         """End the running episode: the recording goes on elsewhere, and nothing joins across this point."""
         with self._engine._lock:
+            self._engine._keeper.check_writable()
             self._read_ring()
             if self._moved:
                 self._moved = False

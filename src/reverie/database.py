@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reverie.errors import BufferClosed, FileError, ReplayError
+from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.handles import Inode, connected, disconnected
 from reverie.lock import writing_process
 from reverie.log import is_base, mark_on, new_base
 from reverie.place import inode, log_bytes
+from reverie.process import watch
 
 # Pages in the log before it is emptied into the file: fewer, larger waits for the disk.
 CHECKPOINT_PAGES = 4000
+AT_ONCE = 64  # rows that are fetched at a time: many wide ones would fill the memory
 BUSY_S = 10.0  # how long to wait for another program that holds the file locked
 
 # What sqlite3 raises; for a damaged file also what texts that are no UTF-8, and lengths beyond all bounds, come to.
@@ -94,6 +97,7 @@ class Database:
 
     Raises:
         FileError: it cannot be opened; so does every method on whatever goes wrong.
+        WrongProcess: it cannot be opened after this process was forked; or a fork uses what its parent opened to write.
     """
 
     def __init__(self, path: Path, mode: str, place: Path) -> None:
@@ -104,25 +108,40 @@ class Database:
         self.mode = mode
         self._name = os.fspath(place)
         self._log = f"{place}-wal"
-        self._pid = os.getpid()
         self._is_open = True
+        # Held while SQLite is at work, which a fork must not interrupt.
+        self._working: Any = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = inode(self._name)
+        self._log_inode: Inode | None = None
         self._unmarked = False  # whether the next transaction begins a log
         self._limit = self._most_bytes = 0  # of the log before it is emptied; 0: there is no log
         self.found_log = log_bytes(place)  # before SQLite makes one
+        watch(self, self._working)
+        with self._working:
+            self._open()
+
+    def _open(self) -> None:
+        """Open the file, for this process."""
+        if self._inode in _unusable or None in _unusable:
+            raise WrongProcess(
+                f"{self.path}: wanted a file that no thread used at the moment of the fork, got one that was in use, "
+                f"of which SQLite's notes are wrong here; start this process with 'spawn', or fork at another moment"
+            )
         # In a folder where nobody can write, SQLite could not make an index of the log.
-        still = mode == "r" and not os.access(place.parent, os.W_OK) and self.found_log is None
+        still = self.mode == "r" and not os.access(self.place.parent, os.W_OK) and self.found_log is None
         try:
-            self._connection = self._connect({"r+": "rw", "r": "ro", "new": "rwc"}[mode], still)
+            self._connection = self._connect({"r+": "rw", "r": "ro", "new": "rwc"}[self.mode], still)
         except sqlite3.Error as error:
             raise self._error(error) from error
-        self._inode = inode(self._name)
-        self._log_inode: Inode | None = None
+        if self._inode is None:  # it was not there yet
+            self._inode = inode(self._name)
         connected(self._inode)
-        self._count = weakref.finalize(self, disconnected, self._inode, self._pid)
+        self._count = weakref.finalize(self, disconnected, self._inode, os.getpid())
         self._count.atexit = False
         try:
             self.do("PRAGMA cell_size_check = ON")
-            self.do(f"PRAGMA query_only = {int(mode == 'r')}")
+            self.do(f"PRAGMA query_only = {int(self.mode == 'r')}")
             self.do("PRAGMA trusted_schema = OFF")
         except BaseException:
             self._disconnect()
@@ -147,20 +166,25 @@ class Database:
 
     def close(self) -> None:
         """Move the log into the file and close. Closing twice is fine."""
-        if self._pid != os.getpid() or not self._is_open:
-            return  # SQLite forbids a fork to touch its parent's connection
-        if self.mode == "r+":
-            with suppress(*FAILURES):
-                self.roll_back()
-                self._connection.execute("PRAGMA busy_timeout = 0")
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        self._disconnect()
-        self._clear_away()
+        with self._working:
+            if not self._is_open:
+                return
+            if self._connection is None:  # a fork has none, and leaves what is there to its parent
+                self._is_open = False
+                return
+            if self.mode == "r+":
+                with suppress(*FAILURES):
+                    self.roll_back()
+                    self._connection.execute("PRAGMA busy_timeout = 0")
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._disconnect()
+            self._clear_away()
 
     def _disconnect(self) -> None:
-        self._is_open = False
+        assert self._connection is not None
         self._connection.close()
         self._count()
+        self._is_open = False
 
     def _clear_away(self) -> None:
         """Remove an empty log and its index, which a reader may have made, if nobody uses them any more."""
@@ -178,29 +202,89 @@ class Database:
             finally:
                 last.close()  # SQLite removes both if this is the last connection
 
+    # --- forks -----------------------------------------------------------------------------------------
+
+    def _guard(self, lock: Any) -> None:
+        self._working = lock
+
+    def _forked(self, at_rest: bool) -> None:
+        """Let go of the parent's connection, so that SQLite forgets what it notes of the file.
+
+        SQLite notes for each process which locks it has on a file, and a fork inherits the notes but not the locks:
+        it would read, unprotected, a log that the parent has long since removed.
+        """
+        if not self._is_open or self._connection is None:
+            return
+        connection, self._connection = self._connection, None
+        if not at_rest:
+            # A thread that is not here has the lock, and perhaps one of SQLite's own.
+            self._working = threading.RLock()
+            _unusable.add(None)
+        elif inode(self._name) != self._inode or (self.mode != "r" and connection.in_transaction):
+            # To end a transaction would write into what is shared with the parent.
+            _unusable.add(self._inode)
+        else:
+            with suppress(*FAILURES):
+                self._abandon(connection)
+                return
+            _unusable.add(self._inode)
+        _left.append(connection)  # to collect it would close it
+
+    def _abandon(self, connection: sqlite3.Connection) -> None:
+        """Close a connection without a write to the file: the last one to close would move the log into it."""
+        last = None if self.mode == "r" else self._connect("ro")
+        if last is not None:  # it may not write, and takes part from its first read on
+            last.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        connection.close()
+        if last is not None:
+            last.close()
+
+    def _here(self) -> sqlite3.Connection:
+        """Return this process's connection: a fork may not use its parent's, and opens one of its own to read."""
+        if self._connection is None:
+            if self.mode != "r":
+                raise WrongProcess(
+                    f"{self.path}: wanted the process that opened it to write, got a fork of it; "
+                    f"open it there with reverie.open(path, mode='r')"
+                )
+            if inode(self._name) != self._inode:
+                raise FileError(
+                    f"{self.path}: wanted the file that was open at the fork, got none or another in its place; "
+                    f"open that with reverie.open"
+                )
+            self._open()
+        assert self._connection is not None
+        return self._connection
+
     # --- statements ------------------------------------------------------------------------------------
 
     def do(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement."""
-        self.check_process()
-        try:
-            self._connection.execute(sql, values)
-        except FAILURES as error:
-            raise self._error(error) from error
+        with self._working:
+            try:
+                self._here().execute(sql, values)
+            except FAILURES as error:
+                raise self._error(error) from error
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
-        self.check_process()
-        try:
-            return self._connection.execute(sql, values).fetchall()
-        except FAILURES as error:
-            raise self._error(error) from error
+        with self._working:
+            try:
+                return self._here().execute(sql, values).fetchall()
+            except FAILURES as error:
+                raise self._error(error) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
-        self.check_process()
         try:
-            yield from self._connection.execute(sql, values)
+            with self._working:
+                found = self._here().execute(sql, values)
+            while True:
+                with self._working:
+                    some = found.fetchmany(AT_ONCE)
+                if not some:
+                    return
+                yield from some
         except FAILURES as error:
             raise self._error(error) from error
 
@@ -264,7 +348,8 @@ class Database:
                     f"of it; let that one finish, and flush again"
                 )
         finally:
-            self.do("PRAGMA synchronous = NORMAL")
+            with suppress(FileError):  # a second interrupt may have left the transaction open
+                self.do("PRAGMA synchronous = NORMAL")
 
     def _empty(self) -> bool:
         """Move the log into the file, and return whether it is empty now: a reader may be in the way."""
@@ -296,8 +381,8 @@ class Database:
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
-        with suppress(*FAILURES):
-            if self._pid == os.getpid() and self._connection.in_transaction:
+        with suppress(*FAILURES), self._working:
+            if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
     # --- what there is ---------------------------------------------------------------------------------
@@ -326,9 +411,8 @@ class Database:
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
-        self.check_process()
-        if self._connection.in_transaction:  # an interrupt left it so
-            self.roll_back()
+        self._here()
+        self.roll_back()  # of what an interrupt left
         if inode(self._name) != self._inode:
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "
@@ -350,14 +434,6 @@ class Database:
         if self._unmarked:
             self._mark()
 
-    def check_process(self) -> None:
-        """SQLite forbids a fork to use its parent's connection: it would read and write what is not so."""
-        if self._pid != os.getpid():
-            raise FileError(
-                f"{self.path}: wanted the process that opened it, got a fork of it; "
-                f"open it there with reverie.open(path, mode='r')"
-            )
-
     def damaged(self, what: str) -> FileError:
         """Return the error for content that cannot be."""
         return FileError(
@@ -377,3 +453,8 @@ class Database:
             code = getattr(error, "sqlite_errorcode", type(error).__name__)
             return FileError(f"{self.path}: {_UNKNOWN} ({name or 'no name'}, {code}: {error}); report it")
         return FileError(f"{self.path}: {MEANINGS[known]} ({error})")
+
+
+# What a fork must not open, by device and inode, since SQLite's notes of it are wrong here; None stands for every file.
+_unusable: set[Inode | None] = set()
+_left: list[sqlite3.Connection] = []  # the parent's connections that a fork could not let go of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,28 @@ class Sampler(ABC):
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `save` returned."""
         assert not state, "a sampler that saves something must also load it"
+
+    def __getstate__(self) -> tuple[dict[str, Any], State]:
+        """Return what a pickle or a copy takes along: what `save` returns, and not the buffer that is served."""
+        known = {name: None if isinstance(it, EpisodeIndex) else it for name, it in vars(self).items()}
+        return known, self.save()
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # two samplers never share a memory
+
+    def __setstate__(self, state: tuple[dict[str, Any], State]) -> None:
+        vars(self).update(state[0])
+        if state[1]:
+            self.load(state[1])
+
+
+class Follows:
+    """What a sampler knows of one buffer's index. A copy or a pickle of it knows nothing yet."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return type(self), ()
 
 
 def check_sampler(name: str, value: object) -> Sampler:
@@ -233,7 +256,7 @@ class EpisodeUniform(Sampler):
         return probabilities
 
 
-class LiveEpisodes:
+class LiveEpisodes(Follows):
     """The live episodes in the order they began, with the k-th at hand: follows an index draw by draw."""
 
     __slots__ = ("_base", "_begun", "_dropped", "_index", "_orders", "_row", "_tree")

@@ -25,6 +25,10 @@ class BufferClosed(ReplayError, RuntimeError):
     """The buffer was closed; it takes and gives nothing any more."""
 
 
+class WrongProcess(ReplayError, RuntimeError, TypeError):
+    """Something of one process was pickled, or used in a fork of it where that cannot be right."""
+
+
 class TooLarge(ReplayError, MemoryError):
     """The asked capacity cannot fit into this machine's memory."""
 

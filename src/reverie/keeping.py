@@ -14,10 +14,11 @@ from reverie.budget import Budget
 from reverie.changes import Changes
 from reverie.draws import Sampler
 from reverie.episodes import EpisodeIndex
-from reverie.errors import BufferClosed, FileError
+from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.file import ReplayFile
 from reverie.journal import Journal
 from reverie.loading import Loader
+from reverie.process import own_stream, watch
 from reverie.resuming import recall, remember
 from reverie.saving import copy_file, copy_memory, snapshot
 from reverie.settings import Settings
@@ -65,6 +66,16 @@ class Keeper:
         if file is not None or limit is not None:
             self.changes.check = self.check_writable
         self._copier: int | None = None  # the thread that copies the file now
+        self._is_copy = False  # of a buffer of the process that this one was forked from
+        self._was_writer = False  # and that process writes to the file
+        watch(self)
+
+    def _forked(self, at_rest: bool) -> None:
+        """In a forked child: draw random numbers of its own, and be told of every step, to refuse it."""
+        self._is_copy, self.changes.check = True, self.check_writable
+        self._was_writer = self._was_writer or self._journal is not None
+        self._journal = self.changes.journal = None
+        own_stream(self._rng)
 
     @property
     def path(self) -> Path | None:
@@ -85,6 +96,7 @@ class Keeper:
         journal = self._journal_of(self.file)
         if loader is not None:
             journal.go_on_from(loader)
+            self._drawn = True  # the generator may have another seed than the file knows
         self._journal = self.changes.journal = journal
 
     def was_killed(self) -> bool:
@@ -109,11 +121,25 @@ class Keeper:
         """Refuse anything after close; settle what an interrupt left."""
         if self.closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
+        if self._was_writer and self._store.reads_file:
+            raise WrongProcess(
+                f"{self.path}: wanted the process that writes to the file, got a fork of it, which cannot follow; "
+                f"open it there with reverie.open(path, mode='r')"
+            )
         self.settle()
 
-    def check_writable(self) -> None:
-        """Refuse to write after close, and to a file that is open for reading."""
+    def check_own(self) -> None:
+        """Refuse to change what is closed, or a fork's copy: nobody else would see it."""
         self.check_open()
+        if self._is_copy:
+            raise WrongProcess(
+                "wanted a change in the process that made this buffer, got one in a fork, whose copy nobody else "
+                "sees; send it to that process and make it there"
+            )
+
+    def check_writable(self) -> None:
+        """Refuse to write after close, in a fork, and to a file that is open for reading."""
+        self.check_own()
         if self.file is not None and self._journal is None:
             raise FileError(
                 f"{self.file.db.path}: wanted a buffer open for writing, got one open for reading; "
@@ -171,6 +197,8 @@ class Keeper:
 
     def flush(self) -> None:
         """Make everything survive a loss of power, in the file alone, without its log."""
+        if self._was_writer:
+            self.check_own()
         if self._journal is not None:
             self._await_copy()
             self._journal.flush(self._remember())
@@ -194,23 +222,22 @@ class Keeper:
         if astray:
             copy_memory(path, self._identity_of_file(), self._settings, self._remember(), self._journal_of)
             return
-        with snapshot(self.file.db.place) as source:
-            ends = [self._index.tail.tolist(), self._index.head.tolist()]
-            try:
+        try:
+            with snapshot(self.file.db.place) as source:
+                ends = [self._index.tail.tolist(), self._index.head.tolist()]
                 if self._journal is not None:
                     self._copier = threading.get_ident()
                 turn.close()
                 # A reader's memory may be of a moment before that of the snapshot.
                 copy_file(source, path, [] if self._journal is None else ends)
-            finally:
-                with self.turns:
-                    self._copier = None
-                    self.turns.notify_all()
+        finally:
+            with self.turns:
+                self._copier = None
+                self.turns.notify_all()
 
     def _identity_of_file(self) -> str:
         """Return the identity by which copies of the file know whose they are."""
         assert self.file is not None
-        self.file.db.check_process()
         try:
             return str(self.file.meta("identity"))
         except FileError:  # it is damaged; what is in memory is not
@@ -219,8 +246,6 @@ class Keeper:
     def _await_copy(self) -> None:
         """Wait, and let others use the buffer, while another thread copies the file: it needs the log as it is."""
         while self._copier not in (None, threading.get_ident()):
-            assert self.file is not None
-            self.file.db.check_process()  # a fork has no such thread
             self.turns.wait()
 
     def close(self) -> None:
@@ -235,7 +260,8 @@ class Keeper:
             self.settle()
             if self._journal is not None:
                 self._journal.flush(self._remember(), clean=True)
-        except FileError:
+                self._journal = self.changes.journal = None
+        except ReplayError:
             self.file.close()
             raise
         self.file.close()

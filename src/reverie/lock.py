@@ -9,13 +9,13 @@ import socket
 import stat
 import struct
 import sys
-import weakref
 from contextlib import suppress
 from pathlib import Path
 
 from reverie.errors import FileError
 from reverie.handles import borrow, give_back, inode_of
 from reverie.place import discard, inode, remove_logs
+from reverie.process import watch
 
 try:
     import fcntl
@@ -57,27 +57,26 @@ class WriterLock:
         if fcntl is None:  # pragma: no cover - Windows
             return
         locked = (place if draft is None else draft) if _of_open_files() else self._note
-        while self._handle is None:
+        watch(self)
+        while True:
             try:
                 if locked == self._note:
                     os.close(_open_note(self._note))
-                handle = borrow(locked, write=True)
+                self._handle = borrow(locked, write=True)
             except OSError as error:
                 raise FileError(
                     f"{path}: wanted to write, got {error.strerror} for {locked.name}; "
                     f"change the permissions of the file and its folder, or open it with mode='r'"
                 ) from error
             try:
-                _take(handle)
+                _take(self._handle)
             except OSError as error:
-                give_back(handle, write=True)
+                self._give_back()
                 raise self._refused(path, error) from error
             # It may have been replaced just before: then this is nobody's lock.
-            if inode_of(handle) == inode(locked):
-                self._handle = handle
-            else:
-                give_back(handle, write=True)
-        _held.add(self)
+            if inode_of(self._handle) == inode(locked):
+                break
+            self._give_back()
         if draft is None:
             self.note()
 
@@ -103,12 +102,19 @@ class WriterLock:
         """Let others write. Twice is fine."""
         if self._handle is not None and self._pid == os.getpid():
             self._remove_note()
-            handle, self._handle = self._handle, None
-            _let_go(handle)
+            _let_go(self._handle)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
             give_back(handle, write=True)
 
-    def leave(self) -> None:
-        """Let go of what a fork was born with: it would keep the file locked when its parent was killed."""
+    def __del__(self) -> None:
+        self.release()  # an interrupt came before somebody had it who would have released it
+
+    def _forked(self, at_rest: bool) -> None:
+        # A fork is born with the handle, and would keep the file locked when its parent was killed.
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -128,18 +134,6 @@ class WriterLock:
         if self._noted or not _of_open_files():
             with suppress(OSError):
                 self._note.unlink()
-
-
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
-
-
-def _leave_all() -> None:
-    for lock in list(_held):
-        lock.leave()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all)
 
 
 def put_in_place(draft: Path, path: Path, place: Path) -> WriterLock:

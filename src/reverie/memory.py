@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import TooLarge
+from reverie.process import watch
 
 ALIGNMENT = 64  # bytes of a cache line
 # Below this nothing is kept: the allocator serves it from warm memory anyway.
@@ -21,7 +22,20 @@ RECYCLE_FROM = 256 * 1024
 KEPT_BLOCKS = 4  # unused blocks kept for the next batch; two are in use in a double-buffered loop
 
 _reserved: dict[int, int] = {}  # id of a live reservation -> bytes, in this process
-_reserved_lock = threading.Lock()
+
+
+class _Noting:
+    """Holds the lock under which reservations are noted."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def _forked(self, at_rest: bool) -> None:
+        self.lock = threading.Lock()  # a thread of the parent's may have held it
+
+
+_noting = _Noting()
+watch(_noting)
 
 
 def available_bytes() -> int | None:
@@ -93,7 +107,7 @@ def reserve(owner: object, nbytes: int, what: str, held: int = 0) -> None:
         TooLarge: less than that is left.
     """
     now, ever = available_bytes(), total_bytes()
-    with _reserved_lock:
+    with _noting.lock:
         others = sum(_reserved.values()) - _reserved.get(id(owner), 0)
         if now is not None and nbytes - held > now:
             left, where = now, "available"

@@ -9,6 +9,7 @@ import numpy as np
 
 from reverie.draws import Sampler, State, Uniform, check_sampler, serve
 from reverie.episodes import RUNNING, EpisodeIndex, Ints
+from reverie.process import watch
 from reverie.windows import BOUNDARIES, Anchors, CrossWindows, Drawn
 
 
@@ -165,6 +166,9 @@ class Shuffled(Sampler):
         self._index, epoch, self._order, self._ends = self._marked
         self._epoch = dict(epoch)
 
+    def _forked(self, at_rest: bool) -> None:
+        self._epoch = {}  # else all children of a process would go on in one order
+
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return the next `count` anchors in line."""
         self._index = serve(self._index, anchors.index)
@@ -202,6 +206,7 @@ class Shuffled(Sampler):
         self._permute()
 
     def _permute(self) -> None:
+        watch(self)
         generator = np.random.Generator(np.random.Philox(self._epoch["seed"]))
         self._order = generator.permutation(int(self._epoch["counts"].sum()))
         self._ends = np.cumsum(self._epoch["counts"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from reverie.errors import FileTaken
@@ -12,6 +12,7 @@ from reverie.file import ReplayFile, Run
 from reverie.journal import Journal
 from reverie.lock import discard_left, put_in_place
 from reverie.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
+from reverie.process import amid
 from reverie.resuming import SETTINGS, make_file, read_settings
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
@@ -20,12 +21,10 @@ from reverie.states import Remembered, generator_from
 @contextmanager
 def snapshot(path: Path) -> Iterator[ReplayFile]:
     """Read a replay file as it is at this moment, whatever a writer does meanwhile."""
-    source = ReplayFile.open(path, "r")
-    try:
+    # A flush waits until nobody reads an older moment.
+    with amid(), closing(ReplayFile.open(path, "r")) as source:
         source.db.begin()
         yield source
-    finally:
-        source.close()
 
 
 def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
@@ -89,8 +88,7 @@ def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:
 def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> Iterator[ReplayFile]:
     """Yield the copy at `path`, open for writing inside of one transaction, or a new one that then goes there."""
     if is_there(path):
-        target = ReplayFile.open(path, "r+")
-        try:
+        with closing(ReplayFile.open(path, "r+")) as target:
             if target.meta("copy_of", "-") != identity:
                 raise FileTaken(
                     f"{path}: wanted a free path or a copy that this buffer saved there, got another file; "
@@ -99,8 +97,6 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
             with target.db.syncing():
                 yield target
                 target.put_meta("clean", True)
-        finally:
-            target.close()
         return
     place = vacant(path, BESIDE_COPY)
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
@@ -108,12 +104,8 @@ def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> It
     try:
         with told(path, "to write a copy"):
             discard_left(place.parent, f"{place.name}.saving-")
-            target = make(draft)
-            try:
-                with target.db.syncing():
-                    yield target
-            finally:
-                target.close()
+            with closing(make(draft)) as target, target.db.syncing():
+                yield target
             put_in_place(draft, path, place).release()
             sync_folder(place.parent)
     except FileExistsError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,9 @@ class IRISOnPolicyBuffer:
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # two trajectories never share their lists
 
     def add(self, obs: npt.ArrayLike, action: npt.ArrayLike, reward: float, terminal: float, *,
             truncated: bool = False, final_obs: npt.ArrayLike | None = None) -> None:  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.draws import Proposal, State, by_episode, serve, try_then_count
+from reverie.draws import Follows, Proposal, State, by_episode, serve, try_then_count
 from reverie.episodes import EpisodeIndex, Ints
 from reverie.sumtree import SumTree
 from reverie.windows import Anchors
@@ -39,7 +39,7 @@ class Undo:
         return np.concatenate([np.zeros(0, np.int64), *(places for _, places, _ in self._changes)])
 
 
-class StepWeights:
+class StepWeights(Follows):
     """A weight for every live step of one buffer, following adds and evictions draw by draw.
 
     An anchor that can never be valid for the boundary and length in use, because its episode has ended too
@@ -246,7 +246,7 @@ class StepWeights:
         self.tree.set(np.arange(self.tree.size), np.where(self._barred, 0.0, self.weights))
 
 
-class EpisodeWeights:
+class EpisodeWeights(Follows):
     """A weight for every live episode of one buffer, by row; rows that were given up are found when drawn."""
 
     __slots__ = ("_begun", "_index", "_marked", "_undo", "tree", "weights")

@@ -129,7 +129,7 @@ def dream_of(run: Run) -> dict[str, Frames] | None:
     The file is only read: what is drawn from it changes nothing in the run.
     """
     replay = run.folder / read_checkpoint(run.folder)["replay"]
-    with reverie.open(replay, residency="disk", mode="r") as buffer:
+    with reverie.open(replay, residency="disk", mode="r", seed=run.seed) as buffer:
         try:
             agent = run.agent
             return dream(
