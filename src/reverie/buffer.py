@@ -17,7 +17,7 @@ from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.door import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.draws import check_sampler
 from reverie.episodes import NO_FINAL, EpisodeIndex
-from reverie.feedback import checked_extras, checked_priorities
+from reverie.feedback import checked_extras, checked_priorities, sampler_of
 from reverie.file import ReplayFile
 from reverie.following import Follower
 from reverie.gather import Gatherer
@@ -27,6 +27,7 @@ from reverie.keeping import Keeper
 from reverie.layout import Layouts, is_obs
 from reverie.loading import Loader
 from reverie.memory import Blocks
+from reverie.origin import Origins
 from reverie.resuming import close_at_exit, generator, make_file, read_settings, removed_on_error
 from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
@@ -104,7 +105,7 @@ class ReplayBuffer:
         self._ring, self._finals = make_stores(self.residency, settings.stored, self._obs_columns, runs, file)
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
-        self._blocks = Blocks()
+        self._blocks, self._origins = Blocks(), Origins()
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
         self._layouts = Layouts(self.spec)
         self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
@@ -274,7 +275,7 @@ class ReplayBuffer:
             drawn = sampler.draw(anchors, self._rng, batch_size)
             batch = layout.allocate(self._blocks) if out is None else out
             windows = anchors.windows(drawn, burn_in, self._rng)
-            self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
+            self._gatherer.fill(windows, layout, batch, drawn.weight, self._origins.of(sampler))
         return batch
 
     def sample_steps(self, batch_size: int) -> StepBatch:
@@ -300,16 +301,14 @@ class ReplayBuffer:
         """Give the windows of a batch new priorities; those whose anchor was evicted meanwhile are ignored.
 
         Args:
-            batch: as `sample` returned it.
-            td_errors: (B, L) TD errors of the steps, of which those outside `train_mask` are left out, or
-                (B,) one for each window.
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
+            td_errors: (B, L), of which those outside `train_mask` are left out, or (B,) one for each window.
 
         Raises:
             SpecMismatch: errors of another shape, or one that is not finite.
-            BadSetting: the batch was drawn by a sampler that keeps no priorities.
+            BadSetting: a batch of another buffer, or drawn by a sampler that keeps no priorities.
         """
-        sampler = check_batch(batch)._sampler
-        assert isinstance(sampler, Sampler)
+        sampler = sampler_of(check_batch(batch, self._origins.buffer))
         priorities = checked_priorities(sampler, batch, td_errors)
         with self._turn:
             self._keeper.check_open()
@@ -323,13 +322,14 @@ class ReplayBuffer:
         overlap, the later row of the batch counts.
 
         Args:
-            batch: as `sample` returned it.
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
             **values: for each extra field to be written, an array (B, L, …) of the field's dtype.
 
         Raises:
             SpecMismatch: an unknown field, or a value that does not fit it.
+            BadSetting: a batch of another buffer.
         """
-        ids = check_batch(batch).step_ids()
+        ids = check_batch(batch, self._origins.buffer).step_ids()
         real = batch.mask & (ids >= 0)
         checked = checked_extras(self.spec.extras, ids, values)
         with self._lock:

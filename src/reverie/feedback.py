@@ -11,9 +11,25 @@ import numpy.typing as npt
 from reverie.batch import Batch
 from reverie.draws import Sampler
 from reverie.episodes import Ints
-from reverie.errors import SpecMismatch
+from reverie.errors import BadSetting, SpecMismatch
+from reverie.origin import KEPT
 from reverie.spec import Field
 from reverie.values import numeric_array
+
+
+def sampler_of(batch: Batch) -> Sampler:
+    """Return the sampler that drew a batch.
+
+    Raises:
+        BadSetting: it is not in this process any more.
+    """
+    sampler = None if batch._origin is None else batch._origin.sampler
+    if not isinstance(sampler, Sampler):
+        raise BadSetting(
+            f"batch: wanted one whose sampler the buffer still knows, got a copy whose sampler was not drawn with for "
+            f"long: the last {KEPT} are kept; keep the batch that sample() returned, or use fewer samplers"
+        )
+    return sampler
 
 
 def checked_priorities(sampler: Sampler, batch: Batch, td_errors: npt.ArrayLike) -> npt.NDArray[np.float64]:
