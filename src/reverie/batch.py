@@ -11,6 +11,7 @@ import numpy.typing as npt
 from reverie.errors import BadSetting
 from reverie.origin import Origin
 from reverie.spec import Tree
+from reverie.values import shown
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -145,7 +146,7 @@ def check_batch(value: object, buffer: str) -> Batch:
     """
     if not isinstance(value, (SequenceBatch, RowBatch)) or value._origin is None:
         raise BadSetting(
-            f"batch: wanted a batch as sample() returned it, got {value!r}; single steps have no window, "
+            f"batch: wanted a batch as sample() returned it, got {shown(value)}; single steps have no window, "
             f"and of a batch on a device pass batch.host"
         )
     if value._origin.buffer != buffer:

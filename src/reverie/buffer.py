@@ -261,7 +261,7 @@ class ReplayBuffer:
 
         Raises:
             NotEnoughData: there is no valid window yet.
-            BadSetting: an argument of the wrong kind or range.
+            BadSetting: an argument of the wrong kind or range. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
@@ -283,13 +283,14 @@ class ReplayBuffer:
 
         Raises:
             NotEnoughData: no step has a known successor yet.
-            BadSetting: `batch_size` is no positive integer.
+            BadSetting: `batch_size` is no positive integer. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
         batch_size = positive("batch_size", batch_size)
         with self._turn:
             self._keeper.check_open()
             anchors = anchors_of(self._index, "inside", 1)
+            self._layouts.get(False, batch_size, 1)  # refuses what is too large
             self._keeper.drawing()
             windows = anchors.windows(self._uniform.draw(anchors, self._rng, batch_size), 0, self._rng)
             assert isinstance(windows, Windows)
@@ -326,8 +327,7 @@ class ReplayBuffer:
             **values: for each extra field to be written, an array (B, L, …) of the field's dtype.
 
         Raises:
-            SpecMismatch: an unknown field, or a value that does not fit it.
-            BadSetting: a batch of another buffer.
+            SpecMismatch: an unknown field, or a value that does not fit it. BadSetting: a batch of another buffer.
         """
         ids = check_batch(batch, self._origins.buffer).step_ids()
         real = batch.mask & (ids >= 0)

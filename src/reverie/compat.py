@@ -336,11 +336,12 @@ class IRISReplayBuffer:
         """
         count, before = positive("batch_size", batch_size), natural("burn_in", burn_in)
         with self._engine._lock:
-            rows, ids = self._draw_steps(count)
+            rows, ids = self._draw_steps(count, before + 1)
             first = self._engine._index.live_start(rows)[:, None]
             return self._frames(ids), self._frames(np.maximum(ids[:, None] - np.arange(before, 0, -1), first))
 
-    def _draw_steps(self, count: int) -> tuple[Ints, Ints]:
+    def _draw_steps(self, count: int, length: int = 1) -> tuple[Ints, Ints]:
+        self._engine._layouts.get(False, count, length)  # refuses what is too large
         self._read_ring()
         self._engine._keeper.check_open()
         if len(self) == 0:

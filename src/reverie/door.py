@@ -10,13 +10,12 @@ import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
 from reverie.spec import Field
-from reverie.values import holds, numeric_array, shown
+from reverie.values import MOST, holds, numeric_array, shown
 
 Ints = npt.NDArray[np.int64]
 
 REWARD = Field((), "float32")
 FLAG = Field((), "bool")
-MOST = 2**48  # steps, rows, bytes: more than any machine holds, and far from where int64 overflows
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32 = struct.Struct("<f")
 _EXACT = 2.0**24  # float32 holds every whole number up to here
@@ -73,7 +72,7 @@ def flag(name: str, value: object) -> bool:
     if getattr(value, "shape", None) == () and numeric_array(name, value).dtype == np.bool_:
         return bool(value)
     raise SpecMismatch(
-        f"field {name!r}: wanted a bool, got {value!r}; write bool(...) around a number that means one"
+        f"field {name!r}: wanted a bool, got {shown(value)}; write bool(...) around a number that means one"
     )
 
 

@@ -18,6 +18,7 @@ from reverie.buffer import ReplayBuffer
 from reverie.door import positive, seed_number
 from reverie.errors import BadSetting, SpecMismatch
 from reverie.spec import Column, StepSpec, Tree, tree_leaves
+from reverie.values import is_foreign, numeric_array, owned, shown
 
 __all__ = ["Recording", "atari", "record"]
 
@@ -127,17 +128,22 @@ def _record_one(
     only = np.zeros(1, np.int64)  # the one lane of a single environment
     obs, _ = env.reset(seed=seed)
     for left in range(steps, 0, -1):
-        seen = _own(obs)
+        seen = _own("obs", obs)
         chosen = policy(obs)
-        action = _own(chosen)
-        obs, reward, terminated, truncated, _ = env.step(chosen)
-        amount, ended = float(reward), bool(terminated or truncated)
+        action = _own("action", chosen)
+        obs, reward, terminated, truncated, _ = env.step(_for_env("action", chosen, obs))
+        amount = float(_numbers("reward", reward, ()))
+        terminated, truncated = (
+            bool(_numbers("terminated", terminated, ())),
+            bool(_numbers("truncated", truncated, ())),
+        )
+        ended = terminated or truncated
         buffer.add(
             obs=seen,
             action=action,
             reward=amount,
-            terminated=bool(terminated),
-            truncated=bool(truncated),
+            terminated=terminated,
+            truncated=truncated,
             final_obs=obs if ended else None,
         )
         tally.count(only, np.array([amount]), np.array([ended]))
@@ -154,17 +160,18 @@ def _record_lanes(
     seed: int | None,
     tally: _Tally,
 ) -> None:
-    mode = _autoreset_mode(env)
+    mode, each = _autoreset_mode(env), (env.num_envs,)
     playing = np.ones(env.num_envs, np.bool_)  # False for lanes whose next row only resets them
     left = steps
     obs, _ = env.reset(seed=seed)
     while left:
-        seen = _own(obs)
+        seen = _own("obs", obs)
         chosen = policy(obs)
-        action = _own(chosen)
-        obs, reward, terminated, truncated, infos = env.step(chosen)
-        reward = np.asarray(reward, np.float64)
-        terminated, truncated = np.asarray(terminated, np.bool_), np.asarray(truncated, np.bool_)
+        action = _own("action", chosen)
+        obs, reward, terminated, truncated, infos = env.step(_for_env("action", chosen, obs))
+        reward = _numbers("reward", reward, each).astype(np.float64)
+        terminated = _numbers("terminated", terminated, each).astype(np.bool_)
+        truncated = _numbers("truncated", truncated, each).astype(np.bool_)
         ended = terminated | truncated
         final = None
         if ended.any():
@@ -173,12 +180,12 @@ def _record_lanes(
         lanes, dropped = giving[:left], giving[left:]
         if len(lanes):
             buffer.add_batch(
-                obs=_rows(seen, lanes),
-                action=_rows(action, lanes),
+                obs=_rows("obs", seen, lanes),
+                action=_rows("action", action, lanes),
                 reward=reward[lanes],
                 terminated=terminated[lanes],
                 truncated=truncated[lanes],
-                final_obs=None if final is None else _rows(final, lanes),
+                final_obs=None if final is None else _rows("final_obs", final, lanes),
                 streams=lanes,
             )
             left -= len(lanes)
@@ -277,7 +284,7 @@ def _check_fit(env: AnyEnv, lanes: int, buffer: ReplayBuffer) -> None:
         raise SpecMismatch(f"buffer: wanted the fields {sorted(wanted)}, got {sorted(got)}; {remedy}")
     for name, field in wanted.items():
         held = got[name]
-        if field.shape != held.shape or not np.can_cast(field.dtype, held.dtype, "safe"):
+        if field.shape != held.shape or not held.takes(field.dtype):
             raise SpecMismatch(
                 f"field {name!r}: wanted {field} as the environment has it, got {held}; {remedy}"
             )
@@ -301,7 +308,7 @@ def _final_obs(env: VectorEnv[Any, Any, Any], obs: Tree, infos: Mapping[str, Any
             f"env: wanted infos['final_obs'] for lanes {np.flatnonzero(ended).tolist()}, which ended, "
             f"got infos with keys {sorted(infos)}; use AutoresetMode.NEXT_STEP, or unwrap what hides it"
         )
-    out = _own(obs)
+    out = _own("obs", obs)
     for lane in np.flatnonzero(ended).tolist():
         final = _lane(infos["final_obs"], lane)
         _refuse_overwritten(env, lane, final)
@@ -317,7 +324,11 @@ def _refuse_overwritten(env: VectorEnv[Any, Any, Any], lane: int, final: Tree) -
     # Gymnasium keeps each lane's newest observation here, as the lane returned it.
     after = dict(tree_leaves("obs", inner._env_obs[lane]))
     for name, leaf in tree_leaves("obs", final):
-        if isinstance(leaf, np.ndarray) and np.shares_memory(leaf, after[name]):
+        if (
+            isinstance(leaf, np.ndarray)
+            and isinstance(after[name], np.ndarray)
+            and np.shares_memory(leaf, after[name])
+        ):
             raise SpecMismatch(
                 f"env: wanted lane {lane} to keep its final observation apart from the next reset's, got one "
                 f"array for both, already overwritten; return a copy from its reset(), "
@@ -325,20 +336,43 @@ def _refuse_overwritten(env: VectorEnv[Any, Any, Any], lane: int, final: Tree) -
             )
 
 
-def _own(tree: Tree) -> Tree:
-    """Return a copy that nobody else will write to."""
+def _own(name: str, tree: Tree) -> Tree:
+    """Return a copy that nobody else will write to, its arrays as NumPy's."""
     if isinstance(tree, Mapping):
-        return {key: _own(child) for key, child in tree.items()}
-    return tree.copy() if isinstance(tree, np.ndarray) else copy.deepcopy(tree)
+        return {key: _own(f"{name}/{key}", child) for key, child in tree.items()}
+    return owned(name, tree)
 
 
-def _rows(tree: Tree, lanes: Ints) -> Tree:
+def _for_env(name: str, chosen: Tree, obs: Tree) -> Tree:
+    """Return an action as the environment takes it: one that shows NumPy's arrays gets no tensors."""
+    if any(is_foreign(leaf) for _, leaf in tree_leaves("obs", obs)):
+        return chosen
+    if isinstance(chosen, Mapping):
+        return {key: _for_env(f"{name}/{key}", child, obs) for key, child in chosen.items()}
+    return numeric_array(name, chosen) if is_foreign(chosen) else chosen
+
+
+def _numbers(name: str, value: object, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return the numbers of that shape which an environment gave."""
+    array = numeric_array(name, value)
+    if array.shape != shape:
+        raise SpecMismatch(
+            f"field {name!r}: wanted shape {shape} from env.step, got {array.dtype} of shape {array.shape}; "
+            f"wrap the environment so that it returns one number per step and lane"
+        )
+    return array
+
+
+def _rows(name: str, tree: Tree, lanes: Ints) -> Tree:
     """Return the rows of `lanes`, each leaf shrinking from (all lanes, …) to (len(lanes), …)."""
     if isinstance(tree, Mapping):
-        return {key: _rows(child, lanes) for key, child in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [tree[lane] for lane in lanes.tolist()]
-    return np.asarray(tree)[lanes]
+        return {key: _rows(f"{name}/{key}", child, lanes) for key, child in tree.items()}
+    rows = tree if isinstance(tree, list) else numeric_array(name, tree)
+    if (len(rows) if isinstance(rows, list) or rows.ndim else 0) <= lanes.max():
+        raise SpecMismatch(
+            f"field {name!r}: wanted a row for each lane, got {shown(tree)}; pass one per lane"
+        )
+    return [rows[lane] for lane in lanes.tolist()] if isinstance(rows, list) else rows[lanes]
 
 
 def _lane(tree: Tree, lane: int) -> Tree:
@@ -355,7 +389,7 @@ def _put(name: str, tree: Tree, lane: int, value: Tree) -> None:
         for key, child in tree.items():
             _put(f"{name}/{key}", child, lane, value[key])
         return
-    row = np.asarray(value)
+    row = numeric_array(name, value)
     if row.shape != tree[lane].shape or not np.can_cast(row.dtype, tree.dtype, "same_kind"):
         raise SpecMismatch(
             f"field {name!r}: wanted shape {tree[lane].shape} and dtype {tree.dtype} as in the observations, "

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.values import holds, is_lossless, numeric_array
+from reverie.values import MOST, holds, is_lossless, numeric_array, shown
 
 # The fields every step has. Extra fields may take none of these names, nor those that a batch adds.
 STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
@@ -46,9 +46,9 @@ class Field:
                  finite: bool = False) -> None:  # fmt: skip
         axes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
         for axis in axes:
-            if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or axis < 1:
+            if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not 1 <= axis <= MOST:
                 raise BadSetting(
-                    f"Field: wanted a shape of positive integers, got {shape!r}; "
+                    f"Field: wanted a shape of positive integers, at most 2**48, got {shown(shape)}; "
                     f"leave out batch and time axes, and use () for a scalar"
                 )
         self.dtype = _plain_dtype(dtype)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from reverie.errors import SpecMismatch
 
 Array = npt.NDArray[Any]
+MOST = 2**48  # steps, rows, bytes: more than any machine holds, and far from where int64 overflows
 PLAIN = frozenset({int, float, bool})
 # NumPy dtypes that hold every value of a type which NumPy itself has not, such as bfloat16.
 WIDER = (np.float32, np.int8, np.uint8)
@@ -118,7 +119,10 @@ def shown(value: object) -> str:
     """Return how a message shows `value`: Python refuses to write an integer of thousands of digits."""
     if isinstance(value, int) and value.bit_length() > LONGEST:
         return f"an integer of {value.bit_length()} bits"
-    return repr(value)
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} with an integer of thousands of digits"
 
 
 def _array(value: Any) -> Array:
