@@ -17,8 +17,8 @@ from reverie.atari import atari
 from reverie.buffer import ReplayBuffer
 from reverie.door import positive, seed_number
 from reverie.errors import BadSetting, SpecMismatch
+from reverie.lanes import for_env, numbers, own, put, row, rows
 from reverie.spec import Column, StepSpec, Tree, tree_leaves
-from reverie.values import is_foreign, numeric_array, owned, shown
 
 __all__ = ["Recording", "atari", "record"]
 
@@ -128,14 +128,14 @@ def _record_one(
     only = np.zeros(1, np.int64)  # the one lane of a single environment
     obs, _ = env.reset(seed=seed)
     for left in range(steps, 0, -1):
-        seen = _own("obs", obs)
+        seen = own("obs", obs)
         chosen = policy(obs)
-        action = _own("action", chosen)
-        obs, reward, terminated, truncated, _ = env.step(_for_env("action", chosen, obs))
-        amount = float(_numbers("reward", reward, ()))
+        action = own("action", chosen)
+        obs, reward, terminated, truncated, _ = env.step(for_env("action", chosen, obs))
+        amount = float(numbers("reward", reward, ()))
         terminated, truncated = (
-            bool(_numbers("terminated", terminated, ())),
-            bool(_numbers("truncated", truncated, ())),
+            bool(numbers("terminated", terminated, ())),
+            bool(numbers("truncated", truncated, ())),
         )
         ended = terminated or truncated
         buffer.add(
@@ -165,13 +165,13 @@ def _record_lanes(
     left = steps
     obs, _ = env.reset(seed=seed)
     while left:
-        seen = _own("obs", obs)
+        seen = own("obs", obs)
         chosen = policy(obs)
-        action = _own("action", chosen)
-        obs, reward, terminated, truncated, infos = env.step(_for_env("action", chosen, obs))
-        reward = _numbers("reward", reward, each).astype(np.float64)
-        terminated = _numbers("terminated", terminated, each).astype(np.bool_)
-        truncated = _numbers("truncated", truncated, each).astype(np.bool_)
+        action = own("action", chosen)
+        obs, reward, terminated, truncated, infos = env.step(for_env("action", chosen, obs))
+        reward = numbers("reward", reward, each).astype(np.float64)
+        terminated = numbers("terminated", terminated, each).astype(np.bool_)
+        truncated = numbers("truncated", truncated, each).astype(np.bool_)
         ended = terminated | truncated
         final = None
         if ended.any():
@@ -180,12 +180,12 @@ def _record_lanes(
         lanes, dropped = giving[:left], giving[left:]
         if len(lanes):
             buffer.add_batch(
-                obs=_rows("obs", seen, lanes),
-                action=_rows("action", action, lanes),
+                obs=rows("obs", seen, env.num_envs, lanes),
+                action=rows("action", action, env.num_envs, lanes),
                 reward=reward[lanes],
                 terminated=terminated[lanes],
                 truncated=truncated[lanes],
-                final_obs=None if final is None else _rows("final_obs", final, lanes),
+                final_obs=None if final is None else rows("final_obs", final, env.num_envs, lanes),
                 streams=lanes,
             )
             left -= len(lanes)
@@ -195,9 +195,9 @@ def _record_lanes(
         elif mode is AutoresetMode.DISABLED and ended.any() and left:
             obs, _ = env.reset(options={"reset_mask": ended})
     for lane in dropped.tolist():
-        buffer.cut(lane, final_obs=_lane(seen, lane))
+        buffer.cut(lane, final_obs=row("obs", seen, env.num_envs, lane))
     for lane in lanes.tolist():
-        buffer.cut(lane, final_obs=_lane(obs, lane))
+        buffer.cut(lane, final_obs=row("obs", obs, env.num_envs, lane))
 
 
 def _cut_all(buffer: ReplayBuffer) -> None:
@@ -308,11 +308,11 @@ def _final_obs(env: VectorEnv[Any, Any, Any], obs: Tree, infos: Mapping[str, Any
             f"env: wanted infos['final_obs'] for lanes {np.flatnonzero(ended).tolist()}, which ended, "
             f"got infos with keys {sorted(infos)}; use AutoresetMode.NEXT_STEP, or unwrap what hides it"
         )
-    out = _own("obs", obs)
+    out = own("obs", obs)
     for lane in np.flatnonzero(ended).tolist():
-        final = _lane(infos["final_obs"], lane)
+        final = row("final_obs", infos["final_obs"], env.num_envs, lane)
         _refuse_overwritten(env, lane, final)
-        _put("final_obs", out, lane, final)
+        put("final_obs", out, lane, final)
     return out
 
 
@@ -334,66 +334,3 @@ def _refuse_overwritten(env: VectorEnv[Any, Any, Any], lane: int, final: Tree) -
                 f"array for both, already overwritten; return a copy from its reset(), "
                 f"or use AutoresetMode.NEXT_STEP"
             )
-
-
-def _own(name: str, tree: Tree) -> Tree:
-    """Return a copy that nobody else will write to, its arrays as NumPy's."""
-    if isinstance(tree, Mapping):
-        return {key: _own(f"{name}/{key}", child) for key, child in tree.items()}
-    return owned(name, tree)
-
-
-def _for_env(name: str, chosen: Tree, obs: Tree) -> Tree:
-    """Return an action as the environment takes it: one that shows NumPy's arrays gets no tensors."""
-    if any(is_foreign(leaf) for _, leaf in tree_leaves("obs", obs)):
-        return chosen
-    if isinstance(chosen, Mapping):
-        return {key: _for_env(f"{name}/{key}", child, obs) for key, child in chosen.items()}
-    return numeric_array(name, chosen) if is_foreign(chosen) else chosen
-
-
-def _numbers(name: str, value: object, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return the numbers of that shape which an environment gave."""
-    array = numeric_array(name, value)
-    if array.shape != shape:
-        raise SpecMismatch(
-            f"field {name!r}: wanted shape {shape} from env.step, got {array.dtype} of shape {array.shape}; "
-            f"wrap the environment so that it returns one number per step and lane"
-        )
-    return array
-
-
-def _rows(name: str, tree: Tree, lanes: Ints) -> Tree:
-    """Return the rows of `lanes`, each leaf shrinking from (all lanes, …) to (len(lanes), …)."""
-    if isinstance(tree, Mapping):
-        return {key: _rows(f"{name}/{key}", child, lanes) for key, child in tree.items()}
-    rows = tree if isinstance(tree, list) else numeric_array(name, tree)
-    if (len(rows) if isinstance(rows, list) or rows.ndim else 0) <= lanes.max():
-        raise SpecMismatch(
-            f"field {name!r}: wanted a row for each lane, got {shown(tree)}; pass one per lane"
-        )
-    return [rows[lane] for lane in lanes.tolist()] if isinstance(rows, list) else rows[lanes]
-
-
-def _lane(tree: Tree, lane: int) -> Tree:
-    if isinstance(tree, Mapping):
-        return {key: _lane(child, lane) for key, child in tree.items()}
-    return tree[lane]
-
-
-def _put(name: str, tree: Tree, lane: int, value: Tree) -> None:
-    """Write one lane's `value` into row `lane` of `tree`; neither shape nor kind of number may change."""
-    if isinstance(tree, Mapping):
-        if not isinstance(value, Mapping) or value.keys() != tree.keys():
-            raise SpecMismatch(f"field {name!r}: wanted a dict with keys {sorted(tree)}, got {value!r}")
-        for key, child in tree.items():
-            _put(f"{name}/{key}", child, lane, value[key])
-        return
-    row = numeric_array(name, value)
-    if row.shape != tree[lane].shape or not np.can_cast(row.dtype, tree.dtype, "same_kind"):
-        raise SpecMismatch(
-            f"field {name!r}: wanted shape {tree[lane].shape} and dtype {tree.dtype} as in the observations, "
-            f"got {row.shape} and {row.dtype}; a wrapper that changes observations must change "
-            f"infos['final_obs'] too"
-        )
-    tree[lane] = row

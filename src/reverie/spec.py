@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.values import MOST, holds, is_lossless, numeric_array, shown
+from reverie.values import MOST, fits, numeric_array, shown
 
 # The fields every step has. Extra fields may take none of these names, nor those that a batch adds.
 STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
@@ -121,16 +121,12 @@ class Field:
             raise SpecMismatch(
                 f"field {name!r}: wanted shape {want}, got {array.shape}; {_shape_remedy(array.shape, want)}"
             )
-        mixed = (
-            isinstance(value, (list, tuple)) and array.dtype.kind == "f"
-        )  # of integers and floats, perhaps
-        if mixed or not is_lossless(array.dtype, self.dtype):
-            by_value = plain or self.cast or np.can_cast(array.dtype, self.dtype, "safe")
-            if not by_value or not holds(array[rows], self.dtype, value):
-                kind = array.dtype if plain else value.dtype
-                raise SpecMismatch(
-                    f"field {name!r}: wanted dtype {self.dtype}, got {kind}; {self._remedy(array, by_value)}"
-                )
+        if not fits(array[rows], self.dtype, value, self.cast):
+            kind = array.dtype if plain else value.dtype
+            one_by_one = plain or self.cast or np.can_cast(array.dtype, self.dtype, "safe")
+            raise SpecMismatch(
+                f"field {name!r}: wanted dtype {self.dtype}, got {kind}; {self._remedy(array, one_by_one)}"
+            )
         if self.finite and not np.isfinite(array[rows]).all():
             raise SpecMismatch(
                 f"field {name!r}: wanted finite numbers, got NaN or infinity; "
@@ -141,10 +137,10 @@ class Field:
                 return array.astype(self.dtype)
         return array
 
-    def _remedy(self, array: npt.NDArray[Any], by_value: bool) -> str:
-        if by_value and self.dtype.kind == "f" and array.dtype.kind in "iu":
+    def _remedy(self, array: npt.NDArray[Any], one_by_one: bool) -> str:
+        if one_by_one and self.dtype.kind == "f" and array.dtype.kind in "iu":
             return f"{self.dtype} does not hold these integers exactly: declare a wider Field, or pass rounded floats"
-        if by_value:
+        if one_by_one:
             return f"not every value fits into {self.dtype}: check the range, or declare a wider Field"
         if self.dtype == np.uint8 and array.dtype.kind == "f":
             return "pass the frame as uint8 in 0..255, before any scaling to floats"

@@ -85,6 +85,22 @@ def is_lossless(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
     return not (source.kind in "iu" and target.kind == "f" and 8 * source.itemsize > _digits(target))
 
 
+def fits(array: Array, dtype: np.dtype[Any], value: object, rounded: bool = False) -> bool:
+    """Whether `dtype` takes these numbers: an array's by its dtype, Python's one by one.
+
+    Args:
+        array: the numbers.
+        dtype: a boolean, integer or floating dtype.
+        value: what `array` was made of.
+        rounded: whether wider floats may be rounded, as Python's are.
+    """
+    mixed = isinstance(value, (list, tuple)) and array.dtype.kind == "f"  # of integers and floats, perhaps
+    if not mixed and is_lossless(array.dtype, dtype):
+        return True
+    one_by_one = rounded or not hasattr(value, "dtype") or np.can_cast(array.dtype, dtype, "safe")
+    return one_by_one and holds(array, dtype, value)
+
+
 def holds(array: Array, dtype: np.dtype[Any], value: object = None) -> bool:
     """Whether `dtype` holds these numbers: integers exactly; floats may be rounded, but not to infinity.
 
