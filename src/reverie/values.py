@@ -201,7 +201,7 @@ def _is_exact(value: int, dtype: np.dtype[Any]) -> bool:
     """Whether a floating dtype holds an integer exactly."""
     value = abs(value)
     odd = value // (value & -value) if value else 0
-    return odd.bit_length() <= _digits(dtype) and value <= np.finfo(dtype).max
+    return odd.bit_length() <= _digits(dtype) and value <= int(np.finfo(dtype).max)
 
 
 def _are_exact(array: Array, dtype: np.dtype[Any]) -> bool:
