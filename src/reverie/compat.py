@@ -19,11 +19,12 @@ from reverie.door import (
 )
 from reverie.draws import uniform_steps
 from reverie.episodes import CUT, NO_FINAL, RUNNING, TERMINATED, Ints
-from reverie.errors import BadSetting, FileError, NotEnoughData
+from reverie.errors import BadSetting, FileError, NotEnoughData, SpecMismatch
 from reverie.mending import replace_stream
 from reverie.opening import open
 from reverie.ring import Ring
 from reverie.spec import Field, StepSpec
+from reverie.values import numeric_array
 
 Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -176,8 +177,12 @@ class IRISReplayBuffer:
 
     def _set_counter(self, name: str, value: Any, limit: int) -> None:
         # A checkpoint helper hands back what it loaded: 0-d arrays and NumPy scalars are counters, too.
-        number = np.asarray(value)
-        if number.shape or number.dtype.kind not in "biuf" or not 0 <= number <= limit or number % 1:
+        try:
+            number = numeric_array(name, value)
+            good = not number.shape and 0 <= number <= limit and not number % 1
+        except SpecMismatch:
+            good = False
+        if not good:
             raise BadSetting(f"{name}: wanted an integer in 0..{limit}, got {value!r}; check the checkpoint")
         with self._engine._lock:
             self._set[name] = int(number)

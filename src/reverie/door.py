@@ -182,9 +182,10 @@ def action_value(action: npt.ArrayLike) -> Any:
         return int(array)
     with np.errstate(over="ignore"):
         vector = array.astype(np.float32)
-    if not np.isfinite(vector).all():
+    if not np.isfinite(vector).all() or not holds(array, vector.dtype, action):
         raise SpecMismatch(
-            f"field 'action': wanted finite float32 numbers, got {action!r}; find out where it came from"
+            f"field 'action': wanted finite float32 numbers, integers held exactly, got {action!r}; "
+            f"find out where it came from"
         )
     return vector
 

@@ -67,7 +67,7 @@ def test_integer_arrays_that_a_double_does_not_hold_are_refused(source):
             assert int(np.asarray(field.validate("obs", array), "float64")[1]) == number
         else:
             with pytest.raises(
-                rv.SpecMismatch, match="wanted dtype float64, got u?int64; float64 does not hold"
+                rv.SpecMismatch, match=r"wanted dtype float64, got u?int64; float64 does not hold"
             ):
                 field.validate("obs", array)
         with pytest.raises(rv.SpecMismatch, match="wanted dtype float32"):
