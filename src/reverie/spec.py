@@ -161,7 +161,8 @@ def _plain_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
         raise BadSetting(
             f"Field: wanted a boolean, integer or floating dtype, got {plain}; encode the value as numbers first"
         )
-    return plain.newbyteorder("=")
+    # By its name it is the very object that arrays of this dtype have, which `Intake` recognises without comparing.
+    return np.dtype(plain.newbyteorder("=").str)
 
 
 def _shape_remedy(got: tuple[int, ...], want: tuple[int, ...]) -> str:
