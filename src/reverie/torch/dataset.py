@@ -148,10 +148,12 @@ def _reduce(batch: TensorBatch) -> Any:
     if len(storages) != 1 or not all(tensor.is_contiguous() for tensor in tensors):
         return batch.__reduce_ex__(2)
     block = torch.empty(0, dtype=torch.uint8, device=batch.reward.device).set_(storages.popitem()[1])
-    return _restore, (type(batch), parts, block, batch._host)
+    # The host of a batch that a worker made is None, and does not travel.
+    host = () if batch._host is None else (batch._host,)
+    return _restore, (type(batch), parts, block, *host)
 
 
-def _restore(kind: Any, parts: dict[str, Any], block: torch.Tensor, host: Batch | None) -> TensorBatch:
+def _restore(kind: Any, parts: dict[str, Any], block: torch.Tensor, host: Batch | None = None) -> TensorBatch:
     def view(part: Part) -> torch.Tensor:
         return block.narrow(0, part.offset, part.nbytes).view(part.dtype).view(part.shape)
 
