@@ -16,7 +16,7 @@ from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.door import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.draws import check_sampler
 from reverie.episodes import EpisodeIndex
-from reverie.feedback import checked_extras, checked_priorities
+from reverie.feedback import checked_extras, checked_priorities, sampler_of
 from reverie.file import ReplayFile
 from reverie.following import Follower
 from reverie.gather import Gatherer
@@ -26,6 +26,7 @@ from reverie.keeping import Keeper
 from reverie.layout import Layouts, is_obs
 from reverie.loading import Loader
 from reverie.memory import Blocks
+from reverie.origin import Origins
 from reverie.process import Shared
 from reverie.resuming import close_at_exit, generator, make_file, read_settings, removed_on_error
 from reverie.runs import Runs
@@ -107,7 +108,7 @@ class ReplayBuffer(Shared):
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
         self._changes = self._keeper.changes
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
-        self._blocks, self._layouts = Blocks(), Layouts(self.spec)
+        self._blocks, self._layouts, self._origins = Blocks(), Layouts(self.spec), Origins()
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
         self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
         self._share()  # from here on there is a lock, and a turn to read
@@ -253,7 +254,7 @@ class ReplayBuffer(Shared):
 
         Raises:
             NotEnoughData: there is no valid window yet.
-            BadSetting: an argument of the wrong kind or range.
+            BadSetting: an argument of the wrong kind or range. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
@@ -267,7 +268,7 @@ class ReplayBuffer(Shared):
             drawn = sampler.draw(anchors, self._rng, batch_size)
             batch = layout.allocate(self._blocks) if out is None else out
             windows = anchors.windows(drawn, burn_in, self._rng)
-            self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
+            self._gatherer.fill(windows, layout, batch, drawn.weight, self._origins.of(sampler))
             self._keeper.used()
         return batch
 
@@ -276,13 +277,14 @@ class ReplayBuffer(Shared):
 
         Raises:
             NotEnoughData: no step has a known successor yet.
-            BadSetting: `batch_size` is no positive integer.
+            BadSetting: `batch_size` is no positive integer. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
         batch_size = positive("batch_size", batch_size)
         with self._turn:
             self._keeper.check_open()
             anchors = anchors_of(self._index, "inside", 1)
+            self._layouts.get(False, batch_size, 1)  # refuses what is too large
             self._keeper.drawing()
             windows = anchors.windows(self._uniform.draw(anchors, self._rng, batch_size), 0, self._rng)
             assert isinstance(windows, Windows)
@@ -294,17 +296,15 @@ class ReplayBuffer(Shared):
         """Give the windows of a batch new priorities; those whose anchor was evicted meanwhile are ignored.
 
         Args:
-            batch: as `sample` returned it.
-            td_errors: (B, L) TD errors of the steps, of which those outside `train_mask` are left out, or
-                (B,) one for each window.
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
+            td_errors: (B, L), of which those outside `train_mask` are left out, or (B,) one for each window.
 
         Raises:
             SpecMismatch: errors of another shape, or one that is not finite.
-            BadSetting: the batch was drawn by a sampler that keeps no priorities.
+            BadSetting: a batch of another buffer, or drawn by a sampler that keeps no priorities.
             WrongProcess: this is a fork's copy of the buffer.
         """
-        sampler = check_batch(batch)._sampler
-        assert isinstance(sampler, Sampler)
+        sampler = sampler_of(check_batch(batch, self._origins.buffer))
         priorities = checked_priorities(sampler, batch, td_errors)
         with self._turn:
             self._keeper.check_own()
@@ -320,13 +320,13 @@ class ReplayBuffer(Shared):
         overlap, the later row of the batch counts.
 
         Args:
-            batch: as `sample` returned it.
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
             **values: for each extra field to be written, an array (B, L, …) of the field's dtype.
 
         Raises:
-            SpecMismatch: an unknown field, or a value that does not fit it.
+            SpecMismatch: an unknown field, or a value that does not fit it. BadSetting: a batch of another buffer.
         """
-        ids = check_batch(batch).step_ids()
+        ids = check_batch(batch, self._origins.buffer).step_ids()
         real = batch.mask & (ids >= 0)
         checked = checked_extras(self.spec.extras, ids, values)
         with self._lock:

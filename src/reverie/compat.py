@@ -19,12 +19,13 @@ from reverie.door import (
 )
 from reverie.draws import uniform_steps
 from reverie.episodes import CUT, NO_FINAL, RUNNING, TERMINATED, Ints
-from reverie.errors import BadSetting, FileError, NotEnoughData
+from reverie.errors import BadSetting, FileError, NotEnoughData, SpecMismatch
 from reverie.mending import replace_stream
 from reverie.opening import open
 from reverie.process import Bound
 from reverie.ring import Ring
 from reverie.spec import Field, StepSpec
+from reverie.values import numeric_array
 
 Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -179,8 +180,12 @@ class IRISReplayBuffer(Bound):
 
     def _set_counter(self, name: str, value: Any, limit: int) -> None:
         # A checkpoint helper hands back what it loaded: 0-d arrays and NumPy scalars are counters, too.
-        number = np.asarray(value)
-        if number.shape or number.dtype.kind not in "biuf" or not 0 <= number <= limit or number % 1:
+        try:
+            number = numeric_array(name, value)
+            good = not number.shape and 0 <= number <= limit and not number % 1
+        except SpecMismatch:
+            good = False
+        if not good:
             raise BadSetting(f"{name}: wanted an integer in 0..{limit}, got {value!r}; check the checkpoint")
         with self._engine._lock:
             self._engine._keeper.check_writable()
@@ -341,11 +346,12 @@ class IRISReplayBuffer(Bound):
         """
         count, before = positive("batch_size", batch_size), natural("burn_in", burn_in)
         with self._engine._lock:
-            rows, ids = self._draw_steps(count)
+            rows, ids = self._draw_steps(count, before + 1)
             first = self._engine._index.live_start(rows)[:, None]
             return self._frames(ids), self._frames(np.maximum(ids[:, None] - np.arange(before, 0, -1), first))
 
-    def _draw_steps(self, count: int) -> tuple[Ints, Ints]:
+    def _draw_steps(self, count: int, length: int = 1) -> tuple[Ints, Ints]:
+        self._engine._layouts.get(False, count, length)  # refuses what is too large
         self._read_ring()
         self._engine._keeper.check_open()
         if len(self) == 0:

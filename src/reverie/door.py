@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.spec import Field, numeric_array
+from reverie.spec import Field
+from reverie.values import MOST, holds, numeric_array, shown
 
 Ints = npt.NDArray[np.int64]
 
 REWARD = Field((), "float32")
 FLAG = Field((), "bool")
-MOST = 2**48  # steps, rows, bytes: more than any machine holds, and far from where int64 overflows
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32 = struct.Struct("<f")
 _EXACT = 2.0**24  # float32 holds every whole number up to here
@@ -27,7 +27,7 @@ def positive(name: str, value: object) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= MOST:
         raise BadSetting(
-            f"{name}: wanted an integer of at least 1, at most 2**48, got {value!r}; pass a positive whole number"
+            f"{name}: wanted an integer of at least 1, at most 2**48, got {shown(value)}; pass a positive whole number"
         )
     return int(value)
 
@@ -38,7 +38,8 @@ def natural(name: str, value: object) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= MOST:
         raise BadSetting(
-            f"{name}: wanted a non-negative integer, at most 2**48, got {value!r}; pass 0 or a positive whole number"
+            f"{name}: wanted a non-negative integer, at most 2**48, got {shown(value)}; "
+            f"pass 0 or a positive whole number"
         )
     return int(value)
 
@@ -48,7 +49,7 @@ def number(name: str, value: object, low: float, high: float) -> float:
     kinds = (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         raise BadSetting(
-            f"{name}: wanted a number in {low:g}..{high:g}, got {value!r}; pass one in that range"
+            f"{name}: wanted a number in {low:g}..{high:g}, got {shown(value)}; pass one in that range"
         )
     return float(value)
 
@@ -59,7 +60,7 @@ def seed_number(seed: object) -> int:
         return int(np.random.SeedSequence().generate_state(2, np.uint64)[0])
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise BadSetting(
-            f"seed: wanted a non-negative integer or None, got {seed!r}; pass 0 or a positive whole number"
+            f"seed: wanted a non-negative integer or None, got {shown(seed)}; pass 0 or a positive whole number"
         )
     return int(seed)
 
@@ -71,7 +72,7 @@ def flag(name: str, value: object) -> bool:
     if getattr(value, "shape", None) == () and numeric_array(name, value).dtype == np.bool_:
         return bool(value)
     raise SpecMismatch(
-        f"field {name!r}: wanted a bool, got {value!r}; write bool(...) around a number that means one"
+        f"field {name!r}: wanted a bool, got {shown(value)}; write bool(...) around a number that means one"
     )
 
 
@@ -100,6 +101,11 @@ def reward_number(value: object, name: str = "reward") -> float:
         )
     # What is stored, so that returns are the sums of stored rewards, wherever they are summed up again.
     rounded: float = _FLOAT32.unpack(_FLOAT32.pack(amount))[0]
+    if rounded != value and isinstance(value, int):
+        raise SpecMismatch(
+            f"field {name!r}: wanted an integer that float32 holds exactly, got {shown(value)}; "
+            f"pass it as a float if it may be rounded"
+        )
     return rounded
 
 
@@ -116,6 +122,11 @@ def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[
     else:
         with np.errstate(over="ignore"):
             rewards = array.astype(np.float32)
+        if array.dtype.kind != "f" and not holds(array, rewards.dtype):
+            raise SpecMismatch(
+                f"field 'reward': wanted integers that float32 holds exactly, got {array.tolist()}; "
+                f"pass them as floats if they may be rounded"
+            )
     if np.count_nonzero(np.isfinite(rewards)) < rewards.size:
         raise SpecMismatch(
             f"field 'reward': wanted finite float32 numbers, got {array.tolist()}; find out where they came from"
@@ -129,7 +140,7 @@ def stream_number(value: object, streams: int) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < streams:
         raise SpecMismatch(
-            f"stream: wanted an integer in 0..{streams - 1}, got {value!r}; "
+            f"stream: wanted an integer in 0..{streams - 1}, got {shown(value)}; "
             f"make the buffer with more streams if there are more environments"
         )
     return int(value)
@@ -137,7 +148,7 @@ def stream_number(value: object, streams: int) -> int:
 
 def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
     """Return `value` as different stream numbers; raise SpecMismatch otherwise."""
-    which = numeric_array("streams", value) if np.size(np.asarray(value, object)) else np.zeros(0, np.int64)
+    which = numeric_array("streams", value)
     if which.ndim != 1 or len(which) == 0 or which.dtype.kind not in "iu":
         raise SpecMismatch(f"streams: wanted a list of integers, got {value!r}; name at least one stream")
     which = which.astype(np.int64)
@@ -171,9 +182,10 @@ def action_value(action: npt.ArrayLike) -> Any:
         return int(array)
     with np.errstate(over="ignore"):
         vector = array.astype(np.float32)
-    if not np.isfinite(vector).all():
+    if not np.isfinite(vector).all() or not holds(array, vector.dtype, action):
         raise SpecMismatch(
-            f"field 'action': wanted finite float32 numbers, got {action!r}; find out where it came from"
+            f"field 'action': wanted finite float32 numbers, integers held exactly, got {action!r}; "
+            f"find out where it came from"
         )
     return vector
 

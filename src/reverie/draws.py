@@ -14,6 +14,7 @@ from reverie.door import number, positive
 from reverie.episodes import NEVER, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.sumtree import SumTree
+from reverie.values import shown
 from reverie.windows import Anchors, Bools, Drawn
 
 # Below this share of accepted draws, going through the episodes is cheaper than trying again.
@@ -100,7 +101,9 @@ class Follows:
 def check_sampler(name: str, value: object) -> Sampler:
     """Return `value` if it is a Sampler; raise BadSetting otherwise."""
     if not isinstance(value, Sampler):
-        raise BadSetting(f"{name}: wanted a Sampler, got {value!r}; pass an object such as reverie.Uniform()")
+        raise BadSetting(
+            f"{name}: wanted a Sampler, got {shown(value)}; pass an object such as reverie.Uniform()"
+        )
     return value
 
 
@@ -199,11 +202,11 @@ class EpisodeUniform(Sampler):
         try:
             self.weights = None if weights is None else tuple(float(weight) for weight in weights)
             good = self.weights is None or (min(self.weights) >= 0 and abs(sum(self.weights) - 1) < 1e-9)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
             raise BadSetting(
-                f"weights: wanted non-negative numbers that sum to 1, got {weights!r}; "
+                f"weights: wanted non-negative numbers that sum to 1, got {shown(weights)}; "
                 f"write for example (0.1, 0.1, 0.1, 0.7)"
             )
         self._live = LiveEpisodes()

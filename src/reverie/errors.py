@@ -17,6 +17,10 @@ class NotEnoughData(ReplayError, ValueError):
     """No window of the asked kind exists yet."""
 
 
+class NoWeight(NotEnoughData):
+    """There are windows of the asked kind, and the sampler gives every one of them the weight 0."""
+
+
 class BufferFull(ReplayError, OverflowError):
     """A store with a hard limit was asked to hold one step more."""
 

@@ -21,6 +21,8 @@ ALIGNMENT = 64  # bytes of a cache line
 RECYCLE_FROM = 256 * 1024
 KEPT_BLOCKS = 4  # unused blocks kept for the next batch; two are in use in a double-buffered loop
 
+LARGE = 2**28  # bytes of a call that are worth a look at what is left
+
 _reserved: dict[int, int] = {}  # id of a live reservation -> bytes, in this process
 
 
@@ -125,6 +127,20 @@ def reserve(owner: object, nbytes: int, what: str, held: int = 0) -> None:
         f"{what}: wanted {format_bytes(nbytes)} of memory, got {format_bytes(left)} {where}; "
         f"lower the capacity or store smaller observations"
     )
+
+
+def check_room(nbytes: int, what: str) -> None:
+    """Refuse what a single call would take of memory, before anything is allocated.
+
+    Raises:
+        TooLarge: there is not so much.
+    """
+    left = available_bytes() if nbytes >= LARGE else None
+    if left is not None and nbytes > left:
+        raise TooLarge(
+            f"{what}: wanted {format_bytes(nbytes)} of memory, got {format_bytes(left)} available; "
+            f"ask for less at a time"
+        )
 
 
 def format_bytes(count: float) -> str:

@@ -19,6 +19,7 @@ from reverie.stores import check_residency, row_bytes
 ASSUMED_PACKING = 32
 LEAST_RUNS = 12  # of each stream that a budget must have room for, not packed
 INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
+STREAM_BYTES = 256  # what the index and the stores take for a stream
 
 
 class Settings(NamedTuple):
@@ -47,6 +48,12 @@ class Settings(NamedTuple):
     def row_bytes(self) -> int:
         """Bytes of memory that one step takes, as far as that is known beforehand."""
         return row_bytes(self.residency, self.stored) + INDEX_BYTES
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of memory that one stream takes beside its steps: where they are packed, its run being written."""
+        run = 0 if self.residency == "ram" else RUN * sum(column.field.nbytes for column in self.stored)
+        return STREAM_BYTES + run
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as named JSON values."""
@@ -135,4 +142,8 @@ def reserve_for(owner: object, settings: Settings) -> None:
         TooLarge: there is not so much.
     """
     each, count = settings.row_bytes, settings.capacity
-    reserve(owner, each * count, f"capacity of {count:,} steps of {each:,} bytes")
+    more, streams = settings.stream_bytes, settings.streams
+    what = (
+        f"capacity of {count:,} steps of {each:,} bytes, and {more:,} bytes for each of {streams:,} streams"
+    )
+    reserve(owner, each * count + more * streams, what)

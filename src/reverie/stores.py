@@ -15,6 +15,7 @@ from reverie.finals import PackedFinals
 from reverie.ring import Finals, Ring
 from reverie.runs import Runs
 from reverie.spec import Column
+from reverie.values import shown
 
 Ints = npt.NDArray[np.int64]
 
@@ -90,7 +91,7 @@ def check_residency(residency: object, path: bool) -> str:
     """Return a residency's name, or raise BadSetting."""
     if not isinstance(residency, str) or residency not in RESIDENCIES:
         raise BadSetting(
-            f"residency: wanted one of {list(RESIDENCIES)}, got {residency!r}; choose where the bytes live"
+            f"residency: wanted one of {list(RESIDENCIES)}, got {shown(residency)}; choose where the bytes live"
         )
     if residency == "disk" and not path:
         raise BadSetting("residency: wanted 'disk' only with a path, got no path; pass path='name.replay'")

@@ -22,6 +22,7 @@ from reverie.door import (
 )
 from reverie.errors import BadSetting, BufferFull, SpecMismatch
 from reverie.spec import Field
+from reverie.values import numeric_array
 
 
 class IRISOnPolicyBuffer:
@@ -66,7 +67,7 @@ class IRISOnPolicyBuffer:
         """
         if len(self) >= self.max_steps:
             raise BufferFull(f"wanted room for a step, got all {self.max_steps} taken; call move_to or clear")
-        field = Field(self._frame_shape if len(self) else np.shape(obs), "uint8")
+        field = Field(self._frame_shape if len(self) else numeric_array("obs", obs).shape, "uint8")
         frame, taken = np.array(field.validate("obs", obs), np.uint8), action_value(action)
         if len(self):
             same_shape("action", np.shape(taken), self._action_shape)

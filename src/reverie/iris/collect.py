@@ -42,6 +42,44 @@ class Game(Protocol):
         """Let go of what it holds."""
 
 
+def check_game(game: Game, frame: tuple[int, ...], actions: int | None = None, shown: Any = None) -> int:
+    """Return the number of actions of a game that IRIS can play.
+
+    Args:
+        game: has discrete actions, and shows frames (C, H, W) uint8.
+        frame: (C, H, W) of the frames that the tokenizer takes.
+        actions: how many actions the agent has; None if it is not made yet.
+        shown: the first observation, if the game has begun; else the game's space is asked, if it tells one.
+
+    Raises:
+        BadSetting: it has other actions, or other observations.
+    """
+    count = getattr(game.action_space, "n", None)
+    if not isinstance(count, (int, np.integer)) or getattr(game.action_space, "shape", None) not in (
+        (),
+        None,
+    ):
+        raise BadSetting(
+            f"game: wanted a Discrete action space, got {game.action_space!r}; wrap the game, so that its actions are "
+            f"numbers 0..n-1"
+        )
+    if actions not in (None, count):
+        raise BadSetting(
+            f"game: wanted the {actions} actions that the agent was made for, got {count}; "
+            f"play the game that the run began with, or start a new run"
+        )
+    seen = getattr(game, "observation_space", None) if shown is None else shown
+    if seen is not None and (
+        getattr(seen, "shape", None) != frame or getattr(seen, "dtype", None) != np.uint8
+    ):
+        what = repr(seen) if shown is None else f"{seen.dtype} of shape {seen.shape}"
+        raise BadSetting(
+            f"game: wanted frames {frame} uint8 as the tokenizer takes them, got {what}; "
+            f"wrap the game, or choose a preset for such frames"
+        )
+    return int(count)
+
+
 class Lane:
     """A game that can be put back to where it was, by playing the same actions again from the same seed.
 
@@ -130,6 +168,8 @@ class Collector:
         self.agent = agent
         self.buffer = buffer
         self.lanes = [Lane(game, (seed, TRAINING, number)) for number, game in enumerate(games)]
+        for lane in self.lanes:
+            check_game(lane.game, agent.config.tokenizer.frame, agent.num_actions, lane.obs)
         self._rng = np.random.default_rng([seed, TRAINING])
         burn_in = agent.config.actor_critic_loss.burn_in
         shape = (len(games), burn_in, *agent.config.tokenizer.frame)
@@ -255,6 +295,8 @@ def evaluate(
         raise BadSetting(f"episodes: wanted at least 1, got {episodes}; raise it")
     agent.eval()
     lanes = [Lane(game, (seed, TESTING, number)) for number, game in enumerate(games[:episodes])]
+    for lane in lanes:
+        check_game(lane.game, agent.config.tokenizer.frame, agent.num_actions, lane.obs)
     shares = [len(range(number, episodes, len(lanes))) for number in range(len(lanes))]
     generator = torch.Generator(agent.device).manual_seed(seed)
     memory = agent.actor_critic.initial_memory(len(lanes))

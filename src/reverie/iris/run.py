@@ -33,7 +33,7 @@ from reverie import (
     Uniform,
 )
 from reverie.iris.agent import Agent
-from reverie.iris.collect import Collector, Game, Played, evaluate
+from reverie.iris.collect import Collector, Game, Played, check_game, evaluate
 from reverie.iris.config import Optimisation
 from reverie.iris.graphs import Imagine
 from reverie.iris.settings import Config, config_from_json, config_to_json
@@ -103,7 +103,7 @@ class Run:
         self._testing: list[Game] = []
         torch.manual_seed(seed)
         where = torch.device(device)
-        self.agent = Agent(config, int(self._playing[0].action_space.n)).to(where)
+        self.agent = Agent(config, check_game(self._playing[0], config.tokenizer.frame)).to(where)
         parts: tuple[tuple[str, nn.Module, Optimisation], ...] = (
             ("tokenizer", self.agent.tokenizer, config.tokenizer_training),
             ("world_model", self.agent.world_model, config.world_model_training),
@@ -149,6 +149,8 @@ class Run:
         state = read_checkpoint(folder)
         config = config_from_json(state["config"])
         self = cls(folder, config, games, seed=state["seed"], game=state["game"], **settings)
+        for game in self._playing:
+            check_game(game, config.tokenizer.frame, len(state["agent"]["world_model.action_tokens.weight"]))
         self._generation = state["generation"] + 1
         for left in folder.glob("replay-*"):
             if left.name != state["replay"]:

@@ -137,7 +137,7 @@ class DeviceMirror(Bound):
                 buffer._keeper.drawing(sampler)
                 drawn = sampler.draw(anchors, buffer._rng, batch_size)
                 windows = anchors.windows(drawn, burn_in, buffer._rng)
-                self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
+                self._gatherer.fill(windows, layout, batch, drawn.weight, buffer._origins.of(sampler))
                 buffer._keeper.used()
             # The buffer may go on: what lies here changes only in _follow.
             return self._gather(layout, block, batch, derived)
