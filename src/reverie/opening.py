@@ -11,7 +11,8 @@ from reverie.file import ReplayFile
 from reverie.stores import check_residency
 
 
-def open(path: str | os.PathLike[str], residency: str | None = None, mode: str = "r+") -> ReplayBuffer:
+def open(path: str | os.PathLike[str], residency: str | None = None, mode: str = "r+",
+         episodes: str = "new") -> ReplayBuffer:  # fmt: skip
     """Return the buffer that a replay file keeps, with everything in it.
 
     Data, episodes, priorities, visit counts and random state come back: the next batch is the one that would
@@ -23,6 +24,8 @@ def open(path: str | os.PathLike[str], residency: str | None = None, mode: str =
         residency: where the bytes are to live; None means as before.
         mode: "r+" to go on writing; "r" to read, also while another process writes: every call sees what
             was written up to then. What a reader draws changes nothing in the file.
+        episodes: "continue" if the environments are where they were when the file was closed: the next step
+            then belongs to the episode that was running.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,6 +36,8 @@ def open(path: str | os.PathLike[str], residency: str | None = None, mode: str =
         raise BadSetting(f"mode: wanted 'r+' to write or 'r' to read, got {mode!r}; choose one")
     if not isinstance(path, (str, os.PathLike)):
         raise BadSetting(f"path: wanted a path, got {path!r}; pass a name such as 'pong.replay'")
+    if episodes not in ("new", "continue"):
+        raise BadSetting(f"episodes: wanted 'new' or 'continue', got {episodes!r}; choose one")
     if residency is not None:
         check_residency(residency, True)
     file = ReplayFile.open(Path(path), mode)
