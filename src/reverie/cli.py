@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = f"pip install {wanted}"
         print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("reverie: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"reverie: {error or 'interrupted'}", file=sys.stderr)  # who has work to keep says what is kept
         return INTERRUPTED
     except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
