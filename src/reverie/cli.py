@@ -288,7 +288,7 @@ def bench(
         preset: its sizes: paper, demo or minatar.
         device: cpu, cuda and so on; an accelerator if there is one.
         precision: of tokenizer and world model; the preset's if not given.
-        share: of each batch that is used; all of it on an accelerator, a 64th on a processor.
+        share: of each batch that is used; all of it, or on a processor a part if all took over two minutes.
         repeats: timed updates of each phase.
         out: where to write the numbers as JSON.
     """
