@@ -114,8 +114,11 @@ def run_learn(
                 ]
             results = [each.result() for each in waiting]
         except KeyboardInterrupt:
-            for process in set(active_children()) - others:
+            ours = set(active_children()) - others
+            for process in ours:
                 process.terminate()  # a run may be stopped at any instant
+            for process in ours:
+                process.join()  # so that what it keeps is known
             raise KeyboardInterrupt(_kept(out, seeds, config, game)) from None
     (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     bands = {
