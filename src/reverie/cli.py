@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as error:
-        print(f"reverie: {error or 'interrupted'}", file=sys.stderr)  # who has work to keep says what is kept
+        print(
+            f"reverie: {str(error) or 'interrupted'}", file=sys.stderr
+        )  # who has work to keep says what is kept
         return INTERRUPTED
     except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -98,6 +98,24 @@ def test_training_goes_on_where_it_stopped(
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
+def test_a_command_that_keeps_nothing_is_just_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in `reverie eval` leaves a line, the run as it was, and the exit status that shells expect."""
+    run = tmp_path / "run"
+    assert main(["train", "--run", str(run), *SMALL]) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+
+    def interrupted(self: Run, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "test", interrupted)
+    capsys.readouterr()
+    assert main(["eval", "--run", str(run)]) == 130
+    assert capsys.readouterr().err == "reverie: interrupted\n"
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
 def test_flags_change_the_preset(tmp_path: Path) -> None:
     """A flag for every number, deep ones included; the run remembers them."""
     run = tmp_path / "run"

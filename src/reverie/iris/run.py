@@ -47,7 +47,7 @@ from reverie.iris.train import (
     Progress,
     mirror_tokens,
     new_optimiser,
-    to_frames,
+    perplexity,
     train_actor_critic,
     train_tokenizer,
     train_world_model,
@@ -59,8 +59,6 @@ Games = Callable[[bool], Game]
 Metrics = dict[str, float]
 Watch = Callable[[str, int, int], None]
 """Told the phase, how much of it is done, and how much it is in all."""
-
-PERPLEXITY_FRAMES = 512
 
 
 def new_replay(config: Config, seed: int) -> ReplayBuffer:
@@ -338,7 +336,7 @@ class Run:
         metrics = {f"{name}/{term}": float(total) / len(rates) for term, total in sums.items()}
         metrics[f"{name}/updates_per_s"] = len(rates) / (perf_counter() - began)
         if name == "tokenizer":
-            metrics["tokenizer/perplexity"] = self._perplexity()
+            metrics["tokenizer/perplexity"] = perplexity(self.agent.tokenizer, self.buffer)
         return metrics
 
     def _updates(self, name: str, training: Optimisation, rates: list[float]) -> Iterator[Progress]:
@@ -362,15 +360,6 @@ class Run:
             return whole
         recent = Recent(newest=max(1, len(self.buffer) // 4))
         return Mixture([(whole, 1 - sampling.recent_share), (recent, sampling.recent_share)])
-
-    @torch.no_grad()
-    def _perplexity(self) -> float:
-        """Return how many codes are in use, counted by the entropy of their frequencies in the newest frames."""
-        newest = Recent(newest=min(len(self.buffer), PERPLEXITY_FRAMES * self.buffer.streams))
-        batch = self.buffer.sample(PERPLEXITY_FRAMES, 1, boundary="pad_right", sampler=newest)
-        tokens = self.agent.tokenizer.encode(to_frames(batch.obs[:, 0], self.agent.device)).tokens
-        share = tokens.flatten().bincount(minlength=self.config.tokenizer.codebook_size) / tokens.numel()
-        return float(torch.special.entr(share).sum().exp())
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
