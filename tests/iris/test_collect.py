@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +191,68 @@ def test_an_episode_goes_on_only_where_its_game_and_its_replay_agree(
         assert (windows.obs[:, :, 1, 8, 8] == windows.obs[:, :1, 1, 8, 8])[windows.stream == 1].all()
         bright = windows.obs[:, :, 0, 8, 8].astype(int)
         assert (np.diff(bright)[windows.obs_mask[:, 1:]] == 20).all()
+
+
+@pytest.mark.parametrize("where", ["step", "reset", "add_batch", "on_step"])
+def test_a_call_that_breaks_off_leaves_no_jump(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Ctrl-C amid a step, which one game has played and another not, cuts what runs; between two steps it does not."""
+    collector, buffer, lights = start(agent, games=3, life=7, lives=2)
+    collector.collect(12, epsilon=0.0)
+    calls = []
+
+    def breaking(real: Any) -> Any:
+        def broken(*args: object, **named: object) -> object:
+            came = real(*args, **named)
+            calls.append(where)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return came
+
+        return broken
+
+    with monkeypatch.context() as patched:
+        if where == "add_batch":
+            patched.setattr(buffer, where, breaking(buffer.add_batch))
+        elif where != "on_step":
+            patched.setattr(lights[1], where, breaking(getattr(lights[1], where)))
+        with pytest.raises(KeyboardInterrupt):
+            collector.collect(
+                300, epsilon=0.0, on_step=breaking(lambda done: None) if where == "on_step" else None
+            )
+    played = collector.collect(60, epsilon=0.0)
+    assert set(played.lengths) == {7}
+    assert ("cut" in buffer.episodes["ended"]) == (where in ("step", "add_batch"))
+    windows = buffer.sample(500, 3)
+    bright = windows.obs[:, :, 0, 8, 8].astype(int)
+    assert (np.diff(bright)[windows.obs_mask[:, 1:]] == 20).all()
+
+
+def test_an_interrupted_call_can_be_saved(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved after an interruption amid a step is cut there, and goes on as it was saved."""
+    collector, buffer, lights = start(agent, games=2, life=7, lives=2)
+    collector.collect(6, epsilon=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(lights[1], "step", lambda action: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            collector.collect(2, epsilon=0.0)
+    state = collector.save()
+    buffer.save_as(tmp_path / "replay")
+    with reverie.open(tmp_path / "replay", episodes="continue") as copy:
+        other = Collector(agent, [Lights(life=7, lives=2) for _ in range(2)], copy, seed=7)
+        assert other.load(*state) == []
+        assert other.collect(20, epsilon=0.0).lengths == (7, 7)
+        assert copy.episodes["ended"].tolist() == [
+            "cut",
+            "cut",
+            "terminated",
+            "terminated",
+            "running",
+            "running",
+        ]
 
 
 def test_a_game_that_ends_elsewhere_is_another_game() -> None:

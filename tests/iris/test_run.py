@@ -135,6 +135,10 @@ def test_a_finished_run_can_be_prolonged(config: Config, tmp_path: Path) -> None
     run = Run.start(tmp_path, config, lights)
     run.epoch()
     run.close()
+    run = Run.resume(tmp_path, lights)
+    with pytest.raises(BadSetting, match="resume the run with more epochs"):
+        run.epoch()
+    run.close()
     run = Run.resume(tmp_path, lights, epochs=3)
     assert (run.done, run.config) == (1, replace(config, epochs=3))
     run.epoch()

@@ -35,7 +35,8 @@ class Collector:
 
     Episodes go on from one call to the next. At the start of a call the memory of the policy is rebuilt from
     the newest frames of the running episodes, for the weights have changed. The observation after an end is
-    not stored.
+    not stored. After a call that broke off amid a step, of which some games may have played and some not, all
+    running episodes are cut and new games begin.
 
     Args:
         agent: plays; it sees reconstructions.
@@ -62,6 +63,7 @@ class Collector:
         self._known = np.zeros(len(games), np.int64)  # how many of them are of this episode
         self._return = np.zeros(len(games))  # of each running episode
         self._length = np.zeros(len(games), np.int64)
+        self._amid = False  # a step: some games may have played theirs, and the replay may hold it
 
     @torch.no_grad()
     def collect(
@@ -83,6 +85,7 @@ class Collector:
         lanes = len(self.lanes)
         if steps < 0 or steps % lanes:
             raise BadSetting(f"steps: wanted a multiple of the {lanes} games, got {steps}; round it")
+        self._settle()
         agent = self.agent.eval()
         memory = None  # rebuilt when the policy is first asked
         returns: list[float] = []
@@ -96,6 +99,7 @@ class Collector:
                 action = draw(logits, temperature).cpu().numpy()
             if at_random:
                 action = self._rng.integers(agent.num_actions, size=lanes)
+            self._amid = True
             came = [lane.step(int(chosen)) for lane, chosen in zip(self.lanes, action, strict=True)]
             reward, terminated, truncated = (np.array(column) for column in zip(*came, strict=True))
             self.buffer.add_batch(
@@ -108,6 +112,7 @@ class Collector:
                 lengths.append(int(self._length[lane]))
                 self.lanes[lane].next_episode()
             self._known[ended], self._return[ended], self._length[ended] = 0, 0.0, 0
+            self._amid = False
             if memory is not None:
                 memory = _forgotten(memory, ended)
             if on_step is not None:
@@ -117,8 +122,10 @@ class Collector:
     def save(self) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
         """Return everything that the next call depends on but the weights, the replay and PyTorch's generator.
 
-        That is a dict of JSON values, and the newest frames of the running episodes.
+        That is a dict of JSON values, and the newest frames of the running episodes. Call it before the replay is
+        saved: it cuts the episodes of a call that broke off.
         """
+        self._settle()
         state = {
             "lanes": [lane.save() for lane in self.lanes],
             "rng": self._rng.bit_generator.state,
@@ -147,11 +154,21 @@ class Collector:
         cut = []
         for number, (lane, its_state) in enumerate(zip(self.lanes, state["lanes"], strict=True)):
             if not lane.load(its_state) or stored[number] != self._length[number]:
-                self.buffer.cut(number)
-                lane.new_game()
-                self._known[number], self._return[number], self._length[number] = 0, 0.0, 0
+                self._begin_anew(number)
                 cut.append(number)
         return cut
+
+    def _settle(self) -> None:
+        """Begin anew after a call that broke off amid a step."""
+        if self._amid:
+            for number in range(len(self.lanes)):
+                self._begin_anew(number)
+            self._amid = False
+
+    def _begin_anew(self, number: int) -> None:
+        self.buffer.cut(number)
+        self.lanes[number].new_game()
+        self._known[number], self._return[number], self._length[number] = 0, 0.0, 0
 
     def _note(self, obs: npt.NDArray[np.uint8], reward: npt.NDArray[np.float64]) -> None:
         if self._recent.shape[1]:

@@ -109,15 +109,15 @@ class Run:
         self.cut: list[int] = []
         self._perceptual = perceptual
         self._held = ExitStack()  # what is to be let go of
-        self._testing: list[Game] = []
         self._files: RunFolder | None = None  # none if nothing will be written
         where = usable_device(device)
         with self._closed_on_error():
-            self._playing = [self._new_game(True) for _ in range(config.collection.environments)]
-            self._testing.append(self._new_game(False))
+            self._playing, self._testing = [self._new_game(True)], [self._new_game(False)]
             actions = count_actions(self._playing[0])
-            for one in (self._playing[0], self._testing[0]):
+            for one in (self._playing[0], self._testing[0]):  # before there are dozens
                 check_game(one, one.reset(seed=seed)[0], config.tokenizer.frame, actions)
+            while len(self._playing) < config.collection.environments:
+                self._playing.append(self._new_game(True))
         torch.manual_seed(seed)
         self.agent = Agent(config, actions).to(where)
         parts: tuple[tuple[str, nn.Module, Optimisation], ...] = (
@@ -213,10 +213,14 @@ class Run:
             watch: told of every step of it.
 
         Raises:
-            BadSetting: the run was opened by `read`.
+            BadSetting: the run was opened by `read`, or all its epochs are done.
         """
         if self._files is None:
             raise BadSetting("epoch: wanted a run from start or resume, got one from read; resume it")
+        if self.done >= self.config.epochs:
+            raise BadSetting(
+                f"epoch: wanted fewer than {self.config.epochs} done, got {self.done}; resume the run with more epochs"
+            )
         watch = watch or (lambda phase, done, total: None)
         began = perf_counter()
         number, metrics = self.done + 1, Metrics(epoch=self.done + 1)
@@ -250,9 +254,9 @@ class Run:
     def save(self) -> None:
         """Make the run survive whatever comes: first the replay, then the checkpoint that names it."""
         assert self._files is not None, "a run that only reads saves nothing"
+        collector, frames = self.collector.save()
         replay = self._files.replay(self.done)
         self.buffer.save_as(replay)
-        collector, frames = self.collector.save()
         there = self.agent.device
         state = {
             "seed": self.seed,
