@@ -1,6 +1,7 @@
 """A whole run in numbers: what is played, drawn, trained and tested, and three sets of such numbers.
 
-`paper` is IRIS as published. `demo` trains a tokenizer and a world model in minutes on two processor cores.
+`paper` is IRIS as published, with the reconstruction loss of Δ-IRIS, which needs no pretrained network. `demo`
+trains a tokenizer and a world model in minutes on two processor cores.
 `minatar` learns to play a game of ten by ten pixels in minutes on two processor cores.
 """
 
@@ -134,7 +135,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The models, their training, and the run around it; the defaults are those of the paper.
+    """The models, their training, and the run around it; the defaults are those of the preset `paper`.
 
     Attributes:
         tokenizer, world_model, actor_critic: their shapes.
