@@ -323,6 +323,25 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
     assert not list(tmp_path.glob("replay-live-*"))
 
 
+def test_a_full_disk_is_told_and_costs_no_checkpoint(config: Config, tmp_path: Path) -> None:
+    """Where the checkpoint does not fit it names file and reason; with room again the same run can be saved."""
+    run = Run.start(tmp_path, config, lights)
+    run.epoch()
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    draft = tmp_path / f"{CHECKPOINT}.draft"
+    draft.symlink_to("/dev/full")
+    with pytest.raises(FileError, match=r"checkpoint.pt.draft: wanted to write, got No space left"):
+        run.epoch()
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    draft.unlink()
+    run.save()
+    run.close()
+    assert read_checkpoint(tmp_path)["epoch"] == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="wanted to write, got Not a directory"):
+        Run.start(tmp_path / "file" / "run", config, lights)
+
+
 def test_a_folder_holds_one_run(config: Config, tmp_path: Path) -> None:
     """A folder without a run is not resumed, one with a run not started anew; a run knows what it is."""
     with pytest.raises(BadSetting, match="start a run there first"):

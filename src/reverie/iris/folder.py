@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from reverie import BadSetting, FileError
 from reverie.errors import FileMissing
@@ -54,12 +55,14 @@ class RunFolder:
 
     Raises:
         BadSetting: another process trains there. Where the system cannot lock a folder nobody finds out.
+        FileError: it cannot be made or written.
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._handle = _lock(path)
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._handle = _lock(path)
         numbers = [int(found[1]) for each in path.iterdir() if (found := NUMBERED.match(each.name))]
         self._number = max(numbers, default=-1) + 1  # of none of the files there
         self.live = path / f"replay-live-{self._number}"
@@ -68,19 +71,26 @@ class RunFolder:
         """Return where the replay goes after an epoch: never where that of the epoch before is."""
         return self.path / f"replay-{self._number}-{epoch % 2}"
 
-    def put(self, write: Callable[[BinaryIO], object]) -> None:
-        """Put a checkpoint in its place in one move; `write` writes it to a file."""
+    def copy(self, replay: Path) -> Path:
+        """Return a copy of a replay file, for what is played next: the file itself stays as it is."""
+        with _writing(self.live):
+            shutil.copyfile(replay, self.live)
+        return self.live
+
+    def put(self, content: memoryview) -> None:
+        """Put a checkpoint in its place in one move; the one before stays if that fails."""
         draft = self.path / f"{CHECKPOINT}.draft"
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path / CHECKPOINT)
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(handle)  # the move itself
-        finally:
-            os.close(handle)
+        with _writing(draft):
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.path / CHECKPOINT)
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(handle)  # the move itself
+            finally:
+                os.close(handle)
 
     def tidy(self) -> None:
         """Remove the replay files of whoever trained here before."""
@@ -96,6 +106,18 @@ class RunFolder:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell an error of the system as one of the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"{path}: wanted to write, got {error.strerror or error}; make room, change the permissions, or choose "
+            f"another folder. What was kept before is as it was"
+        ) from error
 
 
 def _lock(path: Path) -> int | None:

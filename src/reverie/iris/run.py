@@ -9,8 +9,8 @@ fixed by their seeds and the actions.
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -168,8 +168,7 @@ class Run:
         self = cls._from(state, folder, games, epochs, **settings)
         with self._closed_on_error():
             # The named file stays as it is until the next checkpoint; what is played goes to a copy.
-            live = self._claim().live
-            shutil.copyfile(replay_of(folder, state["replay"]), live)
+            live = self._claim().copy(replay_of(folder, state["replay"]))
             # The games are put back to where they were, so their episodes may go on.
             self._use(reverie.open(live, residency="ram", episodes="continue"))
             for name, optimiser in self._optimisers.items():
@@ -272,7 +271,9 @@ class Run:
             "chance": torch.get_rng_state(),
             "chance_there": torch.cuda.get_rng_state(there) if there.type == "cuda" else None,
         }
-        self._files.put(lambda file: torch.save(state, file))
+        content = io.BytesIO()  # whose bytes meet the errors of the disk where they can be told
+        torch.save(state, content)
+        self._files.put(content.getbuffer())
         self._files.tidy()
 
     def close(self) -> None:
