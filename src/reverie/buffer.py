@@ -81,7 +81,7 @@ class ReplayBuffer(Shared):
                 self._write()
 
     @classmethod
-    def _resume(cls, file: ReplayFile, residency: str | None, seed: int | None) -> Self:
+    def _resume(cls, file: ReplayFile, residency: str | None, seed: int | None, episodes: str) -> Self:
         """Return the buffer that a file keeps; see `reverie.open`."""
         settings, rng = read_settings(file, residency, seed)
         self = cls.__new__(cls)
@@ -94,6 +94,8 @@ class ReplayBuffer(Shared):
                 return self
         loader.load()
         self._write(loader)
+        if episodes == "new":
+            self._index.seams.update(np.flatnonzero(self._index.open_row >= 0).tolist())
         return self
 
     def _set_up(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:

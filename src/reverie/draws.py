@@ -192,7 +192,8 @@ class EpisodeUniform(Sampler):
     Args:
         weights: probabilities of chronological parts of the live episodes, oldest part first, as DIAMOND
             draws with (0.1, 0.1, 0.1, 0.7): with E episodes and n weights each part has E // n episodes, and
-            the last one also the remainder. With fewer episodes than weights all are alike. None: all alike.
+            the last one also the remainder. With fewer episodes than weights an episode is drawn in proportion
+            to its live steps, as DIAMOND does. None: all alike.
 
     Raises:
         BadSetting: weights that are negative, not finite, or do not sum to 1.
@@ -236,8 +237,12 @@ class EpisodeUniform(Sampler):
 
     def _rows(self, index: EpisodeIndex, rng: np.random.Generator, count: int) -> Ints:
         episodes = int((index.begun - index.dropped).sum())
-        if self.weights is None or episodes < len(self.weights):
+        if self.weights is None:
             return index.uniform_rows(rng, count)
+        if episodes < len(self.weights):
+            return uniform_steps(index, rng, count)[
+                0
+            ]  # the episode of a uniform step: in proportion to its steps
         self._live.sync(index)
         part = np.searchsorted(np.cumsum(self.weights), rng.random(count) * sum(self.weights), side="right")
         part = np.minimum(part, len(self.weights) - 1)
@@ -248,8 +253,10 @@ class EpisodeUniform(Sampler):
     def _weights_of(self, index: EpisodeIndex, rows: Ints) -> npt.NDArray[np.float64]:
         """Return the probability of each of these episodes among all live ones."""
         live = index.live_rows()
-        if self.weights is None or len(live) < len(self.weights):
+        if self.weights is None:
             return np.ones(len(rows))
+        if len(live) < len(self.weights):
+            return (index.stop[rows] - index.live_start(rows)).astype(np.float64)
         size = len(live) // len(self.weights)
         rank = np.searchsorted(index.order[live], index.order[rows])
         part = np.minimum(rank // size, len(self.weights) - 1)
