@@ -199,8 +199,8 @@ class ReplayFile:
         self.closed = True
 
     def lacks_log(self) -> bool:
-        """Whether the file was not closed and its log is missing: newest steps may be missing with it."""
-        return self.db.lacks_log and self.meta("clean") is False and writing_process(self.db.place) is None
+        """Whether the log of a file that was not closed is missing: newest steps may be missing with it."""
+        return self.db.lacks_log and writing_process(self.db.place) is None
 
     def remove(self) -> None:
         """Remove it: it was made for a buffer that came to nothing."""

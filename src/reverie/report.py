@@ -15,7 +15,7 @@ from reverie.history import list_episodes
 from reverie.lock import writing_process
 from reverie.memory import format_bytes
 from reverie.place import log_bytes
-from reverie.survey import Sums, sums
+from reverie.survey import LACKS_LOG, Sums, sums
 from reverie.view import View, viewing
 
 
@@ -74,7 +74,7 @@ def _state(view: View, path: Path) -> str:
     if view.file.meta("clean"):
         return "closed; an episode that runs goes on when it is opened again"
     if view.file.lacks_log():
-        return "it was not closed, and its log is missing: what came after the last flush may be missing, too"
+        return LACKS_LOG
     return "its writer ended without closing it; opening it again cuts the episodes that run"
 
 

@@ -10,6 +10,8 @@ from reverie.checksums import checksums
 from reverie.errors import FileError
 from reverie.file import ReplayFile, sql_names
 
+LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"
+
 Row = tuple[Any, ...]
 
 

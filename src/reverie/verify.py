@@ -23,7 +23,7 @@ from reverie.runs import RUN, Runs
 from reverie.settings import Settings, settings_from
 from reverie.spec import Field
 from reverie.states import from_json, generator_from, unpack_arrays
-from reverie.survey import broken, cause, scan, told
+from reverie.survey import LACKS_LOG, broken, cause, scan, told
 
 META = (*SETTINGS, "identity", "copy_of", "columns", "obs_columns", "rng", "samplers", "notes", "clean",
         "synced")  # fmt: skip
@@ -46,11 +46,8 @@ def verify_file(path: Path) -> Iterator[tuple[str, bool]]:
         for finding in audit.findings():
             found += 1
             yield finding, True
-        if file.lacks_log():
-            yield (
-                "it was not closed, and its log is missing: what came after the last flush may be missing, too",
-                False,
-            )
+        if audit.lacks_log():
+            yield LACKS_LOG, False
         looked = ", ".join(f"{count:,} {name}" for name, count in audit.counts.items())
         yield f"checked {path}: SQLite's own structures, {looked}", False
         yield (f"{found:,} {'finding' if found == 1 else 'findings'}" if found else "nothing is wrong"), False
@@ -106,6 +103,10 @@ class Audit:
             yield from self._check_samplers()
         finally:
             self._file.db.roll_back()
+
+    def lacks_log(self) -> bool:
+        """Whether the file was not closed, and its log is missing."""
+        return self._meta.get("clean") is False and self._file.lacks_log()
 
     def _check_ends(self, stream: int, coverage: Coverage) -> Iterator[str]:
         """Compare where a stream stands with the note of where it stood at the last flush."""

@@ -350,6 +350,20 @@ def test_a_file_without_the_log_it_needs_says_so_and_opens(grown, tmp_path):
     assert holds(path) == 43
 
 
+def test_a_file_of_which_nobody_knows_whether_it_was_closed_is_verified_to_its_end(tmp_path):
+    """Where that note is damaged, verify finds the damage and goes on."""
+    path = tmp_path / "a.replay"
+    with rv.ReplayBuffer(scalar_spec(), 500, path=path) as buffer:
+        grow(buffer, 5)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE meta SET value = 'false' WHERE name = 'clean'")
+    connection.commit()
+    connection.close()
+    lines = list(verify_file(path))
+    assert any(is_finding and "'clean'" in line for line, is_finding in lines)
+    assert "finding" in lines[-1][0]
+
+
 def work_on(path: Path):
     """Return what opens a file and adds 3 steps."""
 
