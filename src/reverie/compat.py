@@ -240,14 +240,17 @@ class IRISReplayBuffer(RingCounters):
                 if self._was_edited():
                     self._read_ring()
                     return draw()
-                raise self._not_enough(length) from None
+                raise self._not_enough(length, boundary) from None
 
-    def _not_enough(self, length: int) -> NotEnoughData:
-        index = self._engine._index
+    def _not_enough(self, length: int, boundary: str) -> NotEnoughData:
+        if boundary != "inside":
+            return NotEnoughData(
+                f"wanted one step with a known next frame, got none among {len(self)} transitions; add more"
+            )
         return NotEnoughData(
             f"wanted a window of {length} steps, got {len(self)} transitions whose longest episode has "
-            f"{index.longest()} with a known next frame; add more, ask for a shorter seq_len, or call "
-            f"sample_padded, which fills up what is short"
+            f"{self._engine._index.longest()} with a known next frame; add more, ask for a shorter seq_len, "
+            f"or call sample_padded, which fills up what is short"
         )
 
     def sample_single(self) -> tuple[Frames, Floats, float, float]:

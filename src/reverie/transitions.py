@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite
 from typing import Any
 
@@ -111,10 +111,8 @@ def frame(name: str, value: Any, shape: tuple[int, ...] | None) -> Frames:
     if array.dtype.kind in "iu" and plain and array.size and array.min() >= 0 and array.max() <= 255:
         return array.astype(np.uint8)
     if array.dtype != UINT8 and array.dtype != np.bool_:
-        raise SpecMismatch(
-            f"field {name!r}: wanted uint8 in 0..255, got {array.dtype}; "
-            f"pass the frame as uint8, before any scaling to floats"
-        )
+        way = "before any scaling to floats" if array.dtype.kind == "f" else "all values being in 0..255"
+        raise SpecMismatch(f"field {name!r}: wanted uint8, got {array.dtype}; pass the frame as uint8, {way}")
     return array.astype(np.uint8, copy=False)
 
 
@@ -175,7 +173,9 @@ def one_hots(size: int) -> Floats:
 
 def terminal_flag(value: Any, name: str = "terminal") -> bool:
     """Return a terminal given as bool, 0 or 1, of any numeric type; raise SpecMismatch otherwise."""
-    number = reward_number(value, name)
+    number = None
+    with suppress(SpecMismatch):
+        number = reward_number(value, name)
     if number not in (0.0, 1.0):
         raise SpecMismatch(
             f"field {name!r}: wanted a bool, 0 or 1, got {value!r}; say whether the episode ended"
