@@ -49,7 +49,9 @@ class TransitionIntake:
 
     def __init__(self, shape: tuple[int, ...], size: int) -> None:
         self._shape, self._size = shape, size
-        self._one_hots = one_hots(size)
+        # Zeros with a one in the middle: the one-hot vector of n begins at `size - 1 - n`.
+        self._one_hots = np.zeros(2 * size - 1, np.float32)
+        self._one_hots[size - 1] = 1.0
 
     def step(self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: Any, final: Any) -> Step:
         """Return a step that fits, or raise SpecMismatch. What comes most often is seen without a call."""
@@ -126,6 +128,8 @@ def _shape_remedy(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
 
 def action_value(action: Any, name: str = "action") -> int | float | Floats:
     """Return an action as an integer, a finite number, or a float32 vector of its own."""
+    if isinstance(action, np.integer) and int(action) in _INDEX:
+        return int(action)
     array = numeric_array(name, action)
     kind = array.dtype.kind
     if array.ndim == 0 and kind in "iu" and int(array) in _INDEX:
@@ -152,7 +156,9 @@ def action_vector(action: Any, size: int) -> Floats:
             raise SpecMismatch(
                 f"field 'action': wanted an integer in 0..{size - 1}, got {value}; check action_size"
             )
-        return one_hots(size)[size - 1 - value : 2 * size - 1 - value].copy()
+        one_hot = np.zeros(size, np.float32)
+        one_hot[value] = 1.0
+        return one_hot
     vector = np.atleast_1d(np.asarray(value, np.float32))
     if vector.shape != (size,):
         what = "one number" if isinstance(value, float) else f"shape {vector.shape}"
@@ -163,16 +169,10 @@ def action_vector(action: Any, size: int) -> Floats:
     return vector
 
 
-def one_hots(size: int) -> Floats:
-    """Return zeros with a one in the middle: the one-hot vector of n begins at `size - 1 - n`."""
-    line = np.zeros(2 * size - 1, np.float32)
-    line[size - 1] = 1.0
-    line.flags.writeable = False
-    return line
-
-
 def terminal_flag(value: Any, name: str = "terminal") -> bool:
     """Return a terminal given as bool, 0 or 1, of any numeric type; raise SpecMismatch otherwise."""
+    if type(value) is np.bool_:
+        return bool(value)
     number = None
     with suppress(SpecMismatch):
         number = reward_number(value, name)
