@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 UINT8, FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 EXACT = 2.0**24  # float32 holds every whole number up to here
-SHORT = 32  # of an action vector: adding up more in Python takes longer than NumPy's own way
+SHORT = 32  # numbers of an action vector: to add up more in Python takes longer than NumPy's own way
 # What `terminals` holds for a truncated step, and before a cut. It equals 0.0 for every reader, and still
 # tells the seam when a trainer's checkpoint, which saves the four arrays and nothing else, is loaded again.
 SEAM = -0.0
@@ -49,17 +49,15 @@ class TransitionIntake:
 
     def __init__(self, shape: tuple[int, ...], size: int) -> None:
         self._shape, self._size = shape, size
-        # Zeros with a one in the middle: the one-hot vector of n begins at `size - 1 - n`.
-        self._one_hots = np.zeros(2 * size - 1, np.float32)
-        self._one_hots[size - 1] = 1.0
+        self._one_hots = list(np.eye(size, dtype=np.float32)) if size <= SHORT else []
 
     def step(self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: Any, final: Any) -> Step:
         """Return a step that fits, or raise SpecMismatch. What comes most often is seen without a call."""
         size = self._size
         if type(obs) is not np.ndarray or obs.dtype is not UINT8 or obs.shape != self._shape:
             obs = frame("obs", obs, self._shape)
-        if type(action) is int and 0 <= action < size:
-            vector = self._one_hots[size - 1 - action : 2 * size - 1 - action]
+        if type(action) is int and 0 <= action < size <= SHORT:
+            vector = self._one_hots[action]
         elif (
             type(action) is np.ndarray
             and action.dtype is FLOAT32
