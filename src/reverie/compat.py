@@ -103,8 +103,8 @@ class IRISReplayBuffer(RingCounters):
         self.action_size = engine.spec.action.shape[0]
         self.seq_len, self.batch_size = notes["seq_len"], notes["batch_size"]
         self._take(engine)
-        self._steps_before, self._episodes = notes["steps_before"], notes["episodes"]
-        self._moved = notes["moved"]
+        self._steps_before, self._moved = notes["steps_before"], notes["moved"]
+        self._ends = notes["episodes"], int(engine._index.head[0])
         index = engine._index
         rows = index.live_rows()
         cuts = index.stop[rows[index.ended[rows] == CUT]] - 1
@@ -144,17 +144,25 @@ class IRISReplayBuffer(RingCounters):
         if self._set or self._moved:
             self._engine._keeper.check_open()
             self.cut() if self._moved else self._settle()
-        terminated = step[2] & TERMINATED
-        if terminated:
-            self._engine._keeper.note(episodes=self._episodes + 1)
         try:
+            if step[2] & TERMINATED:
+                self._store_end(step)
+            else:
+                self._engine._store(0, step)
+        except BaseException:
+            with own_words():
+                raise
+
+    def _store_end(self, step: Step) -> None:
+        """Store the last step of an episode; the file counts it together with the step."""
+        count = self._count_ends()
+        try:
+            self._engine._keeper.note(episodes=count + 1)
             self._engine._store(0, step)
         except BaseException:
             self._note()
-            with own_words():
-                raise
-        if terminated:
-            self._episodes += 1
+            raise
+        self._count_ends()
 
     def cut(self) -> None:
         """End the running episode: the recording goes on elsewhere, and nothing joins across this point."""

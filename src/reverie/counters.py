@@ -35,7 +35,7 @@ class RingCounters:
         self.terminals: Floats = ring.columns["extras/terminals"]
         self._set: dict[str, int] = {}  # counters that were set from outside and not yet acted upon
         self._steps_before = 0  # steps of an earlier life: `steps` minus the engine's head
-        self._episodes = 0
+        self._ends = (0, 0)  # terminations among the steps before an id, and that id
         self._moved = False  # the head was set from outside: what comes next belongs to another recording
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -83,7 +83,8 @@ class RingCounters:
     @property
     def episodes(self) -> int:
         """Terminations ever seen."""
-        return self._set.get("episodes", self._episodes)
+        with self._engine._lock:
+            return self._set.get("episodes", self._count_ends())
 
     @episodes.setter
     def episodes(self, value: int) -> None:
@@ -149,11 +150,26 @@ class RingCounters:
         replace_stream(index, 0, head, tail, zip(*columns, strict=True))
         self._engine._finals.release(set(finals.values()) - set(places) - {NO_FINAL})
         self._moved = self._moved or bool(self._set.keys() & {"idx", "full"})
-        self._steps_before, self._episodes = steps - head, episodes
+        self._steps_before, self._ends = steps - head, (episodes, head)
         self._set.clear()
         self._note()
         self._engine._keeper.replaced()
 
     def _note(self) -> None:
         """Let the replay file, if there is one, keep what the engine does not know."""
-        self._engine._keeper.note(episodes=self._episodes, steps_before=self._steps_before, moved=self._moved)
+        count = self._count_ends()
+        self._engine._keeper.note(episodes=count, steps_before=self._steps_before, moved=self._moved)
+
+    def _count_ends(self) -> int:
+        """Return the terminations ever seen, the newest one being counted now if it has not been yet.
+
+        A step and its count cannot change in one instant: Ctrl-C can come between. So the count follows.
+        """
+        index, (count, before) = self._engine._index, self._ends
+        newest = index.begun.item(0) - 1 - (index.open_row.item(0) >= 0)
+        if newest >= index.dropped.item(0):
+            row = index.row_of(0, newest)
+            if index.stop.item(row) > before and index.ended.item(row) & TERMINATED:
+                count += 1
+                self._ends = (count, index.stop.item(row))
+        return count
