@@ -169,12 +169,18 @@ class IRISReplayBuffer(RingCounters):
         with self._engine._lock, own_words():
             self._engine._keeper.check_open()
             self._settle()
+            index, slot = self._engine._index, self.idx - 1
+            if index.open_row[0] >= 0:
+                before = self.terminals[slot]
+                self.terminals[slot] = SEAM
+                try:
+                    self._engine.cut()
+                finally:
+                    if index.open_row[0] >= 0:
+                        self.terminals[slot] = before
             if self._moved:
                 self._moved = False
                 self._note()
-            if self._engine._index.open_row[0] >= 0:
-                self.terminals[self.idx - 1] = SEAM
-                self._engine.cut()
 
     # --- sampling --------------------------------------------------------------------------------------
 

@@ -139,7 +139,8 @@ class IRISOnPolicyBuffer:
         """Add all steps to `buffer`, then clear. If it refuses a step, nothing is moved.
 
         The trajectory stands for itself: the target's running episode is cut before it, and after it unless
-        it ended by itself, so that it is never joined to what another trajectory brings.
+        it ended by itself, so that it is never joined to what another trajectory brings. If the target's file
+        cannot be written any more, or Ctrl-C comes, the steps that are there are moved, and the others stay.
 
         Args:
             buffer: an IRISReplayBuffer or a ReplayBuffer.
@@ -148,7 +149,7 @@ class IRISOnPolicyBuffer:
         Raises:
             SpecMismatch: a step does not fit the target, or `stream` does not exist there.
             BadSetting: `buffer` is none, or the lists were changed by hand and have not the same length.
-            BufferClosed: the target was closed.
+            BufferClosed: the target was closed. FileError: its file cannot be written.
         """
         if not isinstance(buffer, (IRISReplayBuffer, ReplayBuffer)):
             raise BadSetting(f"buffer: wanted a replay buffer, got {type(buffer).__name__}; pass one of ours")
@@ -168,11 +169,18 @@ class IRISOnPolicyBuffer:
             else:
                 cut, store = partial(engine.cut, stream), partial(engine._store, stream)
                 ready = [engine._intake.step(*_spelled(step), {}) for step in steps]
-            if ready:
-                cut()
-                for one in ready:
-                    store(one)
-                cut()
+            head = engine._index.head.item(stream)
+            try:
+                if ready:
+                    cut()
+                    for one in ready:
+                        store(one)
+                    cut()
+            except BaseException:  # what is there is not moved again
+                moved = engine._index.head.item(stream) - head
+                for name in LISTS:
+                    del getattr(self, name)[:moved]
+                raise
         self.clear()
 
     # --- what the lists hold -----------------------------------------------------------------------------

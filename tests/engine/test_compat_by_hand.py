@@ -140,6 +140,49 @@ def test_the_lists_travel_whole(travel):
     assert target.episodes == 1
 
 
+@TARGETS
+@pytest.mark.parametrize("fails_at", [0, 2, 5])
+def test_an_interrupted_move_moves_no_step_twice(target, fails_at, monkeypatch):
+    """When the target fails in between, the steps that it has are gone from the lists, and the others follow later."""
+    buffer, target = trajectory(6, first=0, end=""), target()
+    engine = target._engine if isinstance(target, rv.IRISReplayBuffer) else target
+    stored, left = engine._store, [fails_at]
+
+    def store(*given):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        stored(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_store", store)
+        with pytest.raises(KeyboardInterrupt):
+            buffer.move_to(target)
+    assert (len(target), len(buffer)) == (fails_at, 6 - fails_at)
+    assert numbers(buffer.get_arrays()[0]).tolist() == [*range(fails_at, 6)]
+    buffer.move_to(target)
+    assert len(target) == 6
+    assert {row[0] for row in windows(target, 1)} == set(range(6))
+
+
+def test_a_cut_that_is_refused_marks_nothing(monkeypatch):
+    """The episode runs on, and so it does after its terminals were read again."""
+    buffer = make(10)
+    for number in range(4):
+        buffer.add(frame(number), 0, 0.0, False)
+
+    def refuse():
+        raise rv.FileError("disk: wanted room, got none; make some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer._engine, "cut", refuse)
+        with pytest.raises(rv.FileError):
+            buffer.cut()
+    buffer.steps = 4
+    buffer.add(frame(4), 0, 0.0, False)
+    assert windows(buffer, 4) == {(0, 1, 2, 3, 4)}
+
+
 # --- out and in again ------------------------------------------------------------------------------------
 
 ACTIONS = {
