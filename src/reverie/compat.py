@@ -167,7 +167,7 @@ class IRISReplayBuffer(RingCounters):
     def cut(self) -> None:
         """End the running episode: the recording goes on elsewhere, and nothing joins across this point."""
         with self._engine._lock, own_words():
-            self._engine._keeper.check_open()
+            self._engine._keeper.check_writable()
             self._settle()
             index, slot = self._engine._index, self.idx - 1
             if index.open_row[0] >= 0:

@@ -141,7 +141,8 @@ def action_value(action: Any, name: str = "action") -> int | float | Floats:
         vector = array.astype(np.float32)
     if not np.isfinite(vector).all() or (kind in "iu" and not (vector.astype(np.float64) == array).all()):
         raise SpecMismatch(
-            f"field {name!r}: wanted finite float32 numbers, got {action!r}; find out where it came from"
+            f"field {name!r}: wanted finite float32 numbers, integers held exactly, got {action!r}; "
+            f"find out where it came from"
         )
     return vector if array.ndim else float(vector)
 
@@ -210,4 +211,4 @@ def own_words() -> Iterator[None]:
 
 def _default_remedy(error: ReplayError) -> str:
     kinds = (remedy for kind, remedy in _REMEDIES.items() if isinstance(error, kind))
-    return next(kinds, "make another buffer")
+    return next(kinds, "make or open another buffer there")
