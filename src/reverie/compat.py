@@ -306,18 +306,19 @@ class IRISReplayBuffer(RingCounters):
         """
         count, before = positive("batch_size", batch_size), natural("burn_in", burn_in)
 
-        def draw() -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+        def draw() -> tuple[Ints, Ints, Ints]:
             rows, ids = self._draw_steps(count)
-            first = self._engine._index.live_start(rows)[:, None]
             history = ids[:, None] - np.arange(before, 0, -1)
-            return ids, np.maximum(history, first), history >= first
+            return ids, history, np.maximum(history, self._engine._index.live_start(rows)[:, None])
 
-        def agrees(drawn: tuple[Ints, Ints, npt.NDArray[np.bool_]]) -> bool:
-            return not (self.terminals[drawn[1] % self.size] * drawn[2]).any()
+        def agrees(drawn: tuple[Ints, Ints, Ints]) -> bool:
+            _, history, shown = drawn
+            ends = self.terminals[shown % self.size]
+            return not ends.any() or not ends[history == shown].any()
 
         with self._engine._lock:
-            ids, history, _ = self._agreeing(draw, agrees)
-            return self._frames(ids), self._frames(history)
+            ids, _, shown = self._agreeing(draw, agrees)
+            return self._frames(ids), self._frames(shown)
 
     def _draw_steps(self, count: int) -> tuple[Ints, Ints]:
         self._engine._keeper.check_open()

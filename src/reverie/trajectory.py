@@ -176,12 +176,10 @@ class IRISOnPolicyBuffer:
                     for one in ready:
                         store(one)
                     cut()
-            except BaseException:  # what is there is not moved again
+            finally:  # what is there is not moved again
                 moved = engine._index.head.item(stream) - head
                 for name in LISTS:
-                    del getattr(self, name)[:moved]
-                raise
-        self.clear()
+                    setattr(self, name, getattr(self, name)[moved:])
 
     # --- what the lists hold -----------------------------------------------------------------------------
 
