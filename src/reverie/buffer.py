@@ -20,7 +20,7 @@ from reverie.feedback import checked_extras, checked_priorities, sampler_of
 from reverie.file import ReplayFile
 from reverie.following import Follower
 from reverie.gather import Gatherer
-from reverie.history import describe, list_episodes
+from reverie.history import EpisodeTable, describe
 from reverie.intake import Intake
 from reverie.keeping import Keeper
 from reverie.layout import Layouts, is_obs
@@ -139,16 +139,11 @@ class ReplayBuffer(Shared):
         return self._ring.nbytes + self._index.nbytes + self._finals.nbytes
 
     @property
-    def episodes(self) -> npt.NDArray[np.void]:
-        """The live episodes now, oldest first, as a structured array.
-
-        Fields: stream; start, stop: ids of its first step and one past its last; length: stop - start;
-        live: how many of these steps are still held; return: the sum of all its rewards; ended: "running",
-        "terminated" (also when truncated at the same step), "truncated" or "cut".
-        """
+    def episodes(self) -> EpisodeTable:
+        """The live episodes now, oldest first; read like a structured array, whose fields EpisodeTable names."""
         with self._turn:
             self._keeper.settle()
-            return list_episodes(self._index)
+            return EpisodeTable(self._index, self._lock)
 
     def __repr__(self) -> str:
         what = describe(self._columns, self._index, self.capacity, self.nbytes)

@@ -18,6 +18,7 @@ from reverie.journal import Journal, Told
 from reverie.mending import mend
 from reverie.ring import Finals
 from reverie.spec import Column
+from reverie.states import Remembered
 from reverie.stores import FinalStore, Store, put_ended
 
 Values = Mapping[str, Any]
@@ -152,6 +153,13 @@ class Changes:
         self._carry_out(partial(self._store.rewrite, slots, values), partial(journal.has_rewritten, ticket),
                         partial(journal.rewrite, slots, values, ticket))  # fmt: skip
 
+    def replace(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
+        """Replace all there is; `publish` may be called again, and `memories` returns what else is remembered."""
+        self.settle()
+        self._pending = self._publish_all, (publish, memories), None
+        self._publish_all(publish, memories)
+        self._pending = None
+
     # --- how they are carried out ----------------------------------------------------------------------
 
     def settle(self) -> None:
@@ -163,8 +171,9 @@ class Changes:
         if self._pending is None:
             return
         publish, args, happened = self._pending
-        mend(self._index)
-        self._finals.retain(self._index.live_finals())
+        if publish != self._publish_all:  # which leaves nothing of what there was
+            mend(self._index)
+            self._finals.retain(self._index.live_finals())
         if isinstance(self._store, PackedRing):
             self._store.recount()
         if self.journal is not None:
@@ -260,6 +269,14 @@ class Changes:
 
     def _publish_cut(self, stream: int, final: Values | None) -> None:
         self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
+
+    def _publish_all(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
+        publish()
+        self._finals.retain(self._index.live_finals())
+        if self.journal is not None:
+            with self.journal.file.db.writing():
+                self.journal.put_all(memories())
+            self.journal.all_put()
 
     def _publish_eviction(self, eviction: Eviction) -> None:
         self._finals.release(self._index.evict(eviction.stream, eviction.tail))

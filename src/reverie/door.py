@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -158,54 +157,3 @@ def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
             f"a call stores one step per stream"
         )
     return which
-
-
-def terminal_flag(value: object) -> bool:
-    """Return a terminal given as bool, 0 or 1, of any numeric type; raise SpecMismatch otherwise."""
-    number = reward_number(value, "terminal")
-    if number not in (0.0, 1.0):
-        raise SpecMismatch(
-            f"field 'terminal': wanted a bool, 0 or 1, got {value!r}; say whether the episode ended"
-        )
-    return number == 1.0
-
-
-def action_value(action: npt.ArrayLike) -> Any:
-    """Return an action as a Python integer, or as a float32 vector of its own."""
-    array = numeric_array("action", action)
-    if array.dtype.kind not in "iuf" or array.ndim > 1 or (array.ndim == 0 and array.dtype.kind == "f"):
-        raise SpecMismatch(
-            f"field 'action': wanted an integer or a vector of numbers, got {action!r}; "
-            f"pass the index of a discrete action, or its vector"
-        )
-    if array.ndim == 0:
-        return int(array)
-    with np.errstate(over="ignore"):
-        vector = array.astype(np.float32)
-    if not np.isfinite(vector).all() or not holds(array, vector.dtype, action):
-        raise SpecMismatch(
-            f"field 'action': wanted finite float32 numbers, integers held exactly, got {action!r}; "
-            f"find out where it came from"
-        )
-    return vector
-
-
-def action_vector(action: npt.ArrayLike, size: int) -> npt.NDArray[np.float32]:
-    """Return an action as a float32 vector of `size`: an integer one-hot, a vector as it is."""
-    value = action_value(action)
-    if isinstance(value, int):
-        if not 0 <= value < size:
-            raise SpecMismatch(
-                f"field 'action': wanted an integer in 0..{size - 1}, got {value}; check action_size"
-            )
-        vector = np.zeros(size, np.float32)
-        vector[value] = 1.0
-        return vector
-    same_shape("action", value.shape, (size,))
-    return value  # type: ignore[no-any-return]  # a float32 vector by now
-
-
-def same_shape(name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise SpecMismatch unless the shapes are equal."""
-    if got != wanted:
-        raise SpecMismatch(f"field {name!r}: wanted shape {wanted}, got {got}; nothing is broadcast")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -146,12 +147,12 @@ class Keeper:
                 f"open it with mode='r+'"
             )
 
-    def replaced(self) -> None:
-        """All of memory was replaced."""
-        if self._journal is not None:
-            with self._journal.file.db.writing():
-                self._journal.put_all(self._remember())
-            self._journal.all_put()
+    def replace(self, publish: Callable[[], None]) -> None:
+        """Replace all that memory holds, by what `publish` does to the index, and what the file holds.
+
+        While the file cannot be written, nothing else can be done: the two would part company.
+        """
+        self.changes.replace(publish, self._remember)
 
     def drawing(self, sampler: Sampler | None = None) -> None:
         """Random numbers are about to be drawn, by a sampler if one is given."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,11 +147,11 @@ def derive(index: EpisodeIndex) -> None:
     index._free_rows = [row for row in range(len(index.start) - 1, -1, -1) if row not in live]
 
 
-def replace_stream(
+def replacement(
     index: EpisodeIndex, stream: int, head: int, tail: int,
     episodes: Iterable[tuple[int, int, int, int, float]],
-) -> None:  # fmt: skip
-    """Replace all that is known of one stream.
+) -> Callable[[], None]:  # fmt: skip
+    """Return what replaces all that is known of one stream; it may be called again if it was interrupted.
 
     Args:
         index: the index.
@@ -172,4 +173,4 @@ def replace_stream(
     )
     heads, tails = index.head.copy(), index.tail.copy()
     heads[stream], tails[stream] = head, tail
-    rebuild(index, heads, tails, merged, places(index))
+    return partial(rebuild, index, heads, tails, merged, places(index))

@@ -175,3 +175,29 @@ def test_a_step_that_is_refused_cuts_nothing(tmp_path):
             buffer.add(obs=np.zeros(3), action=0, reward=1.0, terminated=False, truncated=False)
         assert buffer.count_windows(1) == before
         assert buffer.episodes["ended"].tolist() == ["terminated", "running"]
+
+
+def test_the_drop_in_buffer_begins_a_new_episode_too(tmp_path):
+    """IRISReplayBuffer.open: no sequence joins two recordings, nor after its four arrays went through a checkpoint."""
+    path = tmp_path / "a.replay"
+    frames = np.zeros((30, 1, 2, 2), np.uint8) + np.arange(30, dtype=np.uint8)[:, None, None, None]
+    with rv.IRISReplayBuffer(96, (1, 2, 2), 3, seq_len=3, batch_size=200, seed=0, path=path) as buffer:
+        for step in range(10):
+            buffer.add(frames[step], 0, 1.0, step == 6)
+    with rv.IRISReplayBuffer.open(path) as buffer:
+        before = [array.copy() for array in buffer.sample_sequence()]
+        assert (before[0][:, 0] != 6).all()
+        for step in range(10, 17):
+            buffer.add(frames[step], 0, 1.0, False)
+        firsts = set(buffer.sample_sequence()[0][:, 0].reshape(200, -1)[:, 0].tolist())
+        assert firsts == {*range(5), 7, *range(10, 14)}
+        kept = {
+            name: getattr(buffer, name).copy() for name in ("observations", "actions", "rewards", "terminals")
+        }
+        steps = buffer.steps
+    restored = rv.IRISReplayBuffer(96, (1, 2, 2), 3, seq_len=3, batch_size=200, seed=0)
+    for name, array in kept.items():
+        getattr(restored, name)[:] = array
+    restored.idx, restored.steps = steps, steps
+    firsts = set(restored.sample_sequence()[0][:, 0].reshape(200, -1)[:, 0].tolist())
+    assert firsts == {*range(5), 7, *range(10, 14)}
