@@ -9,7 +9,6 @@ import opcode
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,42 +26,62 @@ SQLITE_IOERR_FSYNC = 1034
 # --- lines -------------------------------------------------------------------------------------------------
 
 
-def run_lines(call: Callable[[], object], at: int, act: Callable[[], type[BaseException] | None]) -> int:
-    """Run `call`, and `act` before the line `at` of reverie that it comes to, from 1; return how many it came to.
+class Lines:
+    """Acts before some line of reverie that calls come to, and maybe before a later one again.
 
-    What `act` returns is raised there. All files of the package count, and so does every line: of `finally` and
-    `except`, too. At the end of a `with` block the exception comes after `__exit__` was called: between the
-    block's last line and that call Python looks for no signal, and needs no memory.
+    All files of the package count, and so does every line: of `finally` and `except`, too. Only at the end of a
+    `with` block it waits for the next line: between the block's last line and the call of `__exit__` Python looks
+    for no signal and needs no memory.
+
+    Args:
+        act: what it returns, if anything, is raised there.
+        at: how many lines after the last time, for each time.
+
+    Attributes:
+        seen: how many lines there were.
+        left: how many times are still to come.
     """
-    seen = 0
 
-    def local(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal seen
+    def __init__(self, act: Callable[[], type[BaseException] | None], *at: int) -> None:
+        self._act, self._at = act, list(at)
+        self.seen, self.left = 0, len(at)
+
+    def run(self, call: Callable[[], object]) -> None:
+        """Run `call`, whose lines count on from those of the last one."""
+        before = sys.gettrace(), sys.getprofile()
+        sys.settrace(self._enter)
+        try:
+            call()
+        finally:
+            sys.setprofile(before[1])
+            sys.settrace(before[0])
+
+    def _enter(self, frame: FrameType, event: str, _: object) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    def _line(self, frame: FrameType, event: str, _: object) -> Any:
         if event == "line":
-            seen += 1
-            if seen == at:
-                wrong = act()
-                if wrong is not None and _leaves_with(frame):
-                    _soon[threading.get_ident()] = wrong
-                elif wrong is not None:
-                    raise wrong
-        return local
+            self.seen += 1
+            if self._at:
+                self._at[0] -= 1
+                if self._at[0] <= 0 and not _leaves_with(frame):
+                    del self._at[0]
+                    self.left -= 1
+                    wrong = self._act()
+                    if wrong is not None:
+                        if self._at:  # Python stops tracing where a tracer raises
+                            sys.setprofile(self._trace_again)
+                        raise wrong
+        return self._line
 
-    def enter(frame: FrameType, event: str, _: object) -> Any:
-        return local if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-    before, hook = sys.gettrace(), sys.unraisablehook
-    # What is raised while memory is given back is raised for nobody: it must do no harm all the same.
-    sys.unraisablehook = lambda unraisable: None
-    sys.settrace(enter)
-    try:
-        call()
-        for _ in range(3):  # what is to be raised soon is raised now
-            pass
-    finally:
-        sys.settrace(before)
-        sys.unraisablehook = hook
-    return seen
+    def _trace_again(self, frame: FrameType | None, event: str, _: object) -> None:
+        """Go on tracing, from the first call or return of whatever handles the exception."""
+        sys.setprofile(None)
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                frame.f_trace = self._line
+            frame = frame.f_back
+        sys.settrace(self._enter)
 
 
 _LOAD, _SWAP, _NOP = (opcode.opmap[name] for name in ("LOAD_CONST", "SWAP", "NOP"))
@@ -75,60 +94,9 @@ def _leaves_with(frame: FrameType) -> bool:
         return opcode.opname[code[at + 2]] == "WITH_EXCEPT_START"
     while code[at] in (_SWAP, _NOP):
         at += 2
-    nothing = [code[place] == _LOAD and frame.f_code.co_consts[code[place + 1]] is None for place in (at, at + 2, at + 4)
-               if place + 1 < len(code)]  # fmt: skip
+    places = [place for place in (at, at + 2, at + 4) if place + 1 < len(code)]
+    nothing = [code[place] == _LOAD and frame.f_code.co_consts[code[place + 1]] is None for place in places]
     return len(nothing) == 3 and all(nothing)
-
-
-class _Async:
-    """Raises an exception in this thread soon, when it is set as an item: by no call that Python could stop at."""
-
-    __setitem__ = ctypes.pythonapi.PyThreadState_SetAsyncExc
-
-
-_Async.__setitem__.argtypes = [ctypes.c_ulong, ctypes.py_object]
-_soon = _Async()
-
-
-class Twice:
-    """Raises KeyboardInterrupt as a signal does, at two lines: `first`, and `second` lines after that one.
-
-    Between the two, calls may be made one after the other: the second may come while a later call mends
-    what the first one left.
-
-    Attributes:
-        left: how many of them are still to come.
-    """
-
-    def __init__(self, first: int, second: int) -> None:
-        self._lines = [first, second]
-        self.left = 2
-
-    def run(self, call: Callable[[], object]) -> None:
-        """Run `call`, whose lines count on from those of the last one."""
-
-        def local(frame: FrameType, event: str, _: object) -> Any:
-            if event == "line" and self._lines:
-                self._lines[0] -= 1
-                if self._lines[0] == 0:
-                    del self._lines[0]
-                    self.left -= 1
-                    _soon[ident] = KeyboardInterrupt  # the last thing: the next call of all would raise it
-            return local
-
-        def enter(frame: FrameType, event: str, _: object) -> Any:
-            return local if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-        ident, before, hook = threading.get_ident(), sys.gettrace(), sys.unraisablehook
-        sys.unraisablehook = lambda unraisable: None
-        sys.settrace(enter)
-        try:
-            call()
-            for _ in range(3):
-                pass
-        finally:
-            sys.settrace(before)
-            sys.unraisablehook = hook
 
 
 # --- system calls ------------------------------------------------------------------------------------------
