@@ -51,8 +51,7 @@ class Operation(NamedTuple):
 
 def _step(ended: str, begins: bool = False) -> Operation:
     def prepare(world: World, twin: Twin | None) -> dict[str, Any]:
-        heads = world.state.heads
-        head = heads[0] if heads else _budget_head(world)
+        head = _heads(world.buffer)[0]
         if begins:
             for target in (world.buffer,) if twin is None else (world.buffer, twin):
                 target.cut(0)
@@ -63,12 +62,8 @@ def _step(ended: str, begins: bool = False) -> Operation:
     )
 
 
-def _budget_head(world: World) -> int:
-    return int(world.buffer.episodes["stop"].max())
-
-
 def _lanes(world: World, twin: Twin | None) -> dict[str, Any]:
-    heads = world.state.heads or (_budget_head(world),)
+    heads = _heads(world.buffer)
     last = len(heads) - 1
     return lanes(
         [arguments(stream, head, "shown" if stream == last else "") for stream, head in enumerate(heads)]
@@ -269,7 +264,7 @@ class Scene:
     def count(self, fault: str) -> int:
         """Return at how many places a fault can come."""
         if fault in LINES:
-            return self.lines * (len(FAR) if fault == "twice" else 1)
+            return self.lines
         return self.calls[fault]
 
 

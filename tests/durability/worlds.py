@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -167,7 +168,8 @@ class State(NamedTuple):
     """What a buffer has lived through.
 
     Attributes:
-        heads: steps of each stream; none of them for a budget's: as many as bring it to its limit.
+        heads: steps of each stream; empty for a budget's: as many as bring it to its limit.
+        streams: how many there are then.
         each: steps that a stream keeps.
         period: an episode ends every so many steps.
         drawn: whether batches were drawn right before.
@@ -180,6 +182,7 @@ class State(NamedTuple):
     drawn: bool = False
     budget: bool = False
     reopened: bool = False
+    streams: int = 1
 
     def allows(self, home: Home) -> bool:
         """Whether a buffer that lives there can be in this state."""
@@ -201,6 +204,7 @@ STATES = {
     "streams": State((85, 64, 81), drawn=True),  # the second at a run's boundary, the third at an end
     "streams-run-boundary": State((64, 64, 64)),
     "budget": State((), each=640, budget=True),
+    "budget-streams": State((), each=640, budget=True, streams=2),
     "budget-reopened": State((), each=640, budget=True, reopened=True),
     "reopened": State((85,), reopened=True),
     "reopened-run-boundary": State((96,), reopened=True),
@@ -248,10 +252,10 @@ class World:
     def build(self) -> World:
         """Bring the buffer into its state."""
         state, home = self.state, self.home
-        heads = state.heads or budget_heads(home)
+        heads = state.heads or budget_heads(home, state.streams)
         self.buffer = rv.ReplayBuffer(
             spec(), state.each * len(heads), streams=len(heads), seed=0, residency=home.residency, path=self.path,
-            durability=home.durability, max_bytes=BUDGET if state.budget else None,
+            durability=home.durability, max_bytes=BUDGET * len(heads) if state.budget else None,
         )  # fmt: skip
         for kind, what in story(heads, state.period):
             if kind == "draw":
@@ -271,7 +275,7 @@ class World:
     def twin(self) -> Twin:
         """Return what the buffer has to be like after `build`; of what a budget let go it asks the buffer."""
         state = self.state
-        heads = state.heads or budget_heads(self.home)
+        heads = state.heads or budget_heads(self.home, state.streams)
         twin = Twin(state.each * len(heads), len(heads))
         for kind, what in story(heads, state.period):
             if kind != "draw":
@@ -312,22 +316,23 @@ def _story(heads: tuple[int, ...], period: int) -> Iterator[tuple[str, dict[str,
 
 
 @cache
-def budget_heads(home: Home) -> tuple[int, ...]:
-    """Return how many steps there are when the next one makes a budget let go of a run for the second time."""
-    import tempfile
-
+def budget_heads(home: Home, streams: int) -> tuple[int, ...]:
+    """Return how many steps streams have when the next ones make a budget let go of runs for the second time."""
     with tempfile.TemporaryDirectory(dir=ROOM) as folder:
         path = None if home.durability is None else Path(folder) / "a.replay"
-        buffer = rv.ReplayBuffer(spec(), 640, seed=0, residency=home.residency, path=path, durability=home.durability,
-                                 max_bytes=BUDGET)  # fmt: skip
+        buffer = rv.ReplayBuffer(
+            spec(), 640 * streams, seed=0, streams=streams, residency=home.residency, path=path,
+            durability=home.durability, max_bytes=BUDGET * streams,
+        )  # fmt: skip
         moved = 0
         for number in range(640):
             before = len(buffer)
-            buffer.add(**arguments(0, number, fate(0, number, 7)))
+            for stream in range(streams):
+                buffer.add(**arguments(stream, number, fate(stream, number, 7)))
             moved += len(buffer) < before
             if moved == 2:
                 buffer.close()
-                return (number,)
+                return (number,) * streams
     raise AssertionError("wanted a budget that is reached, got one that never is")
 
 
