@@ -34,12 +34,14 @@ def cells(seed: int, together: int = 10) -> Iterator[str]:
             yield f"{operation}/{state}/{home}/{fault}/{dice.randint(1, here.count(fault))}"
 
 
-def every_cell(share: float = 1.0, seed: int = 0) -> Iterator[str]:
-    """Yield every cell, or a share of all of them drawn by a seed."""
+def every_cell(share: float = 1.0, seed: int = 0, only: str = "") -> Iterator[str]:
+    """Yield every cell, or a share of all of them drawn by a seed; `only` as for `cells`."""
     dice = random.Random(seed)
     for operation, state, home in scenes():
-        here = scene(operation, state, home)
-        for fault in faults_of(operation, here.home):
+        for fault in faults_of(operation, HOMES[home]):
+            if not re.search(only, f"{operation}/{state}/{home}/{fault}"):
+                continue
+            here = scene(operation, state, home)
             for at in range(1, here.count(fault) + 1):
                 if share >= 1.0 or dice.random() < share:
                     yield f"{operation}/{state}/{home}/{fault}/{at}"
@@ -78,6 +80,7 @@ def main() -> int:
     parser.add_argument("cells", nargs="*", help="operation/state/home/fault/k")
     parser.add_argument("--share", type=float, default=0.0, help="of all cells, 0 to 1")
     parser.add_argument("--sample", type=int, default=0, help="so many cells, as the tests draw them")
+    parser.add_argument("--only", default="", help="a regular expression for operation/state/home/fault")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", action="store_true", help="say how many cells there are")
     parser.add_argument("--kinds", type=int, default=60, help="kinds of broken cells to tell")
@@ -93,8 +96,8 @@ def main() -> int:
                 total[fault] += scene(*one).count(fault)
         print(f"{len(scenes())} scenes, {sum(total.values()):,} cells: {total}")
         return 0
-    names = (iter(given.cells) if given.cells else every_cell(given.share, given.seed) if given.share
-             else cells(given.seed))  # fmt: skip
+    names = (iter(given.cells) if given.cells else every_cell(given.share, given.seed, given.only) if given.share
+             else cells(given.seed, given.only))  # fmt: skip
     tried, broken = try_cells(names, given.sample or float("inf"), not given.but_alone)
     print(f"{tried} cells in {time.perf_counter() - begun:.0f} s")
     if broken:

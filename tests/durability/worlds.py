@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -365,6 +366,7 @@ _copiers: dict[int, subprocess.Popen[str]] = {}  # process -> its own
 def copy_aside(path: Path, target: Path, log: bool = True) -> Path:
     """Copy a replay file, with its log or alone, by another process: were we to close it, our locks would go."""
     if os.getpid() not in _copiers:
+        atexit.register(stop_copying)
         _copiers[os.getpid()] = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _COPY],
             text=True,
