@@ -19,19 +19,26 @@ from torn import Broken
 from worlds import HOMES
 
 
-def cells(seed: int, together: int = 10) -> Iterator[str]:
-    """Yield cells for ever, drawn by a seed: some of one scene after the other, half of them without a file."""
+def cells(seed: int, only: str = "", together: int = 10) -> Iterator[str]:
+    """Yield cells for ever, drawn by a seed: some of one scene after the other, half of them without a file.
+
+    `only` is a regular expression that is found in operation/state/home/fault.
+    """
     dice = random.Random(seed)
+    chosen: dict[tuple[str, str, str], list[str]] = {}
+    for one in scenes():
+        for fault in faults_of(one[0], HOMES[one[2]]):
+            if re.search(only, "/".join((*one, fault))):
+                chosen.setdefault(one, []).append(fault)
     kinds = [
-        [one for one in scenes() if (HOMES[one[2]].durability is None) == quick] for quick in (True, False)
+        [one for one in chosen if (HOMES[one[2]].durability is None) == quick] for quick in (True, False)
     ]
     while True:
-        operation, state, home = dice.choice(dice.choice(kinds))
-        here = scene(operation, state, home)
-        faults = [fault for fault in faults_of(operation, here.home) if here.count(fault)]
-        for _ in range(together):
-            fault = dice.choice(faults)
-            yield f"{operation}/{state}/{home}/{fault}/{dice.randint(1, here.count(fault))}"
+        one = dice.choice(dice.choice([kind for kind in kinds if kind]))
+        counts = {fault: count for fault in chosen[one] if (count := scene(*one).count(fault))}
+        for _ in range(together if counts else 0):
+            fault = dice.choice(list(counts))
+            yield "/".join((*one, fault, str(dice.randint(1, counts[fault]))))
 
 
 def every_cell(share: float = 1.0, seed: int = 0, only: str = "") -> Iterator[str]:
