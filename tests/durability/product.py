@@ -37,7 +37,8 @@ def cells(seed: int, only: str = "", together: int = 10) -> Iterator[str]:
         one = dice.choice(dice.choice([kind for kind in kinds if kind]))
         counts = {fault: count for fault in chosen[one] if (count := scene(*one).count(fault))}
         for _ in range(together if counts else 0):
-            fault = dice.choice(list(counts))
+            # Arrays matter only where they are read twice, on few of the lines.
+            fault = dice.choices(list(counts), [3 if fault == "arrays" else 1 for fault in counts])[0]
             yield "/".join((*one, fault, str(dice.randint(1, counts[fault]))))
 
 
