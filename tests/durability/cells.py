@@ -144,6 +144,8 @@ class Cell:
             for stream in range(world.buffer.streams):
                 world.buffer.cut(stream)
         if scene.closes and _is_closed(world.buffer):
+            assert aside is not None
+            self._check_file(aside, [0, 1], "the file as it was", prefix=scene.home.durability == "chunk")
             world.buffer.close()
             lenient = self.fault in ERRORS and error and scene.home.durability == "chunk"
             self._check_file(world.path, [0] if lenient else [1], "the closed file", prefix=bool(lenient))
@@ -278,6 +280,8 @@ class Cell:
             return
         # One look more at a time: each takes as long as all the rest.
         more = "alone" if scene.name == "flush" else self.dice.choice(["alone", "resume", ""])
+        for stream in range(buffer.streams if more == "resume" else 0):
+            buffer.cut(stream)  # a file that is not closed is opened with all episodes ended
         if more:
             buffer.flush()
         if more == "alone" and self._alone:
@@ -286,7 +290,7 @@ class Cell:
         elif more == "resume":
             aside = copy_aside(world.path, world.folder / "flushed.replay")
             drawn = world.draw()
-            with rv.open(aside, mode="r") as other:
+            with rv.open(aside) as other:
                 if world.draw(other, {name: make() for name, make in SAMPLERS.items()}) != drawn:
                     raise Broken("resume: the file's next batches are not the buffer's")
         buffer.close()
