@@ -399,7 +399,7 @@ def held_elsewhere(lock: Any) -> tuple[threading.Thread, threading.Event]:
             at_work.set()
             go_on.wait()
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)  # a test that fails does not wait for it
     thread.start()
     at_work.wait()
     return thread, go_on
