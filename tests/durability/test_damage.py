@@ -53,7 +53,7 @@ def tell(path: Path, steps: int, close: bool = True, **settings) -> rv.ReplayBuf
 
 def answer(path: Path, residency: str, mode: str = "r") -> tuple:
     """Everything that a file says, as plain values, the next batch included."""
-    with rv.open(path, residency, mode) as buffer:
+    with rv.open(path, residency, mode, seed=None if mode == "r+" else 0) as buffer:
         index = buffer._index
         with buffer._turn:
             ids = np.arange(index.tail.item(0), index.head.item(0))
