@@ -43,11 +43,12 @@ def part(prefix: str) -> dict:
 @pytest.mark.parametrize("mode", ["r+", "r"])
 @pytest.mark.parametrize("residency", [None, "ram", "packed", "disk"])
 def test_its_next_batches_and_its_content_are_the_listed_ones(residency, mode, path):
-    """With every residency: first the batches that would have come next, then every step and episode."""
+    """With every residency: to a writer the batches that would have come next, and to all every step and episode."""
     with rv.open(path, residency, mode) as buffer:
         assert buffer.residency == (residency or "ram")
         assert (buffer.capacity, buffer.streams, buffer.spec) == (200, 2, made.SPEC)
-        assert_equal(made.next_batches(buffer, made.samplers()), part("next/"))
+        if mode == "r+":  # a reader has random numbers of its own
+            assert_equal(made.next_batches(buffer, made.samplers()), part("next/"))
         steps_and_episodes = {name: WANTED[name] for name in WANTED if not name.startswith("next/")}
         assert_equal(made.everything(buffer), steps_and_episodes)
 
