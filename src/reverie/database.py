@@ -381,9 +381,12 @@ class Database:
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
-        with suppress(*FAILURES), self._working:
-            if self._connection is not None and self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+        with self._working:
+            try:
+                if self._connection is not None and self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            except FAILURES:
+                pass  # the file cannot be read: there is nothing to take back
 
     # --- what there is ---------------------------------------------------------------------------------
 
