@@ -260,19 +260,19 @@ class Database:
 
     def do(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement."""
-        with self._working:
-            try:
+        try:
+            with self._working:
                 self._here().execute(sql, values)
-            except FAILURES as error:
-                raise self._error(error) from error
+        except FAILURES as error:
+            raise self._error(error) from error
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
-        with self._working:
-            try:
+        try:
+            with self._working:
                 return self._here().execute(sql, values).fetchall()
-            except FAILURES as error:
-                raise self._error(error) from error
+        except FAILURES as error:
+            raise self._error(error) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one."""
@@ -381,12 +381,10 @@ class Database:
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
-        with self._working:
-            try:
+        with suppress(*FAILURES):  # noqa: SIM117  # in one line, an interrupt could come between the two
+            with self._working:
                 if self._connection is not None and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-            except FAILURES:
-                pass  # the file cannot be read: there is nothing to take back
 
     # --- what there is ---------------------------------------------------------------------------------
 
