@@ -11,7 +11,8 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from cells import Cell
 from operations import FAULTS, faults_of, scene, scenes
@@ -56,9 +57,15 @@ def every_cell(share: float = 1.0, seed: int = 0, only: str = "") -> Iterator[st
 
 
 def try_cells(
-    names: Iterator[str], count: float = float("inf"), alone: bool = True
+    names: Iterator[str],
+    count: float = float("inf"),
+    alone: bool = True,
+    say: Callable[[str], object] = lambda text: None,
 ) -> tuple[int, dict[str, str]]:
-    """Try cells until `count` of them had something to fault; return how many had, and what broke, by cell."""
+    """Try cells until `count` of them had something to fault; return how many had, and what broke, by cell.
+
+    `say` is told of each that breaks.
+    """
     tried, broken = 0, {}
     for name in names:
         if tried >= count:
@@ -68,6 +75,7 @@ def try_cells(
         except Broken as error:
             tried += 1
             broken[name] = str(error)
+            say(f"{name}: {error}")
     return tried, broken
 
 
@@ -106,7 +114,9 @@ def main() -> int:
         return 0
     names = (iter(given.cells) if given.cells else every_cell(given.share, given.seed, given.only) if given.share
              else cells(given.seed, given.only))  # fmt: skip
-    tried, broken = try_cells(names, given.sample or float("inf"), not given.but_alone)
+    tried, broken = try_cells(
+        names, given.sample or float("inf"), not given.but_alone, partial(print, flush=True)
+    )
     print(f"{tried} cells in {time.perf_counter() - begun:.0f} s")
     if broken:
         print(told(broken, given.kinds))
