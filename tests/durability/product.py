@@ -20,8 +20,8 @@ from torn import Broken
 from worlds import HOMES
 
 
-def cells(seed: int, only: str = "", together: int = 10) -> Iterator[str]:
-    """Yield cells for ever, drawn by a seed: some of one scene after the other, half of them without a file.
+def cells(seed: int, only: str = "", together: int = 16) -> Iterator[str]:
+    """Yield cells for ever, drawn by a seed: some of one scene after the other, two of three without a file.
 
     `only` is a regular expression that is found in operation/state/home/fault.
     """
@@ -35,7 +35,7 @@ def cells(seed: int, only: str = "", together: int = 10) -> Iterator[str]:
         [one for one in chosen if (HOMES[one[2]].durability is None) == quick] for quick in (True, False)
     ]
     while True:
-        one = dice.choice(dice.choice([kind for kind in kinds if kind]))
+        one = dice.choice(kinds[dice.randrange(3) == 0] or kinds[0] or kinds[1])
         counts = {fault: count for fault in chosen[one] if (count := scene(*one).count(fault))}
         for _ in range(together if counts else 0):
             # Arrays matter only where they are read twice, on few of the lines.
