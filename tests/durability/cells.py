@@ -169,7 +169,7 @@ class Cell:
         scene, buffer = self.scene, world.buffer
         waiting = threading.Thread(target=len, args=(buffer,), daemon=True)
         waiting.start()
-        waiting.join(20)
+        waiting.join(10)
         if waiting.is_alive():
             raise Broken("memory: another thread waits for ever")
         got = look(buffer)

@@ -29,9 +29,9 @@ SQLITE_IOERR_FSYNC = 1034
 class Lines:
     """Acts before some line of reverie that calls come to, and maybe before a later one again.
 
-    All files of the package count, and so does every line: of `finally` and `except`, too. Only at the end of a
-    `with` block it waits for the next line: between the block's last line and the call of `__exit__` Python looks
-    for no signal and needs no memory.
+    All files of the package count, and so does every line: of `finally` and `except`, too. Only where Python looks
+    for no signal and needs no memory it waits for the next line: at the word `try`, and between the last line of
+    a `with` block and the call of `__exit__`.
 
     Args:
         act: what it returns, if anything, is raised there.
@@ -64,7 +64,7 @@ class Lines:
             self.seen += 1
             if self._at:
                 self._at[0] -= 1
-                if self._at[0] <= 0 and not _leaves_with(frame):
+                if self._at[0] <= 0 and not _is_deaf(frame):
                     del self._at[0]
                     self.left -= 1
                     wrong = self._act()
@@ -84,15 +84,17 @@ class Lines:
         sys.settrace(self._enter)
 
 
-_LOAD, _SWAP, _NOP = (opcode.opmap[name] for name in ("LOAD_CONST", "SWAP", "NOP"))
+_LOAD, _SWAP, _NOP, _CAUGHT = (opcode.opmap[name] for name in ("LOAD_CONST", "SWAP", "NOP", "PUSH_EXC_INFO"))
 
 
-def _leaves_with(frame: FrameType) -> bool:
-    """Whether a frame is about to call `__exit__`, with three times None or with an exception."""
+def _is_deaf(frame: FrameType) -> bool:
+    """Whether nothing can be raised where a frame is: it enters a `try`, or is about to call `__exit__`."""
     code, at = frame.f_code.co_code, frame.f_lasti
-    if opcode.opname[code[at]] == "PUSH_EXC_INFO":
+    if code[at] == _NOP:
+        return True
+    if code[at] == _CAUGHT:
         return opcode.opname[code[at + 2]] == "WITH_EXCEPT_START"
-    while code[at] in (_SWAP, _NOP):
+    if code[at] == _SWAP:
         at += 2
     places = [place for place in (at, at + 2, at + 4) if place + 1 < len(code)]
     nothing = [code[place] == _LOAD and frame.f_code.co_consts[code[place + 1]] is None for place in places]

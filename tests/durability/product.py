@@ -11,7 +11,8 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from cells import Cell
 from operations import FAULTS, faults_of, scene, scenes
@@ -19,8 +20,8 @@ from torn import Broken
 from worlds import HOMES
 
 
-def cells(seed: int, only: str = "", together: int = 10) -> Iterator[str]:
-    """Yield cells for ever, drawn by a seed: some of one scene after the other, half of them without a file.
+def cells(seed: int, only: str = "", together: int = 16) -> Iterator[str]:
+    """Yield cells for ever, drawn by a seed: some of one scene after the other, two of three without a file.
 
     `only` is a regular expression that is found in operation/state/home/fault.
     """
@@ -34,7 +35,7 @@ def cells(seed: int, only: str = "", together: int = 10) -> Iterator[str]:
         [one for one in chosen if (HOMES[one[2]].durability is None) == quick] for quick in (True, False)
     ]
     while True:
-        one = dice.choice(dice.choice([kind for kind in kinds if kind]))
+        one = dice.choice(kinds[dice.randrange(3) == 0] or kinds[0] or kinds[1])
         counts = {fault: count for fault in chosen[one] if (count := scene(*one).count(fault))}
         for _ in range(together if counts else 0):
             # Arrays matter only where they are read twice, on few of the lines.
@@ -56,9 +57,15 @@ def every_cell(share: float = 1.0, seed: int = 0, only: str = "") -> Iterator[st
 
 
 def try_cells(
-    names: Iterator[str], count: float = float("inf"), alone: bool = True
+    names: Iterator[str],
+    count: float = float("inf"),
+    alone: bool = True,
+    say: Callable[[str], object] = lambda text: None,
 ) -> tuple[int, dict[str, str]]:
-    """Try cells until `count` of them had something to fault; return how many had, and what broke, by cell."""
+    """Try cells until `count` of them had something to fault; return how many had, and what broke, by cell.
+
+    `say` is told of each that breaks.
+    """
     tried, broken = 0, {}
     for name in names:
         if tried >= count:
@@ -68,6 +75,7 @@ def try_cells(
         except Broken as error:
             tried += 1
             broken[name] = str(error)
+            say(f"{name}: {error}")
     return tried, broken
 
 
@@ -106,7 +114,9 @@ def main() -> int:
         return 0
     names = (iter(given.cells) if given.cells else every_cell(given.share, given.seed, given.only) if given.share
              else cells(given.seed, given.only))  # fmt: skip
-    tried, broken = try_cells(names, given.sample or float("inf"), not given.but_alone)
+    tried, broken = try_cells(
+        names, given.sample or float("inf"), not given.but_alone, partial(print, flush=True)
+    )
     print(f"{tried} cells in {time.perf_counter() - begun:.0f} s")
     if broken:
         print(told(broken, given.kinds))
