@@ -82,6 +82,19 @@ def many_episodes(rounds: int) -> list[Row]:
             np.median([timed(lambda held=memory: held.episodes[-1]) for _ in range(rounds)])
         )
     few, many = times.values()
+    flushes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for episodes in times:
+            path = Path(folder) / f"{episodes}.replay"
+            with rv.ReplayBuffer(SPEC, episodes, seed=0, path=path, durability="chunk") as kept:
+                for step in range(episodes):
+                    add(kept, step, ends=True)
+                kept.flush()
+                flushes[episodes] = float(np.median([timed(kept.flush) for _ in range(10)]))
+    idle, least = flushes[EPISODES], flushes[EPISODES // 100]
+    rows.append(
+        Row(f"idle flush, {EPISODES:,} episodes over {EPISODES // 100:,}", idle, least, idle / least, 2.0)
+    )
     rows.append(Row(f"episodes[-1] of {EPISODES:,} over {EPISODES // 100:,}", many, few, many / few, 2.0))
     return rows
 

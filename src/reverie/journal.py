@@ -15,7 +15,7 @@ from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
 from reverie.loading import Loader
 from reverie.runs import Runs
 from reverie.spec import Column
-from reverie.states import Remembered
+from reverie.states import PackedArrays, Remembered
 from reverie.stores import FinalStore, Store
 
 # What the file is told of a step: its values by column, how it ended, its final observation.
@@ -201,16 +201,15 @@ class Journal:
 
     # --- bringing all of it to the disk ----------------------------------------------------------------
 
-    def flush(self, memories: Remembered, clean: bool = False) -> None:
+    def flush(self, named: Mapping[str, Any], arrays: PackedArrays | None, clean: bool = False) -> None:
         """Write all that memory holds and the file does not, and make it survive a loss of power.
 
         Args:
-            memories: what else has to be remembered.
+            named, arrays: what else has to be remembered; None where the arrays are as at the last flush.
             clean: whether the buffer is closed with it, so that an episode that runs goes on after a resume.
         """
-        named, arrays = memories
         with self.file.db.syncing():
-            self.put_rest((named | {"clean": clean}, arrays))
+            self.put_rest({**named, "clean": clean}, arrays)
         self.all_put()
 
     def all_put(self) -> None:
@@ -219,18 +218,17 @@ class Journal:
         self.filed[:] = index.head
         self._put[:] = index.head, index.begun, index.open_row
 
-    def put_rest(self, memories: Remembered) -> None:
+    def put_rest(self, named: Mapping[str, Any], arrays: PackedArrays | None) -> None:
         """Put the steps and episodes that the file does not have, and what else has to be remembered."""
         index = self._index
         now = np.stack([index.head, index.begun, index.open_row])
         for stream in np.flatnonzero((now != self._put).any(axis=0)).tolist():
             self._put_open(stream)
             self._put_episodes(stream)
-        named, arrays = memories
-        self._put_notes(
-            named | {"synced": self.file.meta("synced") + 1}
-        )  # so that there is always something to sync
-        self.file.put_arrays(arrays)
+        # So that there is always something to sync.
+        self._put_notes({**named, "synced": self.file.meta("synced") + 1})
+        if arrays is not None:
+            self.file.put_arrays(arrays)
 
     def put_all(self, memories: Remembered) -> None:
         """Put all that memory holds, inside of a transaction, into a file that may hold anything.
@@ -258,7 +256,7 @@ class Journal:
         file.drop_other_episodes(set())
         self.kept[:] = 0
         self._put[:] = -1
-        self.put_rest(memories)
+        self.put_rest(*memories)
 
     # --- rows ------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from reverie.file import ReplayFile
 from reverie.journal import Journal
 from reverie.loading import Loader
 from reverie.process import own_stream, watch
-from reverie.resuming import recall, remember
+from reverie.resuming import recall, remember, remember_rest
 from reverie.saving import copy_file, copy_memory, snapshot
 from reverie.settings import Settings
 from reverie.states import Remembered, SamplerStates, generator_state
@@ -55,6 +55,10 @@ class Keeper:
         self._journal: Journal | None = None
         self._samplers = SamplerStates()
         self._used: Sampler | None = None  # by a draw or an update that is not through
+        self._uses = 0  # draws and updates so far
+        self._flushed: tuple[int, int, int] | None = (
+            None  # episodes begun and dropped, and uses, at the last flush
+        )
         self._identity = uuid.uuid4().hex  # by which copies know whose they are
         # Whether random numbers were drawn, and notes taken, that the file does not know of.
         self._drawn = self._noted = False
@@ -164,6 +168,7 @@ class Keeper:
     def using(self, sampler: Sampler) -> None:
         """A sampler is about to change; `used` says that it has."""
         sampler.mark()
+        self._uses += 1
         self._used = sampler
 
     def used(self) -> None:
@@ -202,8 +207,7 @@ class Keeper:
             self.check_own()
         if self._journal is not None:
             self._await_copy()
-            self._journal.flush(self._remember())
-            self._told()
+            self._flush(clean=False)
 
     def save_as(self, path: Path, turn: ExitStack) -> None:
         """Write a copy.
@@ -260,12 +264,24 @@ class Keeper:
         try:
             self.settle()
             if self._journal is not None:
-                self._journal.flush(self._remember(), clean=True)
+                self._flush(clean=True)
                 self._journal = self.changes.journal = None
         except ReplayError:
             self.file.close()
             raise
         self.file.close()
+
+    def _flush(self, clean: bool) -> None:
+        """Flush; what samplers and episodes came to is told only if that has changed since the last flush."""
+        assert self._journal is not None
+        index = self._index
+        now = index.next_order, int(index.dropped.sum()), self._uses
+        named, arrays = (
+            self._remember() if now != self._flushed else (remember_rest(self._rng, index, self.notes), None)
+        )
+        self._journal.flush(named, arrays, clean)
+        self._flushed = now
+        self._told()
 
     def _remember(self) -> Remembered:
         return remember(self._rng, self._samplers, self._index, self.notes)

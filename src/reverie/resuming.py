@@ -103,9 +103,13 @@ def remember(
         [kind, to_json(f"samplers/{place}", state, arrays)]
         for place, (kind, state) in enumerate(samplers.save())
     ]
+    return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays, Codec())
+
+
+def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `remember` does, but what samplers remember and where episodes lie."""
     ends = [index.tail.tolist(), index.head.tolist()]
-    named = {"rng": generator_state(rng), "samplers": states, "notes": dict(notes), "ends": ends}
-    return named, pack_arrays(arrays, Codec())
+    return {"rng": generator_state(rng), "notes": dict(notes), "ends": ends}
 
 
 def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], Places | None]:
