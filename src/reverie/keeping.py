@@ -207,6 +207,7 @@ class Keeper:
             self.check_own()
         if self._journal is not None:
             self._await_copy()
+            self.check_open()  # another thread may have closed it meanwhile
             self._flush(clean=False)
 
     def save_as(self, path: Path, turn: ExitStack) -> None:
