@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -75,7 +76,7 @@ class IRISReplayBuffer:
         if not frame.shape:
             raise BadSetting("obs_shape: wanted at least one axis, got (); pass for example (3, 64, 64)")
         self.obs_shape = frame.shape
-        spec = StepSpec(frame, Field((self.action_size,), "float32"), {"terminals": Field((), "float32")})
+        spec = _spec_of(frame, self.action_size)
         self._take(ReplayBuffer(spec, self.size, seed=seed, path=path))
         self._engine._keeper.note(seq_len=self.seq_len, batch_size=self.batch_size)
         self._note()
@@ -93,7 +94,7 @@ class IRISReplayBuffer:
         """
         engine = open(path, "ram")
         notes = engine._keeper.notes
-        if not notes.keys() >= {"seq_len", "batch_size", "episodes", "steps_before", "moved"}:
+        if not _is_iris(engine.spec, engine.streams, notes):
             engine.close()
             raise FileError(
                 f"{path}: wanted the file of an IRISReplayBuffer, got another buffer's; use reverie.open"
@@ -381,3 +382,17 @@ class IRISReplayBuffer:
 
     def __repr__(self) -> str:
         return f"IRISReplayBuffer({len(self):,} of {self.size:,} transitions: {self._engine!r})"
+
+
+def _spec_of(frame: Field, action_size: int) -> StepSpec:
+    return StepSpec(frame, Field((action_size,), "float32"), {"terminals": Field((), "float32")})
+
+
+def _is_iris(spec: StepSpec, streams: int, notes: Mapping[str, Any]) -> bool:
+    """Whether a file is that of an IRISReplayBuffer."""
+    if streams != 1 or not all(isinstance(field, Field) and field.shape for field in (spec.obs, spec.action)):
+        return False
+    lows = {"seq_len": 1, "batch_size": 1, "episodes": 0, "steps_before": -MOST}
+    known = all(type(notes.get(name)) is int and low <= notes[name] <= MOST for name, low in lows.items())
+    own = _spec_of(Field(spec.obs.shape, "uint8"), spec.action.shape[0])
+    return known and type(notes.get("moved")) is bool and spec == own

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reverie.errors import FileError
+from reverie.confines import TooMuchWork, confine, limit_row, rationed
+from reverie.errors import BufferClosed, FileError, TooLarge
+from reverie.printable import printable
 
 # Pages of 4 KiB in the write-ahead log before SQLite moves them into the file: fewer, larger waits for the disk.
 CHECKPOINT_PAGES = 4000
@@ -18,6 +20,9 @@ BUSY_S = 10.0  # how long to wait for another program that holds the file locked
 
 # What sqlite3 raises; for a damaged file also what texts that are no UTF-8, and lengths beyond all bounds, come to.
 FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
+
+# What code comes to that is given values it was not written for.
+DOUBTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 # SQLite's name of an error, or how it begins -> what was wanted and what came, and the remedy
 MEANINGS = {
@@ -53,6 +58,7 @@ class Database:
         self.path = path
         self.mode = mode
         self._name = os.fspath(path)
+        self._closed = False
         self._pid = os.getpid()
         # A reader that may not write leaves SQLite's log and its index behind; one that may, and never does,
         # clears them away when it is the last to close.
@@ -69,6 +75,7 @@ class Database:
             raise self._error(error) from error
         self._identity = self._stat()
         try:
+            confine(self._connection)
             self.do("PRAGMA cell_size_check = ON")
             self.do(f"PRAGMA query_only = {int(mode == 'r')}")
             self.do("PRAGMA trusted_schema = OFF")
@@ -88,6 +95,7 @@ class Database:
             with suppress(*FAILURES):
                 if self.mode == "r+":
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._closed = True
             self._connection.close()
 
     # --- statements ------------------------------------------------------------------------------------
@@ -109,10 +117,13 @@ class Database:
             raise self._error(error) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
-        """Yield the rows of a query one by one."""
+        """Yield the rows of a query one by one, if they are no more than the file can hold."""
         self._check_process()
         try:
-            yield from self._connection.execute(sql, values)
+            with rationed(self._connection, self._size()):
+                yield from self._connection.execute(sql, values)
+        except TooMuchWork as error:
+            raise self.damaged(str(error)) from error
         except FAILURES as error:
             raise self._error(error) from error
 
@@ -137,7 +148,7 @@ class Database:
     def begin(self) -> None:
         """Read all that follows of one moment, whatever a writer does meanwhile, until `roll_back`."""
         self.do("BEGIN")
-        self.one("SELECT count(*) FROM meta")  # the moment is that of the first read
+        self.rows("SELECT 1 FROM meta LIMIT 1")  # the moment is that of the first read
 
     @contextmanager
     def syncing(self) -> Iterator[None]:
@@ -171,7 +182,7 @@ class Database:
 
     def integrity(self) -> list[str]:
         """Return what SQLite finds wrong with its own structures."""
-        return [text for (text,) in self.rows("PRAGMA integrity_check") if text != "ok"]
+        return [text for (text,) in self.each("PRAGMA integrity_check") if text != "ok"]
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
@@ -186,11 +197,39 @@ class Database:
 
     def _check_process(self) -> None:
         """SQLite forbids a fork to use its parent's connection: it would read and write what is not so."""
+        if self._closed:
+            raise BufferClosed(
+                "wanted an open replay file, got a closed one; open it again, or close it later"
+            )
         if self._pid != os.getpid():
             raise FileError(
                 f"{self.path}: wanted the process that opened it, got a fork of it; "
                 f"open it there with reverie.open(path, mode='r')"
             )
+
+    def _size(self) -> int:
+        """Bytes of the file and its log."""
+        size = 0
+        for name in (self._name, f"{self._name}-wal"):
+            with suppress(OSError):
+                size += os.stat(name).st_size
+        return size
+
+    def limit_row(self, nbytes: int) -> None:
+        """Let no row be read or written that takes more than so many bytes, or than the longest named value."""
+        limit_row(self._connection, nbytes)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What goes wrong inside comes of what the file holds: it becomes one FileError."""
+        try:
+            yield
+        except TooLarge:
+            raise
+        except MemoryError as error:
+            raise FileError(f"{self.path}: {MEANINGS['SQLITE_NOMEM']}") from error
+        except DOUBTS as error:
+            raise self.damaged(str(error) or type(error).__name__) from error
 
     def _stat(self) -> tuple[int, int] | None:
         try:
@@ -202,14 +241,15 @@ class Database:
     def damaged(self, what: str) -> FileError:
         """Return the error for content that cannot be."""
         return FileError(
-            f"{self.path}: wanted a whole file, got a damaged one: {what}; restore it from a copy made by save_as"
+            f"{self.path}: wanted a whole file, got a damaged one: {printable(what, 400)}; "
+            f"restore it from a copy made by save_as"
         )
 
     def _error(self, error: Exception) -> FileError:
         name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
         for prefix, meaning in MEANINGS.items():
             if name.startswith(prefix):
-                return FileError(f"{self.path}: {meaning} ({error})")
+                return FileError(f"{self.path}: {meaning} ({printable(error, 400)})")
         return self.damaged(str(error))
 
 

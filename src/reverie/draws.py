@@ -61,8 +61,16 @@ class Sampler(ABC):
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        assert not state, "a sampler that saves something must also load it"
+        """Take back what `save` returned.
+
+        Raises:
+            BadSetting, KeyError, TypeError, ValueError: it is no such state.
+        """
+        if state:
+            raise BadSetting(
+                f"{type(self).__name__}: wanted nothing to load, got a state; a sampler that saves something must "
+                f"also load it"
+            )
 
 
 def check_sampler(name: str, value: object) -> Sampler:

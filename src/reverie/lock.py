@@ -7,10 +7,14 @@ import errno
 import json
 import os
 import socket
+import stat
 import weakref
 from pathlib import Path
 
 from reverie.errors import FileError
+from reverie.printable import printable
+
+MOST_OWNER = 1000  # bytes that are read of what a lock says about its owner
 
 
 class WriterLock:
@@ -42,7 +46,7 @@ class WriterLock:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                owner = os.read(handle, 1000)
+                owner = os.read(handle, MOST_OWNER)
                 os.close(handle)
                 raise FileError(
                     f"{path}: wanted to be its only writer, got {_named(owner)} writing there; "
@@ -144,21 +148,54 @@ def writing_process(path: Path) -> str | None:
     It only reads: to try the lock would be in a writer's way who comes at that moment. Of another computer's
     processes nothing is known but that they took the lock and did not let go of it.
     """
-    try:
-        owner = Path(f"{path}-lock").read_bytes()
-        found = json.loads(owner)
-        if found["host"] == socket.gethostname():
-            os.kill(int(found["pid"]), 0)  # sends nothing, and fails if there is no such process
-    except PermissionError:
-        pass  # there is one, of another user
-    except (OSError, ValueError, KeyError, TypeError):
+    owner = _owner(_read(Path(f"{path}-lock")))
+    if owner is None:
         return None
-    return _named(owner)
+    pid, host = owner
+    if host == socket.gethostname():
+        try:
+            os.kill(pid, 0)  # sends nothing, and fails if there is no such process
+        except PermissionError:
+            pass  # there is one, of another user
+        except OSError:
+            return None
+    return f"process {pid} on {printable(host, 100)}"
 
 
-def _named(owner: bytes) -> str:
+def _read(path: Path) -> bytes:
+    """Return how a file begins, or nothing if there is none. Another program's pipe is not waited for."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        try:
+            return os.read(handle, MOST_OWNER)
+        finally:
+            os.close(handle)
+    return b""
+
+
+def _owner(said: bytes) -> tuple[int, str] | None:
+    """Return number and computer of the process that wrote this into a lock, if it is one."""
     try:
-        found = json.loads(owner)
-        return f"process {int(found['pid'])} on {found['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        found = json.loads(said)
+        pid, host = found["pid"], found["host"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if type(pid) is not int or type(host) is not str or not 0 < pid < 2**31:
+        return None
+    return pid, host
+
+
+def _named(said: bytes) -> str:
+    owner = _owner(said)
+    return "another process" if owner is None else f"process {owner[0]} on {printable(owner[1], 100)}"
+
+
+def check_neighbours(path: Path) -> None:
+    """Refuse a file beside which, under a name of SQLite's, lies what would be waited for without an end: a pipe."""
+    for suffix in ("-journal", "-wal", "-shm", "-lock"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not stat.S_ISREG(os.stat(f"{path}{suffix}").st_mode):
+                raise FileError(
+                    f"{path}: wanted a file or nothing under the name {path.name}{suffix}, got something else; "
+                    f"remove it"
+                )

@@ -15,8 +15,11 @@ import numpy as np
 
 from reverie.codec import Codec
 from reverie.episodes import EpisodeIndex
+from reverie.errors import BadSetting
 from reverie.file import ReplayFile
+from reverie.limits import most_array_bytes
 from reverie.mending import Places, places
+from reverie.schema import is_obs_name
 from reverie.settings import Settings, settings_from
 from reverie.states import (
     Arrays,
@@ -26,6 +29,7 @@ from reverie.states import (
     generator_from,
     generator_state,
     pack_arrays,
+    sampler_entries,
     to_json,
     unpack_arrays,
 )
@@ -49,10 +53,12 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
     """
     # Narrow columns first: SQLite has to walk through what stands before the one that is read.
     columns = [column.name for column in sorted(settings.stored, key=lambda column: column.field.nbytes)]
-    obs = [name for name in columns if name == "obs" or name.startswith("obs/")]
+    obs = [name for name in columns if is_obs_name(name)]
     meta = {**settings.to_json(), "identity": uuid.uuid4().hex, "copy_of": copy_of, "clean": True, "synced": 0,
             "rng": generator_state(rng), "samplers": [], "notes": {}, "ends": []}  # fmt: skip
-    return ReplayFile.create(path, meta, columns, obs)
+    file = ReplayFile.create(path, meta, columns, obs)
+    file.db.limit_row(settings.most_row_bytes)
+    return file
 
 
 @contextmanager
@@ -67,12 +73,24 @@ def removed_on_error(file: ReplayFile | None) -> Iterator[None]:
 
 
 def read_settings(file: ReplayFile, residency: str | None) -> tuple[Settings, np.random.Generator]:
-    """Return a file's settings and generator; `residency` replaces the file's unless None."""
+    """Return a file's settings and generator; `residency` replaces the file's unless None.
+
+    Raises:
+        FileError: they are none, or do not go with the tables.
+    """
     meta = {name: file.meta(name) for name in (*SETTINGS, "rng")}
-    try:
-        return settings_from(meta, residency), generator_from(meta["rng"])
-    except (KeyError, TypeError, LookupError) as error:
-        raise file.db.damaged(f"its settings are none: {error}") from error
+    with file.db.reading():
+        settings = settings_from(meta, residency)
+        if not fits_tables(settings, file):
+            raise ValueError("its spec has other columns than its tables")
+        rng = generator_from(meta["rng"])
+    file.db.limit_row(settings.most_row_bytes)
+    return settings, rng
+
+
+def fits_tables(settings: Settings, file: ReplayFile) -> bool:
+    """Whether the tables of a file have the columns of a spec."""
+    return sorted(column.name for column in settings.stored) == sorted(file.columns)
 
 
 def remember(
@@ -93,20 +111,24 @@ def remember(
     ]
     ends = [index.tail.tolist(), index.head.tolist()]
     named = {"rng": generator_state(rng), "samplers": states, "notes": dict(notes), "ends": ends}
+    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.row_of_slot))
+    if size > most:
+        raise BadSetting(
+            f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
+        )
     return named, pack_arrays(arrays, Codec())
 
 
 def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], Places | None]:
     """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
-    try:
-        arrays = unpack_arrays(file.arrays(), Codec())
-        samplers.load([(kind, from_json(state, arrays)) for kind, state in file.meta("samplers")])
-        notes = dict(file.meta("notes"))
-    except (ValueError, TypeError, LookupError) as error:
-        raise file.db.damaged(f"what samplers remember is damaged: {error}") from error
-    if "index/row" not in arrays:
-        return notes, None
-    return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))
+    notes: dict[str, Any] = file.meta("notes")
+    with file.db.reading():
+        arrays = unpack_arrays(file.arrays(), Codec(), most_array_bytes(file.meta("capacity")))
+        states = [(kind, from_json(state, arrays)) for kind, state in sampler_entries(file.meta("samplers"))]
+        samplers.load(states, f"{file.db.path}: ")
+        if "index/row" not in arrays:
+            return notes, None
+        return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))
 
 
 class Closable(Protocol):

@@ -12,6 +12,7 @@ from reverie.door import number
 from reverie.draws import EpisodeUniform, Recent, Sampler, State, Uniform, check_sampler
 from reverie.episodes import EpisodeIndex, Ints
 from reverie.errors import BadSetting
+from reverie.kept import kept, unfit
 from reverie.priorities import Prioritized, VisitBalanced
 from reverie.queues import Fresh, Shuffled, join
 from reverie.windows import Anchors, Drawn
@@ -71,6 +72,13 @@ class Mixture(Sampler):
         return {"parts": [sampler.save() for sampler in self.samplers]}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        for sampler, part in zip(self.samplers, state["parts"], strict=True):
+        """Take back what `save` returned.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        parts = kept(state, "parts")["parts"]
+        if not isinstance(parts, list) or len(parts) != len(self.samplers):
+            raise unfit("parts", f"a list of {len(self.samplers)}", str(type(parts).__name__))
+        for sampler, part in zip(self.samplers, parts, strict=True):
             sampler.load(part)

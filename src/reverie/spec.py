@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
+from reverie.limits import MOST_AXES, field_dtype
 
 # The fields every step has. Extra fields may take none of these names, nor those that a batch adds.
 STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
 RESERVED = frozenset({*STEP_FIELDS, "final_obs", "stream", "start", "is_first", "is_last", "is_terminal",
                       "mask", "obs_mask", "train_mask", "weight", "extras"})  # fmt: skip
+
+MOST_VALUES = 2**40  # of one step
 
 Tree = Any  # one array, or a (nested) dict of arrays: Python cannot name the recursion usefully
 
@@ -41,6 +44,10 @@ class Field:
                     f"Field: wanted a shape of positive integers, got {shape!r}; "
                     f"leave out batch and time axes, and use () for a scalar"
                 )
+        if len(axes) > MOST_AXES or math.prod(map(int, axes)) > MOST_VALUES:
+            raise BadSetting(
+                f"Field: wanted at most {MOST_AXES} axes and 2**40 values, got more; store less in a step"
+            )
         try:
             self.dtype = np.dtype(dtype)
         except TypeError as error:
@@ -215,7 +222,11 @@ class StepSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StepSpec:
-        """Return the spec that `to_json` described."""
+        """Return the spec that `to_json` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: it described none.
+        """
         return cls(*(_tree_from_json(value[name]) for name in ("obs", "action", "extras")))
 
     def __repr__(self) -> str:
@@ -302,4 +313,7 @@ def _tree_to_json(tree: Tree) -> Any:
 def _tree_from_json(value: Any) -> Tree:
     if isinstance(value, Mapping):
         return {key: _tree_from_json(child) for key, child in value.items()}
-    return Field(tuple(value[0]), value[1])
+    shape, dtype = value
+    if type(shape) is not list:
+        raise ValueError(f"wanted a shape, got {str(shape)[:40]}")
+    return Field(shape, field_dtype(dtype))
