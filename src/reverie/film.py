@@ -99,7 +99,9 @@ def _row_of(view: View, number: int) -> int:
     rows = index.live_rows()
     orders = index.order[rows].tolist()
     if not orders:
-        raise BadSetting(f"episode: wanted one of a file that holds episodes, got {number} of an empty one")
+        raise BadSetting(
+            f"episode: wanted one of a file that holds episodes, got {number} of an empty one; record some first"
+        )
     if number not in orders:
         raise BadSetting(
             f"episode: wanted one of the {len(orders):,} that are live, numbered {orders[0]} to {orders[-1]}, "

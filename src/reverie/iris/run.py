@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +27,7 @@ from reverie import (
     BadSetting,
     EpisodeUniform,
     Field,
+    FileError,
     Mixture,
     Recent,
     ReplayBuffer,
@@ -48,6 +51,7 @@ from reverie.iris.train import (
     train_tokenizer,
     train_world_model,
 )
+from reverie.printable import printable
 from reverie.torch import DeviceMirror
 
 Games = Callable[[bool], Game]
@@ -58,6 +62,10 @@ Watch = Callable[[str, int, int], None]
 
 CHECKPOINT = "checkpoint.pt"
 PERPLEXITY_FRAMES = 512
+# What a checkpoint holds.
+KINDS = {"seed": int, "game": str, "config": str, "generation": int, "replay": str, "epoch": int, "steps": int,
+         "agent": dict, "optimisers": dict, "collector": str,
+         "frames": torch.Tensor, "chance": torch.Tensor}  # fmt: skip
 
 
 def new_replay(config: Config, seed: int) -> ReplayBuffer:
@@ -145,6 +153,7 @@ class Run:
 
         Raises:
             BadSetting: there is no run.
+            FileError: its checkpoint is none, or damaged.
         """
         state = read_checkpoint(folder)
         config = config_from_json(state["config"])
@@ -158,6 +167,16 @@ class Run:
         shutil.copyfile(folder / state["replay"], live)
         self._use(reverie.open(live, residency="ram"))
         self.done, self.steps = state["epoch"], state["steps"]
+        try:
+            with _reading(folder / CHECKPOINT):
+                self._load(state)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Take back what a checkpoint holds beside the replay and how far the run had come."""
         self.agent.load_state_dict(state["agent"])
         for name, optimiser in self._optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
@@ -165,7 +184,6 @@ class Run:
         torch.set_rng_state(state["chance"])
         if self.agent.device.type == "cuda":
             torch.cuda.set_rng_state(state["chance_there"], self.agent.device)
-        return self
 
     def epoch(self, watch: Watch | None = None) -> Metrics:
         """Play, learn, test and keep one epoch; return what there is to tell of it.
@@ -323,16 +341,39 @@ class Run:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return what the checkpoint of a run holds.
+    """Return what the checkpoint of a run holds. No code in it is run.
 
     Raises:
         BadSetting: there is none.
+        FileError: it is something else, cut short, or damaged.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         raise BadSetting(f"run: wanted a folder with {CHECKPOINT}, got {folder}; start a run there first")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    with _reading(path):
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if type(state) is not dict:
+            raise ValueError(f"it holds a {type(state).__name__}")
+        for name, kind in KINDS.items():
+            if not isinstance(state[name], kind):
+                raise ValueError(f"its {name} is a {type(state[name]).__name__}")
+        if not re.fullmatch(r"replay-\d+-[01]", state["replay"]):
+            raise ValueError("the name of its replay is none")
+        config_from_json(state["config"])
     return state
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong inside comes of what the checkpoint holds: it becomes one FileError."""
+    try:
+        yield
+    except Exception as error:  # PyTorch has a dozen kinds for a file that it cannot read
+        why = (str(error) or type(error).__name__).partition("\n")[0]
+        raise FileError(
+            f"{path}: wanted the checkpoint of a run, got a damaged one or something else ({printable(why, 200)}); "
+            f"restore the folder from a copy, or start a run in another"
+        ) from error
 
 
 def _told(phase: str, played: Played) -> Metrics:
