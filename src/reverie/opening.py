@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from reverie.buffer import ReplayBuffer
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, TooLarge
 from reverie.file import ReplayFile
 from reverie.stores import check_residency
 
@@ -38,6 +38,14 @@ def open(path: str | os.PathLike[str], residency: str | None = None, mode: str =
     file = ReplayFile.open(Path(path), mode)
     try:
         return ReplayBuffer._resume(file, residency)
+    except MemoryError as error:
+        file.close()
+        if isinstance(error, TooLarge):
+            raise
+        raise TooLarge(
+            f"{path}: wanted memory for what it holds, got none; open it with residency='packed' or 'disk', or close "
+            f"something"
+        ) from error
     except BaseException:
         file.close()
         raise

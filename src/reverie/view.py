@@ -42,8 +42,9 @@ def viewing(path: Path) -> Iterator[View]:
         each = settings.capacity // settings.streams
         obs = [column for column in settings.stored if column.name in file.obs_columns]
         reserve_for(file, index_alone)
-        index = EpisodeIndex(settings.streams, each)
-        store, finals = make_stores("disk", settings.stored, obs, Runs(settings.streams, each), file)
+        with file.db.reading():
+            index = EpisodeIndex(settings.streams, each)
+            store, finals = make_stores("disk", settings.stored, obs, Runs(settings.streams, each), file)
         Loader(file, settings.stored, index, store, finals).load()
         yield View(file, settings, index, store, finals)
         file.db.roll_back()

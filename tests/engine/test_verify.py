@@ -65,7 +65,7 @@ def do(path: Path, sql: str, *values) -> None:
         assert connection.execute(sql, values).rowcount != 0, "the statement meets a row"
 
 
-def change(path: Path, table: str, number: int, **values) -> None:
+def change(path: Path, table: str, number: int, /, **values) -> None:
     """Change a row and give it the checksums that go with it."""
     form, count = FORMS[table]
     with closing(sqlite3.connect(path)) as connection, connection:
