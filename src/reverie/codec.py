@@ -48,8 +48,6 @@ class Codec:
         Raises:
             ValueError: these are not the bytes of such an array.
         """
-        if packed[:1] not in (PLAIN, ZSTD):
-            raise ValueError(f"it begins with {packed[:1]!r}")
         nbytes = math.prod(shape) * dtype.itemsize
         values = np.frombuffer(self._body(packed, nbytes), dtype)
         if dtype.kind == "b" and (values.view(np.uint8) > 1).any():
@@ -83,20 +81,26 @@ class Codec:
         if before is None:
             raise ValueError("packed as a change of the step before, which is not there")
         bits = _bits(before)
-        changed = np.frombuffer(self._body(packed, bits.nbytes), bits.dtype).reshape(bits.shape)
+        changed = np.frombuffer(self._body(packed, bits.nbytes, DELTA), bits.dtype).reshape(bits.shape)
         return (changed ^ bits).view(dtype)
 
-    def _body(self, packed: bytes, nbytes: int) -> Any:
-        """Return `nbytes` bytes of which the packed ones tell, and refuse to unpack more or less."""
+    def _body(self, packed: bytes, nbytes: int, tag: bytes = ZSTD) -> Any:
+        """Return `nbytes` bytes, plain or those of a frame after `tag`; refuse to unpack more or less."""
         body: Any = memoryview(packed)[1:]
-        if packed[:1] != PLAIN:
+        found = packed[:1]
+        if found == tag:
             try:
                 told = self._content_size(body)
-                if told not in (nbytes, -1):  # -1: the frame does not say
+                if told == nbytes:
+                    body = self._decompressor.decompress(body)
+                elif told == -1:  # the frame does not say
+                    body = self._decompressor.decompress(body, nbytes)
+                else:
                     raise ValueError(f"it unpacks to {told:,} bytes, not to {nbytes:,}")
-                body = self._decompressor.decompress(body, nbytes)
             except self._error as error:
                 raise ValueError(f"no zstd frame: {error}") from error
+        elif found != PLAIN:
+            raise ValueError(f"it begins with {found!r}")
         if len(body) != nbytes:
             raise ValueError(f"it has {len(body):,} bytes, not {nbytes:,}")
         return body

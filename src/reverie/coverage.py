@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.codec import DELTA, PLAIN, ZSTD, Codec
+from reverie.codec import DELTA, Codec
 from reverie.episodes import CUT, RUNNING
 from reverie.file import EpisodeRow, Run, StepRow
 from reverie.spec import Field
@@ -84,8 +84,6 @@ class Coverage:
                 if packed is None or (packed[:1] == DELTA and row.id > self._sealed and name not in known):
                     continue  # its checksum, or that of the step that it tells changes from, was wrong
                 try:
-                    if packed[:1] not in (PLAIN, ZSTD, DELTA):
-                        raise ValueError(f"it begins with {packed[:1]!r}")
                     before[name] = codec.unpack_step(packed, known.get(name), field.shape, field.dtype)
                 except (ValueError, MemoryError) as error:
                     yield f"{self._name}, step {row.id}, column {name!r}: it does not unpack ({error})"

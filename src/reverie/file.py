@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
 from reverie.database import Database, sync_folder
 from reverie.errors import BadSetting, FileError, FileMissing, FileTaken
-from reverie.limits import MOST_JSON, parse_json
+from reverie.limits import MOST_ID, MOST_JSON, integer, parse_json
 from reverie.lock import WriterLock, check_neighbours, discard, put_in_place
 from reverie.runs import RUN
 from reverie.schema import check_names, is_schema, schema_of, sql_names
@@ -205,6 +205,8 @@ class ReplayFile:
                 value = parse_json(text)
                 if name in KINDS and type(value) is not KINDS[name]:
                     raise self.db.damaged(f"meta {name!r} is no JSON {KINDS[name].__name__}")
+                if KINDS.get(name) is int:
+                    integer(value, MOST_ID)
                 return value
         if default is None:
             raise self.db.damaged(f"meta {name!r} is missing")

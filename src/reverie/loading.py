@@ -15,7 +15,7 @@ from reverie.codec import Codec
 from reverie.door import REWARD
 from reverie.episodes import ENDS, NO_FINAL, RUNNING, EpisodeIndex, Ints
 from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
-from reverie.limits import MOST_ID, integer, integers
+from reverie.limits import MOST_ID, integers
 from reverie.mending import Listed, Places, check_places, places, rebuild
 from reverie.parallel import Helpers
 from reverie.ring import Ring
@@ -237,16 +237,13 @@ def check_numbers(
         ValueError: there is one.
     """
     for run in runs:
-        integer(run.stream, streams)
-        integer(run.first, MOST_ID)
+        if not (0 <= run.stream < streams and 0 <= run.first < MOST_ID):
+            raise ValueError(f"run {run.number} cannot be")
     for row in steps:
-        integer(row.stream, streams)
-        integer(row.id, MOST_ID)
-        if row.ended not in ENDS:
-            raise ValueError(f"step {row.id} of stream {row.stream} ended in a way that means nothing")
-    for episode in episodes:
-        for number in (episode.number, episode.ordinal, episode.start, episode.stop):
-            integer(number, MOST_ID)
-        integer(episode.stream, streams)
-        if episode.ended not in ENDS or episode.start > episode.stop or not math.isfinite(episode.total):
-            raise ValueError(f"episode {episode.number} cannot be")
+        if not (0 <= row.stream < streams and 0 <= row.id < MOST_ID and row.ended in ENDS):
+            raise ValueError(f"step {row.id} of stream {row.stream} cannot be")
+    for one in episodes:
+        placed = 0 <= one.stream < streams and 0 <= one.start <= one.stop < MOST_ID
+        counted = 0 <= one.number < MOST_ID and 0 <= one.ordinal < MOST_ID
+        if not (placed and counted and one.ended in ENDS and math.isfinite(one.total)):
+            raise ValueError(f"episode {one.number} cannot be")
