@@ -18,7 +18,7 @@ STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
 RESERVED = frozenset({*STEP_FIELDS, "final_obs", "stream", "start", "is_first", "is_last", "is_terminal",
                       "mask", "obs_mask", "train_mask", "weight", "extras"})  # fmt: skip
 
-MOST_VALUES = 2**40  # of one step
+MOST_VALUES = 2**100  # of one step: no machine has so many, and yet they can be told
 
 Tree = Any  # one array, or a (nested) dict of arrays: Python cannot name the recursion usefully
 
@@ -46,7 +46,7 @@ class Field:
                 )
         if len(axes) > MOST_AXES or math.prod(map(int, axes)) > MOST_VALUES:
             raise BadSetting(
-                f"Field: wanted at most {MOST_AXES} axes and 2**40 values, got more; store less in a step"
+                f"Field: wanted at most {MOST_AXES} axes and 2**100 values, got more; store less in a step"
             )
         try:
             self.dtype = np.dtype(dtype)
