@@ -173,7 +173,7 @@ class ReplayFile:
             with db.reading():
                 names = check_names(bare.meta("columns"), bare.meta("obs_columns")) if known else None
             file = bare if names is None else cls(db, *names)
-            if not known or not is_schema(found, file.schema):
+            if not is_schema(found, file.schema):
                 raise db.damaged("its tables are not those of a replay file")
             if db.mode == "r+":
                 db.keep_log()

@@ -256,7 +256,7 @@ def _row(connection: sqlite3.Connection, dice: random.Random) -> str:
 
 
 def _schema(connection: sqlite3.Connection, dice: random.Random) -> str:
-    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' name, x value, 0 checksum FROM n"
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' || x name, x value, 0 checksum FROM n"
     sql = dice.choice([
         f"ALTER TABLE meta RENAME TO was; CREATE VIEW meta AS {endless}",
         f"DROP TABLE arrays; CREATE VIEW arrays AS {endless}",

@@ -26,7 +26,7 @@ from reverie.report import report
 from reverie.schema import sql_names
 from reverie.verify import verify_file
 
-ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' name, x value, 0 checksum FROM n"
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' || x name, x value, 0 checksum FROM n"
 MANY = {"obs": rv.Field((3, 8, 8), "uint8")}
 
 
