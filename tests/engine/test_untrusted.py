@@ -19,6 +19,7 @@ from test_verify import change, do, findings, obs, record, set_meta
 import reverie as rv
 from reverie.checksums import array_checksum, text_checksum
 from reverie.codec import Codec
+from reverie.database import Database
 from reverie.film import film
 from reverie.lock import writing_process
 from reverie.printable import printable
@@ -258,6 +259,17 @@ def test_a_tree_of_pages_without_an_end_is_left(path):
     refuses(path, "restore it from a copy|wanted a whole file")
     assert findings(path)
     assert time.process_time() - began < 10  # eight looks at it, and one that looks at everything
+
+
+def test_a_query_without_an_end_is_stopped(path):
+    """Of what goes through a table no more work is done than a file of this size can make."""
+    db = Database(path, "r")
+    began = time.process_time()
+    with pytest.raises(rv.FileError, match="its tables go on and on"):
+        list(db.each(f"SELECT count(*) FROM ({ENDLESS})"))
+    assert time.process_time() - began < 2
+    assert list(db.each("SELECT count(*) FROM runs")) == [(8,)]
+    db.close()
 
 
 # --- rows --------------------------------------------------------------------------------------------------
