@@ -165,7 +165,7 @@ def writing_process(path: Path) -> str | None:
 def _read(path: Path) -> bytes:
     """Return how a file begins, or nothing if there is none. Another program's pipe is not waited for."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             return os.read(handle, MOST_OWNER)
         finally:
