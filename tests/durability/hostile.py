@@ -35,7 +35,16 @@ MOST_S = 2.0  # of a processor, for everything that is done with one file
 
 FORMS = {"runs": (RUN_FORM, 4), "steps": (STEP_FORM, 4), "episodes": (EPISODE_FORM, 7)}
 # What keeps a file that was changed already from being changed once more.
-UNCHANGED = (sqlite3.Error, ValueError, TypeError, LookupError, OverflowError, MemoryError, AttributeError)
+UNCHANGED = (
+    sqlite3.Error,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    AttributeError,
+    RecursionError,
+)
 INTEGERS = [-1, 0, 1, 2, 3, 5, 7, 31, 32, 33, 40, 64, 100, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**48, 2**61,
             2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**31), 10**400]  # fmt: skip
 PLAIN = [None, True, False, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "obs", "reward", "ram", "disk", "cross",
