@@ -18,7 +18,6 @@ from reverie.verify import Audit
 
 SPEC = rv.StepSpec({"frame": rv.Field((3, 8, 8), "uint8"), "low": rv.Field((2,), "float32")},
                    rv.Field((), "int64"), {"seen": rv.Field((), "bool")})  # fmt: skip
-SAMPLERS = (rv.Prioritized(), rv.VisitBalanced(), rv.Mixture([(rv.VisitBalanced(by="step"), 1.0)]))
 FORMS = {"runs": (RUN_FORM, 4), "steps": (STEP_FORM, 4), "episodes": (EPISODE_FORM, 7)}
 
 
@@ -35,7 +34,12 @@ def record(path: Path, steps: int = 150, samplers: bool = True, **settings) -> r
             buffer.add(obs=obs(step), action=step, reward=0.1 * step, terminated=ends, truncated=False,
                        stream=stream, final_obs=obs(step + 1) if ends and step % 3 else None, seen=bool(step % 2))  # fmt: skip
     if samplers:
-        for sampler in SAMPLERS:
+        # New ones for each file: a sampler serves one buffer.
+        for sampler in (
+            rv.Prioritized(),
+            rv.VisitBalanced(),
+            rv.Mixture([(rv.VisitBalanced(by="step"), 1.0)]),
+        ):
             buffer.sample(4, 3, sampler=sampler)
     return buffer
 
