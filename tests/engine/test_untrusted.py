@@ -660,7 +660,7 @@ def test_a_copy_of_large_rows_is_renewed(tmp_path):
         with rv.open(copy, mode="r") as again:
             assert len(again) == 40
         copy.unlink()
-    with rv.ReplayBuffer(rv.StepSpec(rv.Field((), "uint8"), rv.Field((), "int64")), 64, path=copy):
+    with rv.ReplayBuffer(rv.StepSpec({"other": big}, rv.Field((), "int64")), 64, path=copy):
         pass
     with rv.open(path) as buffer:
         with closing(sqlite3.connect(path)) as connection:
