@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine
-from benchmarks.peers.face import PEERS, VARIANTS, Variant
+from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS, Variant
 from benchmarks.peers.pages import PAGE, put_tables, show_tables
-from benchmarks.peers.worker import STORING, WORKLOADS
+from benchmarks.peers.worker import DROP_IN_WORKLOADS, STORING, WORKLOADS
 
 from reverie.conformance import chi_square_p
 
@@ -170,7 +170,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--peers", nargs="*", default=list(PEERS), help=f"some of {', '.join(PEERS)}")
     parser.add_argument(
-        "--workloads", nargs="*", default=list(WORKLOADS), help=f"some of {', '.join(WORKLOADS)}"
+        "--workloads",
+        nargs="*",
+        default=[*WORKLOADS, *DROP_IN_WORKLOADS],
+        help=f"some of {', '.join([*WORKLOADS, *DROP_IN_WORKLOADS])}",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a fiftieth of the steps, to try things; writes nothing"
@@ -191,6 +194,7 @@ def main() -> None:
         "machine": machine(),
         "peers": kept["peers"],
         "cells": kept["cells"],
+        "drop_in": kept.get("drop_in", {}),
         "settings": {"rounds": settings.rounds, "budget": settings.budget},
     }
     for peer in settings.peers:
@@ -198,19 +202,25 @@ def main() -> None:
         if reason is None and not python_of(peer).exists():
             reason = "no environment"
         found["peers"][peer] = {"missing": reason} if reason else versions(peer)
-    for variant in VARIANTS:
-        if variant.peer not in settings.peers or "missing" in found["peers"][variant.peer]:
+    tables = (("cells", VARIANTS, WORKLOADS), ("drop_in", DROP_INS, DROP_IN_WORKLOADS))
+    for name, variant, workload in [
+        (name, variant, workload)
+        for name, variants, workloads in tables
+        for variant in variants
+        for workload in workloads
+        if variant.peer in settings.peers and workload in settings.workloads
+    ]:
+        if "missing" in found["peers"][variant.peer]:
             continue
-        for workload in settings.workloads:
-            if variant.stores_as and workload in STORING:
-                cell: dict[str, Any] = {"cannot": f"as {variant.stores_as}"}
-            else:
-                cell = run_one(variant, workload, settings)
-            found["cells"].setdefault(variant.name, {})[workload] = cell
-            print(f"{variant.name:34} {workload:14} {json.dumps(cell)}", flush=True)
-            if not settings.quick:
-                settings.out.parent.mkdir(parents=True, exist_ok=True)
-                settings.out.write_text(json.dumps(found, indent=1) + "\n")
+        if variant.stores_as and workload in STORING:
+            cell: dict[str, Any] = {"cannot": f"as {variant.stores_as}"}
+        else:
+            cell = run_one(variant, workload, settings)
+        found[name].setdefault(variant.name, {})[workload] = cell
+        print(f"{variant.name:34} {workload:18} {json.dumps(cell)}", flush=True)
+        if not settings.quick:
+            settings.out.parent.mkdir(parents=True, exist_ok=True)
+            settings.out.write_text(json.dumps(found, indent=1) + "\n")
     print("\n".join(show_tables(found)))
     if not settings.quick and settings.out == RESULTS:
         put_tables(found, ROOT / PAGE)

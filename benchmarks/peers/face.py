@@ -107,6 +107,11 @@ VARIANTS = (
     Variant("cpprb", "cpprb", "Transitions"),
     Variant("sb3", "stable-baselines3", "Transitions"),
 )
+# The classes of one name, which trainers of IRIS add to: the same calls for both.
+DROP_INS = (
+    Variant("reverie", "reverie IRISReplayBuffer", "DropIn"),
+    Variant("simulusion", "simulusion IRISReplayBuffer", "Iris"),
+)
 PEERS = tuple(dict.fromkeys(variant.peer for variant in VARIANTS))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.face import PEERS, VARIANTS
+from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS
 
 PAGE = "docs/benchmarks.md"
 Cell = dict[str, Any]
@@ -94,6 +94,11 @@ RIGHT = (
     ("p of uniform starts", "correctness", chance),
     ("most drawn / mean", "correctness", lambda cell: digits(cell["most"]) if "most" in cell else "–"),
     ("valid, never drawn", "correctness", lambda cell: share(cell["never"]) if "never" in cell else "–"),
+)
+DROP_IN = (
+    ("a frame, µs", "drop_in_frames", timed(1e-6)),
+    ("a transposed frame, µs", "drop_in_transposed", timed(1e-6)),
+    ("17 bytes, µs", "drop_in_vectors", timed(1e-6)),
 )
 TABLES = {"speed": SPEED, "store": STORE, "right": RIGHT}
 
@@ -205,18 +210,38 @@ def show_cannot(found: Found) -> list[str]:
     return lines
 
 
+def show_drop_in(found: Found) -> list[str]:
+    """Return the lines of the table of the classes of one name; the last one compares their ratios."""
+    kept = found.get("drop_in", {})
+    lines = [
+        "| add | " + " | ".join(title for title, _, _ in DROP_IN) + " |",
+        "| --- " * (len(DROP_IN) + 1) + "|",
+    ]
+    for variant in DROP_INS:
+        cells = [show(kept.get(variant.name, {}).get(workload), how) for _, workload, how in DROP_IN]
+        lines.append(f"| {variant.name} | " + " | ".join(cells) + " |")
+    ours, theirs = (kept.get(variant.name, {}) for variant in DROP_INS)
+    compared = [
+        f"×{digits(ours[workload]['ratio'] / theirs[workload]['ratio'])}"
+        if {"ratio"} <= ours.get(workload, {}).keys() & theirs.get(workload, {}).keys()
+        else "–"
+        for _, workload, _ in DROP_IN
+    ]
+    return [*lines, "| ours beside theirs | " + " | ".join(compared) + " |"]
+
+
 def show_tables(found: Found) -> list[str]:
     """Return all tables, for a terminal."""
     lines = show_versions(found)
     for columns in TABLES.values():
         lines += ["", *table(found, columns)]
-    return lines
+    return [*lines, "", *show_drop_in(found)]
 
 
 def blocks(found: Found) -> dict[str, str]:
     """Return the generated parts of the page by name."""
     return {"versions": "\n".join(show_versions(found)), "ahead": "\n".join(show_ahead(found)),
-            "cannot": "\n".join(show_cannot(found)),
+            "cannot": "\n".join(show_cannot(found)), "drop_in": "\n".join(show_drop_in(found)),
             **{name: "\n".join(table(found, columns)) for name, columns in TABLES.items()}}  # fmt: skip
 
 

@@ -63,3 +63,17 @@ class Refilled(Fresh):
     def sample(self, batch: int, length: int) -> Any:
         self.out = self.buffer.sample(batch, length, sampler=self.sampler, out=self.out)
         return self.out
+
+
+class DropIn(Peer):
+    """The class that takes the place of simulusion's, used as its trainers use that one; truncations are told."""
+
+    def make(self, ask: Ask) -> None:
+        from reverie import IRISReplayBuffer
+
+        self.buffer = IRISReplayBuffer(
+            ask.capacity, ask.obs_shape, ask.action_size, ask.length, ask.batch, seed=0
+        )
+
+    def add(self, step: Steps) -> None:
+        self.buffer.add(step.obs, step.action, step.reward, step.terminated, truncated=step.truncated)

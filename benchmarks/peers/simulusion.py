@@ -1,6 +1,7 @@
 """simulusion: IRISReplayBuffer, used as its class says: `add` and `sample_sequence`. It has nothing but uint8 frames.
 
-A truncated step is no `terminal`: it has no other word for it.
+A truncated step is no `terminal`: it has no other word for it. Saving and reopening are those of its tasks, which put
+the filled rows and the counters into one `.npz`.
 """
 
 from __future__ import annotations
@@ -37,4 +38,11 @@ class Iris(Peer):
         return sequences(observations, terminals > 0)
 
     def save(self, path: Path) -> None:
-        raise CannotDo("no way to save")
+        from simulusion.training.tasks.common import save_replay
+
+        save_replay(self.buffer, path.with_suffix(".npz"))
+
+    def load(self, path: Path) -> None:
+        from simulusion.training.tasks.common import load_replay
+
+        load_replay(self.buffer, path.with_suffix(".npz"))

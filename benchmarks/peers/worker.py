@@ -22,6 +22,8 @@ from benchmarks.peers.workloads import (
     CODE_SHAPE,
     CannotDo,
     Copies,
+    See,
+    Steps,
     World,
     beside,
     encoded,
@@ -148,14 +150,20 @@ def prioritised(make: Make, settings: Settings) -> Cell:
     return {**beside(seconds, "both", list(copies)), "steps": size}
 
 
-def adding(make: Make, settings: Settings, pool: np.ndarray, lanes: int) -> Cell:
-    """Time a block of adds beside copying the observations to their slots; seconds are those of a step."""
+def adding(make: Make, settings: Settings, pool: np.ndarray, lanes: int, see: See | None = None,
+           spell: Callable[[Steps], Steps] = lambda step: step) -> Cell:  # fmt: skip
+    """Time a block of adds beside copying the observations to their slots; seconds are those of a step.
+
+    `see` gives the observations instead of `pooled(pool)`; `spell` is what becomes of a step before it is added.
+    """
     size, block = 4096, 96
     peer = make()
+    see = see or pooled(pool)
+    shape = see(*(np.zeros(1, np.int64),) * 3).shape[1:]
     # Room for the world's steps whatever the peer: it is wrapped before anything is timed.
-    peer.make(Ask(size // lanes * lanes, pool.shape[1:], str(pool.dtype), 6, lanes=lanes))
-    worlds = [World(pooled(pool), 500, 6, seed=lane) for lane in range(lanes)]
-    plain = np.zeros((size, *pool.shape[1:]), pool.dtype)
+    peer.make(Ask(size // lanes * lanes, shape, str(pool.dtype), 6, lanes=lanes))
+    worlds = [World(see, 500, 6, seed=lane) for lane in range(lanes)]
+    plain = np.zeros((size, *shape), pool.dtype)
     place = [0]
     ready: list[Any] = []
 
@@ -163,7 +171,7 @@ def adding(make: Make, settings: Settings, pool: np.ndarray, lanes: int) -> Cell
         count = block // lanes
         chunks = [world.steps(count) for world in worlds]
         if lanes == 1:
-            ready[:] = [chunks[0].at(number) for number in range(count)]
+            ready[:] = [spell(chunks[0].at(number)) for number in range(count)]
         else:
             joined = [np.stack(values, 1) for values in zip(*chunks, strict=True)]
             ready[:] = [type(chunks[0])(*(values[number] for values in joined)) for number in range(count)]
@@ -213,6 +221,34 @@ def lanes_pixels(make: Make, settings: Settings) -> Cell:
 def lanes_vectors(make: Make, settings: Settings) -> Cell:
     """Adding 16 lanes at a time, with 17 floats."""
     return adding(make, settings, vectors(17), 16)
+
+
+def as_trainers(step: Steps) -> Steps:
+    """Return a step as trainers of IRIS spell it: Python's numbers, and a one-hot vector."""
+    one_hot = np.zeros(len(step.action), np.float32)
+    one_hot[int(step.action.argmax())] = 1.0
+    return step._replace(action=one_hot, reward=float(step.reward), terminated=bool(step.terminated),
+                         truncated=bool(step.truncated))  # fmt: skip
+
+
+def drop_in_frames(make: Make, settings: Settings) -> Cell:
+    """Adding one step with a frame, its channels first in memory."""
+    return adding(make, settings, pixels(), 1, spell=as_trainers)
+
+
+def drop_in_transposed(make: Make, settings: Settings) -> Cell:
+    """Adding one step with a frame whose channels are last in memory, as OpenCV gives it."""
+    pool = np.ascontiguousarray(pixels().transpose(0, 2, 3, 1))
+
+    def see(episode: np.ndarray, step: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        return pool[ids % len(pool)].transpose(0, 3, 1, 2)
+
+    return adding(make, settings, pool, 1, see, as_trainers)
+
+
+def drop_in_vectors(make: Make, settings: Settings) -> Cell:
+    """Adding one step with 17 bytes."""
+    return adding(make, settings, np.ascontiguousarray(pixels()[:, 0, 0, :17]), 1, spell=as_trainers)
 
 
 def saving(make: Make, settings: Settings) -> Cell:
@@ -342,6 +378,13 @@ WORKLOADS = {
     "correctness": correctness,
 }
 
+# For classes of one name only, see DROP_INS.
+DROP_IN_WORKLOADS = {
+    "drop_in_frames": drop_in_frames,
+    "drop_in_transposed": drop_in_transposed,
+    "drop_in_vectors": drop_in_vectors,
+}
+
 STORING = ("add_pixels", "add_vectors", "lanes_pixels", "lanes_vectors", "saving")
 
 
@@ -349,7 +392,7 @@ def main(peer: str, adapter: str, workload: str, out: str, settings: str) -> Non
     """Write what was found, or what the peer cannot do."""
     try:
         make = adapter_of(Variant(peer, "", adapter))
-        found = WORKLOADS[workload](make, Settings(json.loads(settings)))
+        found = {**WORKLOADS, **DROP_IN_WORKLOADS}[workload](make, Settings(json.loads(settings)))
     except CannotDo as reason:
         found = {"cannot": str(reason)}
     except Exception as error:

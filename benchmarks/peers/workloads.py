@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = np.ndarray
+# From arrays of episode, step in the episode, and id to their observations.
+See = Callable[[Array, Array, Array], Array]
 MAGIC = 173  # byte 0 of every encoded observation: a row without it was never written
 CHUNK = 1000  # steps that are made, and given to a peer, at once
 
@@ -90,9 +92,7 @@ class World:
         action_size: floats of an action.
     """
 
-    def __init__(
-        self, see: Callable[[Array, Array, Array], Array], mean: int, action_size: int, seed: int = 0
-    ) -> None:
+    def __init__(self, see: See, mean: int, action_size: int, seed: int = 0) -> None:
         self.see, self.mean = see, mean
         self.actions = np.random.default_rng(seed).random((CHUNK, action_size), np.float32)
         self.rng = np.random.default_rng(seed + 1)
@@ -125,7 +125,7 @@ class World:
             yield self.steps(min(CHUNK, count - start))
 
 
-def pooled(pool: Array) -> Callable[[Array, Array, Array], Array]:
+def pooled(pool: Array) -> See:
     """Return observations that are rows of a pool in turn: every byte differs from step to step."""
     return lambda episode, step, ids: pool[ids % len(pool)]
 

@@ -9,9 +9,11 @@ from reverie.errors import (
     BufferFull,
     FileError,
     NotEnoughData,
+    NoWeight,
     ReplayError,
     SpecMismatch,
     TooLarge,
+    WrongProcess,
 )
 from reverie.nstep import NStep, n_step
 from reverie.opening import open
@@ -43,6 +45,7 @@ __all__ = [
     "IRISReplayBuffer",
     "Mixture",
     "NStep",
+    "NoWeight",
     "NotEnoughData",
     "Prioritized",
     "Recent",
@@ -58,6 +61,7 @@ __all__ = [
     "TooLarge",
     "Uniform",
     "VisitBalanced",
+    "WrongProcess",
     "__version__",
     "n_step",
     "open",

@@ -56,8 +56,9 @@ def atari(
     the one it played. An observation after a reset is one frame, without a maximum. Rewards are not clipped.
 
     With episodic life, `reset()` starts the game anew after a game over, after a truncation, when no life was
-    lost (the caller gave up), or when a seed is given. If the no-op after a lost life ends the game, the game
-    starts anew as well. What that no-op earns is not seen.
+    lost (the caller gave up), or when a seed is given. What the no-op after a lost life earns is not seen, and
+    neither is that it ends the game or reaches the time limit: the next step ends the episode, whatever its
+    action.
 
     Args:
         game: the name in any spelling: "Breakout", "ms_pacman", "MsPacman".
@@ -194,9 +195,9 @@ class _EpisodicLife(gymnasium.Wrapper[Frame, Any, Frame, Any]):
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Frame, Info]:
         if self._goes_on and seed is None:
             self._goes_on = False
-            obs, _, terminated, truncated, info = self.env.step(NOOP)
-            if not (terminated or truncated):
-                return obs, {**info, "life_lost": False, "game_over": False}
+            # No end is missed: a game that is over, or out of time, is so at the next step as well.
+            obs, _, _, _, info = self.env.step(NOOP)
+            return obs, {**info, "life_lost": False, "game_over": False}
         self._goes_on = False
         return self.env.reset(seed=seed, options=options)
 

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting
+from reverie.origin import Origin
 from reverie.spec import Tree
+from reverie.values import shown
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
+class _Carried:
+    """Pickles and copies without what only its layout knows: that speaks of the memory the arrays had."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = tuple(getattr(self, entry.name) for entry in fields(self) if entry.init)  # type: ignore[arg-type]
+        return type(self), values
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SequenceBatch:
+class SequenceBatch(_Carried):
     """B windows of L steps. Axes come as batch, time, then the field's own.
+
+    It pickles and copies, and its buffer takes what is learned from the copy as well.
 
     Attributes:
         obs: (B, L+1, …) the field's dtype, or a dict of such arrays. `obs[:, t]` is what step t saw,
@@ -54,7 +68,7 @@ class SequenceBatch:
     extras: dict[str, npt.NDArray[Any]]
     # What the layout that made this batch knows of it: such a batch may be filled again without another look.
     _parts: object = field(default=None, init=False)
-    _sampler: object = field(default=None)  # drew it, and takes the priorities that are learned from it
+    _origin: Origin | None = field(default=None)  # whose it is, and who takes what is learned from it
 
     def step_ids(self) -> Ints:
         """Return the id of the step at each position, (B, L); meaningless where `mask` is False."""
@@ -69,7 +83,7 @@ class SequenceBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RowBatch:
+class RowBatch(_Carried):
     """B windows of L rows that run across episodes, as DreamerV3's replay gives them (boundary="cross").
 
     There is one row for every observation. A row holds what came with it, the reward and whether it ended
@@ -107,7 +121,7 @@ class RowBatch:
     id: Ints
     extras: dict[str, npt.NDArray[Any]]
     _parts: object = field(default=None, init=False)  # as in SequenceBatch
-    _sampler: object = field(default=None)
+    _origin: Origin | None = field(default=None)
 
     def step_ids(self) -> Ints:
         """Return the id of the step at each position, (B, L); -1 where there is none."""
@@ -124,11 +138,21 @@ class RowBatch:
 Batch = SequenceBatch | RowBatch
 
 
-def check_batch(value: object) -> Batch:
-    """Return `value` if it is what `sample` returns; raise BadSetting otherwise."""
-    if not isinstance(value, (SequenceBatch, RowBatch)) or value._sampler is None:
+def check_batch(value: object, buffer: str) -> Batch:
+    """Return `value` if it is what `sample` of the buffer of this name returned, or a copy of it.
+
+    Raises:
+        BadSetting: it is no such batch, or one of another buffer.
+    """
+    if not isinstance(value, (SequenceBatch, RowBatch)) or value._origin is None:
         raise BadSetting(
-            f"batch: wanted a batch as sample() returned it, got {value!r}; single steps have no window"
+            f"batch: wanted a batch as sample() returned it, got {shown(value)}; single steps have no window, "
+            f"and of a batch on a device pass batch.host"
+        )
+    if value._origin.buffer != buffer:
+        raise BadSetting(
+            "batch: wanted one that this buffer drew, got one of another buffer, whose steps are others; "
+            "pass it to the buffer whose sample() returned it"
         )
     return value
 

@@ -3,50 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from reverie.episodes import EpisodeIndex
+from reverie.chunks import PackedRing
+from reverie.episodes import NO_FINAL, EpisodeIndex, Ints
+from reverie.file import ReplayFile
+from reverie.finals import PackedFinals
 from reverie.runs import RUN, Runs
 from reverie.stores import FinalStore, Store
 
 
+class Eviction(NamedTuple):
+    """A run that has to go."""
+
+    stream: int
+    tail: int  # the stream's oldest live id afterwards
+    run: int
+
+
 class Budget:
-    """Lets go of old runs before new ones begin.
+    """Chooses the runs that have to go before new ones begin. It changes nothing in memory.
 
     Args:
         limit: bytes that `used` may come to.
         used: bytes taken now.
         run_bytes: most bytes that one run may come to take, final observations included.
-        drop: forgets a run by number wherever else it is kept.
         index, store, finals: the buffer's memory.
+        file: the replay file, or None.
+        counts_file: whether the bytes are those of the file.
     """
 
-    def __init__(self, limit: int, used: Callable[[], int], run_bytes: int, drop: Callable[[int], None],
-                 index: EpisodeIndex, store: Store, finals: FinalStore) -> None:  # fmt: skip
+    def __init__(self, limit: int, used: Callable[[], int], run_bytes: int, index: EpisodeIndex, store: Store,
+                 finals: FinalStore, file: ReplayFile | None, counts_file: bool) -> None:  # fmt: skip
+        assert isinstance(store, PackedRing)
+        assert isinstance(finals, PackedFinals)
         self._limit = limit
         self._used = used
         self._run_bytes = run_bytes
-        self._drop = drop
-        self._index = index
-        self._store = store
-        self._finals = finals
+        self._index, self._store, self._finals = index, store, finals
+        self._file = file
+        self._counts_file = counts_file
         self._runs = Runs(index.streams, index.capacity)
 
-    def make_room(self, streams: Sequence[int]) -> None:
-        """Make room for the runs that begin with the next step of each of `streams`."""
-        beginning = sum(self._runs.of_id(stream, self._index.head.item(stream))[1] == 0 for stream in streams)
-        while beginning and self._used() + beginning * self._run_bytes > self._limit and self._let_go():
-            pass
+    def is_asked(self, streams: Sequence[int]) -> bool:
+        """Whether the next step of one of these streams begins a run."""
+        return any(self._runs.of_id(stream, self._index.head.item(stream))[1] == 0 for stream in streams)
 
-    def _let_go(self) -> bool:
-        """Evict the oldest run of the stream that holds the most steps, unless it has but its newest ones."""
+    def evictions(self, streams: Sequence[int]) -> list[Eviction]:
+        """Return what has to go before the next step of each of `streams`.
+
+        Where there is a file, the runs are dropped there, inside of the caller's transaction.
+        """
         index = self._index
-        stream = int((index.head - index.tail).argmax())
-        tail, head = index.tail.item(stream), index.head.item(stream)
+        beginning = sum(self._runs.of_id(stream, index.head.item(stream))[1] == 0 for stream in streams)
+        wanted, freed, tails = beginning * self._run_bytes, 0, index.tail.copy()
+        chosen: list[Eviction] = []
+        while beginning and self._used() - freed + wanted > self._limit:
+            eviction = self._oldest(tails)
+            if eviction is None:
+                break
+            chosen.append(eviction)
+            if not self._counts_file:
+                freed += self._freed(eviction, tails.item(eviction.stream))
+            if self._file is not None:
+                self._file.drop_run(eviction.run)
+            tails[eviction.stream] = eviction.tail
+        return chosen
+
+    def _oldest(self, tails: Ints) -> Eviction | None:
+        """Return the oldest run of the stream that holds the most steps, unless it has but its newest ones."""
+        index = self._index
+        stream = int((index.head - tails).argmax())
+        tail, head = tails.item(stream), index.head.item(stream)
         number, row = self._runs.of_id(stream, tail)
         after = tail - row + self._runs.rows(number)
         if head - after <= RUN:  # at least one sealed run stays, to tell where the stream stands
-            return False
-        self._finals.release(index.evict(stream, after))
-        self._store.drop_run(number)
-        self._drop(number)
-        return True
+            return None
+        return Eviction(stream, after, number)
+
+    def _freed(self, eviction: Eviction, tail: int) -> int:
+        """Return the bytes of memory that an eviction frees."""
+        index, stream = self._index, eviction.stream
+        freed = self._store.run_nbytes(eviction.run)
+        for ordinal in range(index.dropped.item(stream), index.begun.item(stream)):
+            row = index.row_of(stream, ordinal)
+            if not index.ended.item(row) or index.stop.item(row) > eviction.tail:
+                break
+            if index.stop.item(row) > tail and index.final.item(row) != NO_FINAL:
+                freed += self._finals.size(index.final.item(row))
+        return freed

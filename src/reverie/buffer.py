@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +15,29 @@ import numpy.typing as npt
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.door import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.draws import check_sampler
-from reverie.episodes import NO_FINAL, EpisodeIndex
-from reverie.feedback import checked_extras, checked_priorities
+from reverie.episodes import EpisodeIndex
+from reverie.feedback import checked_extras, checked_priorities, sampler_of
 from reverie.file import ReplayFile
 from reverie.following import Follower
 from reverie.gather import Gatherer
-from reverie.history import describe, list_episodes
-from reverie.intake import Intake, Step
+from reverie.history import EpisodeTable, describe
+from reverie.intake import Intake
 from reverie.keeping import Keeper
 from reverie.layout import Layouts, is_obs
 from reverie.loading import Loader
 from reverie.memory import Blocks
+from reverie.origin import Origins
+from reverie.process import Shared
 from reverie.resuming import close_at_exit, generator, make_file, read_settings, removed_on_error
 from reverie.runs import Runs
 from reverie.samplers import Sampler, Uniform
 from reverie.settings import Settings, check_settings, reserve_for
 from reverie.spec import StepSpec, Tree
-from reverie.stores import make_stores, put_ended
+from reverie.stores import make_stores
 from reverie.windows import Anchors, Windows, anchors_of, check_boundary
 
 
-class ReplayBuffer:
+class ReplayBuffer(Shared):
     """A ring of steps for each stream, from which exact sequences are drawn.
 
     Every method may be called from any thread: a reader never sees a half-written step.
@@ -65,6 +66,8 @@ class ReplayBuffer:
         FileTaken: there is something at `path` already. FileError: the file cannot be made.
     """
 
+    _instead = "pass its path, or that of a copy made by save_as, and reverie.open(path, mode='r') there"
+
     def __init__(self, spec: StepSpec, capacity: int | None = None, *, streams: int = 1, seed: int | None = None,
                  residency: str = "ram", path: str | os.PathLike[str] | None = None,
                  durability: str | None = None, max_bytes: int | None = None) -> None:  # fmt: skip
@@ -78,9 +81,9 @@ class ReplayBuffer:
                 self._write()
 
     @classmethod
-    def _resume(cls, file: ReplayFile, residency: str | None) -> Self:
+    def _resume(cls, file: ReplayFile, residency: str | None, seed: int | None, episodes: str) -> Self:
         """Return the buffer that a file keeps; see `reverie.open`."""
-        settings, rng = read_settings(file, residency)
+        settings, rng = read_settings(file, residency, seed)
         self = cls.__new__(cls)
         reserve_for(self, settings)
         self._set_up(settings, rng, file)
@@ -91,6 +94,8 @@ class ReplayBuffer:
                 return self
         loader.load()
         self._write(loader)
+        if episodes == "new":
+            self._index.seams.update(np.flatnonzero(self._index.open_row >= 0).tolist())
         return self
 
     def _set_up(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:
@@ -103,19 +108,18 @@ class ReplayBuffer:
         self._index = EpisodeIndex(self.streams, runs.capacity)
         self._ring, self._finals = make_stores(self.residency, settings.stored, self._obs_columns, runs, file)
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
+        self._changes = self._keeper.changes
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
-        self._blocks = Blocks()
+        self._blocks, self._layouts, self._origins = Blocks(), Layouts(self.spec), Origins()
         self._intake = Intake(self.spec, self._columns, self._obs_columns)
-        self._layouts = Layouts(self.spec)
         self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
-        self._lock = threading.RLock()
-        self._turn: AbstractContextManager[Any] = self._lock  # to read: a follower looks for news first
+        self._share()  # from here on there is a lock, and a turn to read
+        self._keeper.turns = threading.Condition(self._lock)
 
     def _write(self, loader: Loader | None = None) -> None:
         """Begin to write to the file."""
         assert self._keeper.file is not None
-        weakref.finalize(self, self._keeper.file.close).atexit = False
-        close_at_exit(self)
+        close_at_exit(self, self._keeper.file)
         self._keeper.write(loader)
         if self._keeper.was_killed():  # its episodes ended there
             for stream in np.flatnonzero(self._index.open_row >= 0).tolist():
@@ -126,6 +130,7 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Return the live steps of all streams."""
         with self._turn:
+            self._keeper.settle()
             return self._index.live_steps()
 
     @property
@@ -134,15 +139,11 @@ class ReplayBuffer:
         return self._ring.nbytes + self._index.nbytes + self._finals.nbytes
 
     @property
-    def episodes(self) -> npt.NDArray[np.void]:
-        """The live episodes now, oldest first, as a structured array.
-
-        Fields: stream; start, stop: ids of its first step and one past its last; length: stop - start;
-        live: how many of these steps are still held; return: the sum of all its rewards; ended: "running",
-        "terminated" (also when truncated at the same step), "truncated" or "cut".
-        """
+    def episodes(self) -> EpisodeTable:
+        """The live episodes now, oldest first; read like a structured array, whose fields EpisodeTable names."""
         with self._turn:
-            return list_episodes(self._index)
+            self._keeper.settle()
+            return EpisodeTable(self._index, self._lock)
 
     def __repr__(self) -> str:
         what = describe(self._columns, self._index, self.capacity, self.nbytes)
@@ -153,6 +154,7 @@ class ReplayBuffer:
         """Return how many different anchors there are now for windows of `length` steps."""
         length = positive("length", length)
         with self._turn:
+            self._keeper.settle()
             return Anchors(self._index, check_boundary(boundary), length).count()
 
     # --- writing ---------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ class ReplayBuffer:
         """
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
-            self._store(stream_number(stream, self.streams), step)
+            self._changes.add(stream_number(stream, self.streams), step)
 
     def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
                   truncated: npt.ArrayLike, final_obs: Tree | None = None, streams: npt.ArrayLike | None = None,
@@ -194,17 +196,9 @@ class ReplayBuffer:
             BufferClosed: the buffer was closed.
         """
         which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
-        values, rewards, ended, final = self._intake.lanes(
-            len(which), obs, action, reward, terminated, truncated, final_obs, extras
-        )
+        lanes = self._intake.lanes(len(which), obs, action, reward, terminated, truncated, final_obs, extras)
         with self._lock:
-            self._keeper.lanes(which, values, ended, final)
-            slots, freed = self._index.make_room_many(which)
-            if freed:
-                self._finals.release(freed)
-            places = None if final is None else put_ended(self._finals, ended, final)
-            self._ring.write(slots, values)
-            self._index.commit_many(which, slots, rewards, ended, places)
+            self._changes.add_lanes(which, lanes)
 
     def cut(self, stream: int = 0, *, final_obs: Tree | None = None) -> None:
         """End the running episode of `stream`: the recording stopped here and goes on elsewhere.
@@ -219,10 +213,7 @@ class ReplayBuffer:
         final = None if final_obs is None else self._intake.final(final_obs)
         with self._lock:
             self._keeper.check_writable()
-            stream = stream_number(stream, self.streams)
-            if self._index.open_row[stream] >= 0:
-                self._keeper.cut(stream, final)
-                self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
+            self._changes.cut(stream_number(stream, self.streams), final)
 
     # --- sampling --------------------------------------------------------------------------------------
 
@@ -260,7 +251,7 @@ class ReplayBuffer:
 
         Raises:
             NotEnoughData: there is no valid window yet.
-            BadSetting: an argument of the wrong kind or range.
+            BadSetting: an argument of the wrong kind or range. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
@@ -274,7 +265,8 @@ class ReplayBuffer:
             drawn = sampler.draw(anchors, self._rng, batch_size)
             batch = layout.allocate(self._blocks) if out is None else out
             windows = anchors.windows(drawn, burn_in, self._rng)
-            self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
+            self._gatherer.fill(windows, layout, batch, drawn.weight, self._origins.of(sampler))
+            self._keeper.used()
         return batch
 
     def sample_steps(self, batch_size: int) -> StepBatch:
@@ -282,13 +274,14 @@ class ReplayBuffer:
 
         Raises:
             NotEnoughData: no step has a known successor yet.
-            BadSetting: `batch_size` is no positive integer.
+            BadSetting: `batch_size` is no positive integer. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
         batch_size = positive("batch_size", batch_size)
         with self._turn:
             self._keeper.check_open()
             anchors = anchors_of(self._index, "inside", 1)
+            self._layouts.get(False, batch_size, 1)  # refuses what is too large
             self._keeper.drawing()
             windows = anchors.windows(self._uniform.draw(anchors, self._rng, batch_size), 0, self._rng)
             assert isinstance(windows, Windows)
@@ -300,21 +293,22 @@ class ReplayBuffer:
         """Give the windows of a batch new priorities; those whose anchor was evicted meanwhile are ignored.
 
         Args:
-            batch: as `sample` returned it.
-            td_errors: (B, L) TD errors of the steps, of which those outside `train_mask` are left out, or
-                (B,) one for each window.
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
+            td_errors: (B, L), of which those outside `train_mask` are left out, or (B,) one for each window.
 
         Raises:
             SpecMismatch: errors of another shape, or one that is not finite.
-            BadSetting: the batch was drawn by a sampler that keeps no priorities.
+            BadSetting: a batch of another buffer, or drawn by a sampler that keeps no priorities.
+            WrongProcess: this is a fork's copy of the buffer.
         """
-        sampler = check_batch(batch)._sampler
-        assert isinstance(sampler, Sampler)
+        sampler = sampler_of(check_batch(batch, self._origins.buffer))
         priorities = checked_priorities(sampler, batch, td_errors)
         with self._turn:
-            self._keeper.check_open()
+            self._keeper.check_own()
             live = self._index.are_live(batch.stream, batch.anchor)
+            self._keeper.using(sampler)
             sampler.update(self._index, batch.stream[live], batch.anchor[live], priorities[live])
+            self._keeper.used()
 
     def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
         """Store new values of extra fields for the steps of a batch, such as recurrent states or latents.
@@ -323,13 +317,13 @@ class ReplayBuffer:
         overlap, the later row of the batch counts.
 
         Args:
-            batch: as `sample` returned it.
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
             **values: for each extra field to be written, an array (B, L, …) of the field's dtype.
 
         Raises:
-            SpecMismatch: an unknown field, or a value that does not fit it.
+            SpecMismatch: an unknown field, or a value that does not fit it. BadSetting: a batch of another buffer.
         """
-        ids = check_batch(batch).step_ids()
+        ids = check_batch(batch, self._origins.buffer).step_ids()
         real = batch.mask & (ids >= 0)
         checked = checked_extras(self.spec.extras, ids, values)
         with self._lock:
@@ -337,8 +331,7 @@ class ReplayBuffer:
             real &= self._index.are_live(batch.stream[:, None], ids)
             slots = self._index.slots(batch.stream[:, None], ids)[real]
             chosen = {name: np.asarray(value)[real] for name, value in checked.items()}
-            self._keeper.rewrite(slots, chosen)
-            self._ring.rewrite(slots, chosen)
+            self._changes.rewrite(slots, chosen)
 
     # --- the file --------------------------------------------------------------------------------------
 
@@ -348,10 +341,10 @@ class ReplayBuffer:
         return self._keeper.path
 
     def flush(self) -> None:
-        """Make everything survive a loss of power: steps, episodes, samplers, random state.
+        """Make everything survive a loss of power, in the file alone: steps, episodes, samplers, random state.
 
         Raises:
-            FileError: the file cannot be written; it is as it was, and so is the buffer.
+            FileError: the file cannot be written, and is as it was; or a reader keeps its log from being emptied.
         """
         with self._lock:
             self._keeper.check_open()
@@ -361,7 +354,7 @@ class ReplayBuffer:
         """Write a whole copy of the buffer as a replay file, while others go on using the buffer.
 
         A copy that this buffer saved there before is brought up to date: what has not changed is not written
-        again. Where the buffer has no file of its own, others wait meanwhile.
+        again. Where the buffer has no file of its own, or it has gone, others wait.
 
         Raises:
             FileError: it cannot be written, or something else is there; what was there is as it was.
@@ -387,14 +380,3 @@ class ReplayBuffer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:  # fmt: skip
         self.close()
-
-    def _store(self, stream: int, step: Step) -> None:
-        """Store a prepared step; the caller holds the lock."""
-        values, amount, ended, final = step
-        self._keeper.step(stream, values, ended, final)
-        slot, freed = self._index.make_room(stream)
-        if freed:
-            self._finals.release(freed)
-        place = NO_FINAL if final is None else self._finals.put(final)
-        self._ring.write(slot, values)
-        self._index.commit(stream, slot, amount, ended, place)

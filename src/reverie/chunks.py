@@ -55,6 +55,12 @@ class Chunks(Protocol):
     def drop(self, number: int) -> None:
         """Forget a run."""
 
+    def size(self, number: int) -> int:
+        """Return how many bytes of memory a run takes."""
+
+    def recount(self) -> None:
+        """Count the bytes anew: an interrupt may have come between a change and its count."""
+
 
 class MemoryChunks:
     """Chunks in memory: of wide columns only.
@@ -76,9 +82,9 @@ class MemoryChunks:
 
     def put(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep the columns of a run in place of the run that had the number before."""
-        self.drop(number)
-        self._runs[number] = packed
-        self.nbytes += sum(map(len, packed.values()))
+        before = self.size(number)
+        self._runs[number] = packed  # at no time there is none
+        self.nbytes += self.size(number) - before
 
     def change(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep new columns of a run."""
@@ -91,8 +97,16 @@ class MemoryChunks:
     def drop(self, number: int) -> None:
         """Forget a run."""
         if self._runs[number] is not None:
-            self.nbytes -= sum(map(len, self._run(number).values()))
+            self.nbytes -= self.size(number)
             self._runs[number] = None
+
+    def size(self, number: int) -> int:
+        """Return how many bytes of memory a run takes."""
+        return sum(map(len, (self._runs[number] or {}).values()))
+
+    def recount(self) -> None:
+        """Count the bytes anew."""
+        self.nbytes = 8 * len(self._runs) + sum(map(self.size, range(len(self._runs))))
 
     def _run(self, number: int) -> Mapping[str, bytes]:
         run = self._runs[number]
@@ -182,6 +196,7 @@ class PackedRing:
                 number, {name: self._codec.pack(self._open[name][stream, :rows]) for name in self._wide}
             )
             self._open_run[stream] = -1
+        self._filled[stream] = 0  # or a repeated `write` would take the next run for a whole one
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
         """Store new values for steps that lie there already."""
@@ -256,6 +271,14 @@ class PackedRing:
     def drop_run(self, number: int) -> None:
         """Let go of a sealed run of which no step is live any more."""
         self._chunks.drop(number)
+
+    def run_nbytes(self, number: int) -> int:
+        """Return how many bytes `drop_run` frees."""
+        return self._chunks.size(number)
+
+    def recount(self) -> None:
+        """Count the bytes of sealed runs anew, after an interrupt."""
+        self._chunks.recount()
 
     def forget_open(self) -> None:
         """Forget the runs being written, which are about to be written again."""

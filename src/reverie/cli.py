@@ -70,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = f"pip install {wanted}"
         print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("reverie: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(
+            f"reverie: {str(error) or 'interrupted'}", file=sys.stderr
+        )  # who has work to keep says what is kept
         return INTERRUPTED
     except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -289,7 +291,7 @@ def bench(
         preset: its sizes: paper, demo or minatar.
         device: cpu, cuda and so on; an accelerator if there is one.
         precision: of tokenizer and world model; the preset's if not given.
-        share: of each batch that is used; all of it on an accelerator, a 64th on a processor.
+        share: of each batch that is used; all of it, or on a processor a part if all took over two minutes.
         repeats: timed updates of each phase.
         out: where to write the numbers as JSON.
     """

@@ -39,27 +39,40 @@ class TooMuchWork(Exception):
     """A query went through more than the file can hold."""
 
 
-@contextmanager
-def rationed(connection: sqlite3.Connection, nbytes: int) -> Iterator[None]:
-    """Stop what runs inside when it takes more work than a whole database of `nbytes` can make.
+class Ration:
+    """How much work one query may take: what a whole database of `nbytes` can make.
 
     In a damaged tree of pages the same pages can follow each other without an end.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, nbytes: int) -> None:
+        self._left = (STEPS_AT_LEAST + STEPS_OF_BYTE * nbytes) // STEPS_BETWEEN
+
+    def take(self) -> bool:
+        """Take the work of STEPS_BETWEEN steps; return whether there was not so much left."""
+        self._left -= 1
+        return self.is_used_up
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether more was taken than there was."""
+        return self._left < 0
+
+
+@contextmanager
+def rationed(connection: sqlite3.Connection, ration: Ration) -> Iterator[None]:
+    """Stop what runs inside when the ration is used up.
 
     Raises:
         TooMuchWork: it was stopped.
     """
-    left = (STEPS_AT_LEAST + STEPS_OF_BYTE * nbytes) // STEPS_BETWEEN
-
-    def go_on() -> bool:
-        nonlocal left
-        left -= 1
-        return left < 0
-
-    connection.set_progress_handler(go_on, STEPS_BETWEEN)
+    connection.set_progress_handler(ration.take, STEPS_BETWEEN)
     try:
         yield
     except sqlite3.OperationalError as error:
-        if left < 0:
+        if ration.is_used_up:
             raise TooMuchWork("its tables go on and on") from error
         raise
     finally:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.spec import Field, numeric_array
+from reverie.spec import Field
+from reverie.values import MOST, holds, numeric_array, shown
 
 Ints = npt.NDArray[np.int64]
 
 REWARD = Field((), "float32")
 FLAG = Field((), "bool")
-MOST = 2**48  # steps, rows, bytes: more than any machine holds, and far from where int64 overflows
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32 = struct.Struct("<f")
 _EXACT = 2.0**24  # float32 holds every whole number up to here
@@ -27,7 +26,7 @@ def positive(name: str, value: object) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= MOST:
         raise BadSetting(
-            f"{name}: wanted an integer of at least 1, at most 2**48, got {value!r}; pass a positive whole number"
+            f"{name}: wanted an integer of at least 1, at most 2**48, got {shown(value)}; pass a positive whole number"
         )
     return int(value)
 
@@ -38,7 +37,8 @@ def natural(name: str, value: object) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= MOST:
         raise BadSetting(
-            f"{name}: wanted a non-negative integer, at most 2**48, got {value!r}; pass 0 or a positive whole number"
+            f"{name}: wanted a non-negative integer, at most 2**48, got {shown(value)}; "
+            f"pass 0 or a positive whole number"
         )
     return int(value)
 
@@ -48,7 +48,7 @@ def number(name: str, value: object, low: float, high: float) -> float:
     kinds = (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         raise BadSetting(
-            f"{name}: wanted a number in {low:g}..{high:g}, got {value!r}; pass one in that range"
+            f"{name}: wanted a number in {low:g}..{high:g}, got {shown(value)}; pass one in that range"
         )
     return float(value)
 
@@ -59,7 +59,7 @@ def seed_number(seed: object) -> int:
         return int(np.random.SeedSequence().generate_state(2, np.uint64)[0])
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise BadSetting(
-            f"seed: wanted a non-negative integer or None, got {seed!r}; pass 0 or a positive whole number"
+            f"seed: wanted a non-negative integer or None, got {shown(seed)}; pass 0 or a positive whole number"
         )
     return int(seed)
 
@@ -71,7 +71,7 @@ def flag(name: str, value: object) -> bool:
     if getattr(value, "shape", None) == () and numeric_array(name, value).dtype == np.bool_:
         return bool(value)
     raise SpecMismatch(
-        f"field {name!r}: wanted a bool, got {value!r}; write bool(...) around a number that means one"
+        f"field {name!r}: wanted a bool, got {shown(value)}; write bool(...) around a number that means one"
     )
 
 
@@ -100,6 +100,11 @@ def reward_number(value: object, name: str = "reward") -> float:
         )
     # What is stored, so that returns are the sums of stored rewards, wherever they are summed up again.
     rounded: float = _FLOAT32.unpack(_FLOAT32.pack(amount))[0]
+    if rounded != value and isinstance(value, int):
+        raise SpecMismatch(
+            f"field {name!r}: wanted an integer that float32 holds exactly, got {shown(value)}; "
+            f"pass it as a float if it may be rounded"
+        )
     return rounded
 
 
@@ -116,6 +121,11 @@ def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[
     else:
         with np.errstate(over="ignore"):
             rewards = array.astype(np.float32)
+        if array.dtype.kind != "f" and not holds(array, rewards.dtype):
+            raise SpecMismatch(
+                f"field 'reward': wanted integers that float32 holds exactly, got {array.tolist()}; "
+                f"pass them as floats if they may be rounded"
+            )
     if np.count_nonzero(np.isfinite(rewards)) < rewards.size:
         raise SpecMismatch(
             f"field 'reward': wanted finite float32 numbers, got {array.tolist()}; find out where they came from"
@@ -129,7 +139,7 @@ def stream_number(value: object, streams: int) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < streams:
         raise SpecMismatch(
-            f"stream: wanted an integer in 0..{streams - 1}, got {value!r}; "
+            f"stream: wanted an integer in 0..{streams - 1}, got {shown(value)}; "
             f"make the buffer with more streams if there are more environments"
         )
     return int(value)
@@ -137,7 +147,7 @@ def stream_number(value: object, streams: int) -> int:
 
 def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
     """Return `value` as different stream numbers; raise SpecMismatch otherwise."""
-    which = numeric_array("streams", value) if np.size(np.asarray(value, object)) else np.zeros(0, np.int64)
+    which = numeric_array("streams", value)
     if which.ndim != 1 or len(which) == 0 or which.dtype.kind not in "iu":
         raise SpecMismatch(f"streams: wanted a list of integers, got {value!r}; name at least one stream")
     which = which.astype(np.int64)
@@ -147,53 +157,3 @@ def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
             f"a call stores one step per stream"
         )
     return which
-
-
-def terminal_flag(value: object) -> bool:
-    """Return a terminal given as bool, 0 or 1, of any numeric type; raise SpecMismatch otherwise."""
-    number = reward_number(value, "terminal")
-    if number not in (0.0, 1.0):
-        raise SpecMismatch(
-            f"field 'terminal': wanted a bool, 0 or 1, got {value!r}; say whether the episode ended"
-        )
-    return number == 1.0
-
-
-def action_value(action: npt.ArrayLike) -> Any:
-    """Return an action as a Python integer, or as a float32 vector of its own."""
-    array = numeric_array("action", action)
-    if array.dtype.kind not in "iuf" or array.ndim > 1 or (array.ndim == 0 and array.dtype.kind == "f"):
-        raise SpecMismatch(
-            f"field 'action': wanted an integer or a vector of numbers, got {action!r}; "
-            f"pass the index of a discrete action, or its vector"
-        )
-    if array.ndim == 0:
-        return int(array)
-    with np.errstate(over="ignore"):
-        vector = array.astype(np.float32)
-    if not np.isfinite(vector).all():
-        raise SpecMismatch(
-            f"field 'action': wanted finite float32 numbers, got {action!r}; find out where it came from"
-        )
-    return vector
-
-
-def action_vector(action: npt.ArrayLike, size: int) -> npt.NDArray[np.float32]:
-    """Return an action as a float32 vector of `size`: an integer one-hot, a vector as it is."""
-    value = action_value(action)
-    if isinstance(value, int):
-        if not 0 <= value < size:
-            raise SpecMismatch(
-                f"field 'action': wanted an integer in 0..{size - 1}, got {value}; check action_size"
-            )
-        vector = np.zeros(size, np.float32)
-        vector[value] = 1.0
-        return vector
-    same_shape("action", value.shape, (size,))
-    return value  # type: ignore[no-any-return]  # a float32 vector by now
-
-
-def same_shape(name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise SpecMismatch unless the shapes are equal."""
-    if got != wanted:
-        raise SpecMismatch(f"field {name!r}: wanted shape {wanted}, got {got}; nothing is broadcast")

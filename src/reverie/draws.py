@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from reverie.door import number, positive
 from reverie.episodes import NEVER, EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.sumtree import SumTree
+from reverie.values import shown
 from reverie.windows import Anchors, Bools, Drawn
 
 # Below this share of accepted draws, going through the episodes is cheaper than trying again.
@@ -56,6 +58,15 @@ class Sampler(ABC):
             f"pass sampler=Prioritized(...) to sample"
         )
 
+    def mark(self) -> None:  # noqa: B027  # most samplers remember nothing
+        """Take note of what there is to remember: `rewind` goes back there, if what comes next is interrupted.
+
+        A sampler that remembers something between draws should have both. Neither may cost more than a draw.
+        """
+
+    def rewind(self) -> None:  # noqa: B027  # likewise
+        """Go back to the last `mark`, from wherever an interrupt left this sampler. Twice is fine."""
+
     def save(self) -> State:
         """Return what has to be remembered: arrays, numbers, strings, and lists and dicts of such."""
         return {}
@@ -72,11 +83,35 @@ class Sampler(ABC):
                 f"also load it"
             )
 
+    def __getstate__(self) -> tuple[dict[str, Any], State]:
+        """Return what a pickle or a copy takes along: what `save` returns, and not the buffer that is served."""
+        known = {name: None if isinstance(it, EpisodeIndex) else it for name, it in vars(self).items()}
+        return known, self.save()
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # two samplers never share a memory
+
+    def __setstate__(self, state: tuple[dict[str, Any], State]) -> None:
+        vars(self).update(state[0])
+        if state[1]:
+            self.load(state[1])
+
+
+class Follows:
+    """What a sampler knows of one buffer's index. A copy or a pickle of it knows nothing yet."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
 
 def check_sampler(name: str, value: object) -> Sampler:
     """Return `value` if it is a Sampler; raise BadSetting otherwise."""
     if not isinstance(value, Sampler):
-        raise BadSetting(f"{name}: wanted a Sampler, got {value!r}; pass an object such as reverie.Uniform()")
+        raise BadSetting(
+            f"{name}: wanted a Sampler, got {shown(value)}; pass an object such as reverie.Uniform()"
+        )
     return value
 
 
@@ -165,7 +200,8 @@ class EpisodeUniform(Sampler):
     Args:
         weights: probabilities of chronological parts of the live episodes, oldest part first, as DIAMOND
             draws with (0.1, 0.1, 0.1, 0.7): with E episodes and n weights each part has E // n episodes, and
-            the last one also the remainder. With fewer episodes than weights all are alike. None: all alike.
+            the last one also the remainder. With fewer episodes than weights an episode is drawn in proportion
+            to its live steps, as DIAMOND does. None: all alike.
 
     Raises:
         BadSetting: weights that are negative, not finite, or do not sum to 1.
@@ -175,11 +211,11 @@ class EpisodeUniform(Sampler):
         try:
             self.weights = None if weights is None else tuple(float(weight) for weight in weights)
             good = self.weights is None or (min(self.weights) >= 0 and abs(sum(self.weights) - 1) < 1e-9)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
             raise BadSetting(
-                f"weights: wanted non-negative numbers that sum to 1, got {weights!r}; "
+                f"weights: wanted non-negative numbers that sum to 1, got {shown(weights)}; "
                 f"write for example (0.1, 0.1, 0.1, 0.7)"
             )
         self._live = LiveEpisodes()
@@ -203,10 +239,18 @@ class EpisodeUniform(Sampler):
 
         return Drawn(*try_then_count(count, propose, enumerate_rest))
 
+    def rewind(self) -> None:
+        """Forget what was counted: it is counted again when next needed."""
+        self._live = LiveEpisodes()
+
     def _rows(self, index: EpisodeIndex, rng: np.random.Generator, count: int) -> Ints:
         episodes = int((index.begun - index.dropped).sum())
-        if self.weights is None or episodes < len(self.weights):
+        if self.weights is None:
             return index.uniform_rows(rng, count)
+        if episodes < len(self.weights):
+            return uniform_steps(index, rng, count)[
+                0
+            ]  # the episode of a uniform step: in proportion to its steps
         self._live.sync(index)
         part = np.searchsorted(np.cumsum(self.weights), rng.random(count) * sum(self.weights), side="right")
         part = np.minimum(part, len(self.weights) - 1)
@@ -217,8 +261,10 @@ class EpisodeUniform(Sampler):
     def _weights_of(self, index: EpisodeIndex, rows: Ints) -> npt.NDArray[np.float64]:
         """Return the probability of each of these episodes among all live ones."""
         live = index.live_rows()
-        if self.weights is None or len(live) < len(self.weights):
+        if self.weights is None:
             return np.ones(len(rows))
+        if len(live) < len(self.weights):
+            return (index.stop[rows] - index.live_start(rows)).astype(np.float64)
         size = len(live) // len(self.weights)
         rank = np.searchsorted(index.order[live], index.order[rows])
         part = np.minimum(rank // size, len(self.weights) - 1)
@@ -228,7 +274,7 @@ class EpisodeUniform(Sampler):
         return probabilities
 
 
-class LiveEpisodes:
+class LiveEpisodes(Follows):
     """The live episodes in the order they began, with the k-th at hand: follows an index draw by draw."""
 
     __slots__ = ("_base", "_begun", "_dropped", "_index", "_orders", "_row", "_tree")

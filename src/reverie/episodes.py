@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ TABLE = {"ended": np.int8, "total": np.float64}
 class EpisodeIndex:
     """The integers of a buffer: heads, tails and episodes of every stream.
 
-    An episode is a *row* of a table; rows are reused, ids never. Adding a step is three calls, so that the
-    bytes can be written between the second and the third and a reader never sees a half-written step:
-    `make_room`, then the store writes, then `commit`.
+    An episode is a *row* of a table; rows are reused, ids never. Adding a step is two calls, between which its
+    bytes are written: `make_room`, which can be repeated, and `commit`. Ctrl-C may come between any two lines of
+    them: `mending.mend` then makes the index what it was before `commit`, and both can be called again.
 
     Attributes:
         capacity: steps each stream keeps.
@@ -40,6 +41,8 @@ class EpisodeIndex:
             those of all streams; `total` is the return.
         open_row, front_row: (streams,) the running episode, the oldest live episode, or NO_ROW.
         next_order: the `order` of the episode that begins next.
+        seams: streams whose next step begins a new episode even if one runs: they were recorded up to here in
+            another run of the program, and the environment was reset since.
         begun, dropped: (streams,) episodes ever begun, and of these how many are live no more: the live
             ones of a stream have the ordinals `dropped <= ordinal < begun`.
     """
@@ -63,15 +66,20 @@ class EpisodeIndex:
         self._lengths = LengthTable()
         self._free_rows: list[int] = []
         self.next_order = 0
+        self.seams: set[int] = set()
+        self.found: tuple[Any, ...] | None = None  # what the last change found, for `mending.mend` to undo it
         self._allocate(max(64, streams))
         self._free_rows = list(range(len(self.start) - 1, -1, -1))
 
     def _allocate(self, rows: int) -> None:
-        """Give every column of the table `rows` entries."""
+        """Give every column of the table `rows` entries. All are made before one is put in place."""
+        grown = {}
         for name in (*COUNTS, "ended", "total"):
             old = getattr(self, name, np.zeros(0, TABLE.get(name, np.int64)))
             if len(old) < rows:
-                setattr(self, name, np.concatenate([old, np.zeros(rows - len(old), old.dtype)]))
+                grown[name] = np.concatenate([old, np.zeros(rows - len(old), old.dtype)])
+        for name, column in grown.items():
+            setattr(self, name, column)
         self._totals, self._settled, self._stops = self.total.data, self.settled.data, self.stop.data
 
     start: Ints
@@ -113,7 +121,7 @@ class EpisodeIndex:
 
     def evict(self, stream: int, tail: int) -> list[int]:
         """Let the steps of `stream` before the id `tail` go; return the final places that became free."""
-        self.tail[stream] = tail
+        self.tail[stream] = max(tail, self.tail.item(stream))
         return self._drop_fronts([stream])
 
     def make_room_many(self, streams: Ints) -> tuple[Ints, list[int]]:
@@ -129,107 +137,98 @@ class EpisodeIndex:
             )
         return streams * self.capacity + heads % self.capacity, freed
 
+    def begins(self, stream: int) -> bool:
+        """Whether the next step of a stream begins an episode."""
+        return self._open[stream] < 0 or stream in self.seams
+
+    def lacks_room(self, streams: Sequence[int]) -> bool:
+        """Whether `reserve` has to be called before each of these streams takes a step that begins an episode."""
+        width, rows = self._row_of.shape[1], len(self._free_rows) - len(streams)
+        if rows >= 0 and width > self.capacity:
+            return False
+        for stream in streams:
+            tail = self._tails[stream] + (self._heads[stream] - self._tails[stream] == self.capacity)
+            drops = tail >= self._front_stops[stream]  # its oldest episode goes to make room for the step
+            rows += drops
+            if self._begun[stream] - self.dropped.item(stream) - drops >= width:
+                return True
+        return rows < 0
+
+    def reserve(self, streams: Sequence[int]) -> None:
+        """Make room for an episode to begin in each of these streams; if interrupted, `mending.mend` has to follow."""
+        while self.lacks_room(streams):
+            rows = len(self.start)
+            if len(self._free_rows) < len(streams):
+                self._allocate(2 * rows)
+                self._free_rows.extend(range(2 * rows - 1, rows - 1, -1))
+            else:
+                self._widen()
+
     def commit(self, stream: int, slot: int, reward: float, ended: int, final: int) -> None:
-        """Make the written step live."""
+        """Make the written step live. Where it begins an episode there must be room: see `lacks_room`."""
         row, head, begun = self._open[stream], self._heads[stream], self._begun[stream]
-        before, total = row, 0.0 if row < 0 else self._totals[row]
-        try:
-            if row < 0:
-                row = self._begin(stream, head)
-            self._row_at[slot] = row
-            self._totals[row] = total + reward
-            self._settled[row] = head
-            self._stops[row] = self._heads[stream] = head + 1
-            if ended:
-                self._end(stream, row, ended, final)
-        except BaseException:
-            self._take_back(stream, head, begun, before, total)
-            raise
+        total = 0.0 if row < 0 else self._totals[row]
+        seams = self.seams & {stream} if self.seams else self.seams
+        self.found = stream, head, begun, row, total, self.next_order, seams
+        if seams:
+            row, total = self._sew(stream), 0.0
+        if row < 0:
+            row = self._begin(stream, head)
+        self._row_at[slot] = row
+        self._totals[row] = total + reward
+        self._settled[row] = head
+        self._stops[row] = self._heads[stream] = head + 1
+        if ended:
+            self._end(stream, row, ended, final)
 
     def commit_many(self, streams: Ints, slots: Ints, rewards: npt.NDArray[np.float32], ended: Ints,
                     finals: Ints | None) -> None:  # fmt: skip
         """Make the written step of each of `streams` live; `finals` are the places of final observations, if any."""
-        rows, heads, begun = self.open_row[streams], self.head[streams], self.begun[streams]
-        before, totals, fresh = rows, self.total[rows], rows < 0
-        if some := np.count_nonzero(fresh):
-            totals[fresh] = 0.0
-        try:
-            if some:
-                for stream in streams[fresh].tolist():
-                    self._begin(stream, self.head.item(stream))
-                rows = self.open_row[streams]
-            self.row_of_slot[slots] = rows
-            self.total[rows] = totals + rewards
-            self.settled[rows] = heads
-            self.stop[rows] = self.head[streams] = heads + 1
-            if np.count_nonzero(ended):
-                for lane in ended.nonzero()[0].tolist():
-                    place = NO_FINAL if finals is None else finals.item(lane)
-                    self._end(streams.item(lane), rows.item(lane), ended.item(lane), place)
-        except BaseException:
-            for lane, stream in enumerate(streams.tolist()):
-                self._take_back(
-                    stream, heads.item(lane), begun.item(lane), before.item(lane), totals.item(lane)
-                )
-            raise
+        rows, heads = self.open_row[streams], self.head[streams]
+        totals, fresh = self.total[rows], rows < 0
+        seams = self.seams & set(streams.tolist()) if self.seams else self.seams
+        self.found = streams, heads, self.begun[streams], rows, totals, self.next_order, seams
+        if seams:
+            for stream in seams:
+                self._sew(stream)
+            fresh = self.open_row[streams] < 0
+        if np.count_nonzero(fresh):
+            totals = np.where(fresh, 0.0, totals)
+            for stream in streams[fresh].tolist():
+                self._begin(stream, self.head.item(stream))
+            rows = self.open_row[streams]
+        self.row_of_slot[slots] = rows
+        self.total[rows] = totals + rewards
+        self.settled[rows] = heads
+        self.stop[rows] = self.head[streams] = heads + 1
+        if np.count_nonzero(ended):
+            for lane in ended.nonzero()[0].tolist():
+                place = NO_FINAL if finals is None else finals.item(lane)
+                self._end(streams.item(lane), rows.item(lane), ended.item(lane), place)
 
-    def cut(self, stream: int, final: int = NO_FINAL) -> bool:
-        """End the running episode of `stream` for a reason unknown; return whether there was one."""
+    def cut(self, stream: int, final: int = NO_FINAL) -> None:
+        """End the running episode of `stream`, if there is one, for a reason unknown."""
         row = self.open_row.item(stream)
-        if row < 0:
-            return False
-        head, begun, total = self.head.item(stream), self.begun.item(stream), self.total.item(row)
-        try:
-            self._end(stream, row, CUT, final)
-        except BaseException:
-            self._take_back(stream, head, begun, row, total)
-            raise
-        return True
-
-    def _take_back(self, stream: int, head: int, begun: int, row: int, total: float) -> None:
-        """Undo a change of which maybe only a part was made: Ctrl-C can come between any two lines.
-
-        Args:
-            stream: the stream that was written to.
-            head, begun: of that stream, as they were before.
-            row, total: its running episode and the return of that, as they were before; or NO_ROW and any.
-        """
-        self.head[stream], self.begun[stream], self.open_row[stream] = head, begun, row
         if row >= 0:
-            self.stop[row], self.settled[row] = head, head - 1
-            self.ended[row], self.final[row], self.total[row] = RUNNING, NO_FINAL, total
-        self._derive_anew()
+            head, begun, total = self.head.item(stream), self.begun.item(stream), self.total.item(row)
+            self.found = stream, head, begun, row, total, self.next_order, self.seams & {stream}
+            self._sew(stream, final)
 
-    def _derive_anew(self) -> None:
-        """Set everything that follows from heads, tails and the episodes' own entries."""
-        self._allocate(max(len(getattr(self, name)) for name in (*COUNTS, "ended", "total")))
-        self._lengths = LengthTable()
-        live = set()
-        for stream in range(self.streams):
-            tail, begun = self.tail.item(stream), self.begun.item(stream)
-            first = self.dropped.item(stream)
-            while first < begun:
-                row = self.row_of(stream, first)
-                if not self.ended.item(row) or self.stop.item(row) > tail:
-                    break
-                first += 1
-            self.dropped[stream] = first
-            self.front_row[stream], self._front_stop[stream] = NO_ROW, NEVER
-            for ordinal in range(first, begun):
-                row = self.row_of(stream, ordinal)
-                live.add(row)
-                if ordinal == first:
-                    self.front_row[stream] = row
-                    self._front_stop[stream] = self.stop[row] if self.ended.item(row) else NEVER
-                elif self.ended.item(row):
-                    self._lengths.add(self.stop.item(row) - self.start.item(row), row)
-        self._free_rows = [row for row in range(len(self.start) - 1, -1, -1) if row not in live]
+    def _sew(self, stream: int, final: int = NO_FINAL) -> int:
+        """Cut the running episode of a stream, if there is one; return NO_ROW."""
+        row = self.open_row.item(stream)
+        if row >= 0:
+            self._end(stream, row, CUT, final)
+        self.seams.discard(stream)
+        return NO_ROW
+
+    def live_finals(self) -> Ints:
+        """Return the places of the final observations of all live episodes."""
+        places: Ints = self.final[self.live_rows()]
+        found: Ints = places[places != NO_FINAL]
+        return found
 
     def _begin(self, stream: int, head: int) -> int:
-        if not self._free_rows:
-            old = len(self.start)
-            self._allocate(2 * old)
-            self._free_rows.extend(range(2 * old - 1, old - 1, -1))
         row = self._free_rows.pop()
         self.start[row] = self.stop[row] = self.settled[row] = head
         self.ended[row] = RUNNING
@@ -240,8 +239,6 @@ class EpisodeIndex:
         self.total[row] = 0.0
         ordinal = self.begun.item(stream)
         self.ordinal[row] = ordinal
-        if ordinal - self.dropped.item(stream) == self._row_of.shape[1]:
-            self._widen()
         self._row_of[stream, ordinal % self._row_of.shape[1]] = row
         self.begun[stream] = ordinal + 1
         self.open_row[stream] = row
@@ -284,12 +281,8 @@ class EpisodeIndex:
     def _drop_fronts(self, streams: list[int]) -> list[int]:
         """Forget the episodes that lie wholly before the tail; return the final places they held."""
         freed: list[int] = []
-        try:
-            for stream in streams:
-                self._drop_front(stream, freed)
-        except BaseException:
-            self._derive_anew()  # the places freed so far are lost; they are a few bytes, once
-            raise
+        for stream in streams:
+            self._drop_front(stream, freed)
         return freed
 
     def _drop_front(self, stream: int, freed: list[int]) -> None:

@@ -17,12 +17,20 @@ class NotEnoughData(ReplayError, ValueError):
     """No window of the asked kind exists yet."""
 
 
+class NoWeight(NotEnoughData):
+    """There are windows of the asked kind, and the sampler gives every one of them the weight 0."""
+
+
 class BufferFull(ReplayError, OverflowError):
     """A store with a hard limit was asked to hold one step more."""
 
 
 class BufferClosed(ReplayError, RuntimeError):
     """The buffer was closed; it takes and gives nothing any more."""
+
+
+class WrongProcess(ReplayError, RuntimeError, TypeError):
+    """Something of one process was pickled, or used in a fork of it where that cannot be right."""
 
 
 class TooLarge(ReplayError, MemoryError):

@@ -11,8 +11,25 @@ import numpy.typing as npt
 from reverie.batch import Batch
 from reverie.draws import Sampler
 from reverie.episodes import Ints
-from reverie.errors import SpecMismatch
+from reverie.errors import BadSetting, SpecMismatch
+from reverie.origin import KEPT
 from reverie.spec import Field
+from reverie.values import numeric_array
+
+
+def sampler_of(batch: Batch) -> Sampler:
+    """Return the sampler that drew a batch.
+
+    Raises:
+        BadSetting: it is not in this process any more.
+    """
+    sampler = None if batch._origin is None else batch._origin.sampler
+    if not isinstance(sampler, Sampler):
+        raise BadSetting(
+            f"batch: wanted one whose sampler the buffer still knows, got a copy whose sampler was not drawn with for "
+            f"long: the last {KEPT} are kept; keep the batch that sample() returned, or use fewer samplers"
+        )
+    return sampler
 
 
 def checked_priorities(sampler: Sampler, batch: Batch, td_errors: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -22,14 +39,15 @@ def checked_priorities(sampler: Sampler, batch: Batch, td_errors: npt.ArrayLike)
         SpecMismatch: errors of another shape, or one that is not finite.
         BadSetting: the sampler keeps no priorities.
     """
-    errors = np.asarray(td_errors)
+    errors = numeric_array("td_errors", td_errors, form="{}")
+    given = errors.shape
     mask = batch.train_mask if errors.ndim == 2 else np.ones((len(batch), 1), np.bool_)
     if errors.ndim == 1:
         errors = errors[:, None]
-    if errors.shape != mask.shape or errors.dtype.kind not in "biuf":
+    if errors.shape != mask.shape:
         raise SpecMismatch(
             f"td_errors: wanted numbers of shape {batch.train_mask.shape} or ({len(batch)},), got "
-            f"{errors.dtype} of shape {np.shape(td_errors)}; pass one per step, or one per window"
+            f"{errors.dtype} of shape {given}; pass one per step, or one per window"
         )
     priorities = sampler.window_priorities(errors, mask)
     if not (np.abs(priorities) <= np.finfo(np.float32).max).all():

@@ -16,14 +16,15 @@ from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.door import natural, positive
 from reverie.draws import Sampler, check_sampler
-from reverie.errors import BadSetting, BufferClosed
+from reverie.errors import BadSetting, BufferClosed, WrongProcess
+from reverie.process import Bound, watch
 from reverie.windows import check_boundary
 
 Made = TypeVar("Made")  # what the thread makes
 Given = TypeVar("Given")  # the batch that is handed out
 
-EXIT_WAIT_S = 5.0  # at interpreter exit, how long a thread may take to notice; then it is left behind
 CHECK_S = 1.0  # how often a consumer that waits looks whether the thread is still there
+EXIT_WAIT_S = 5.0  # at interpreter exit, how long a thread may take to notice; then it is left behind
 
 
 class Failure(NamedTuple):
@@ -57,7 +58,7 @@ def drawing(buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, s
     return partial(buffer.sample, batch_size, length, boundary=boundary, sampler=sampler, burn_in=burn_in)
 
 
-class Feed(Generic[Made, Given]):
+class Feed(Bound, Generic[Made, Given]):
     """An iterator of batches that are made ahead of time; the `feed` of a framework's module makes one.
 
     It is a context manager, and has one background thread, which ends with `close`, with the `with` block,
@@ -74,6 +75,8 @@ class Feed(Generic[Made, Given]):
         batches: how many were handed out.
         waited_s: seconds that the consumer waited for them, all together.
     """
+
+    _instead = "make one there, of a buffer of that process"
 
     def __init__(self, make: Callable[[], Made], hand_over: Callable[[Made], Given], prefetch: int) -> None:
         self.batches = 0
@@ -107,7 +110,8 @@ class Feed(Generic[Made, Given]):
         """Return the next batch; raise what came instead of it.
 
         Raises:
-            BufferClosed: this was closed, or made in another process.
+            BufferClosed: this was closed.
+            WrongProcess: this was made before the process was forked; its thread is in the parent.
         """
         begin = time.perf_counter()
         if self._begun_s is None:
@@ -127,7 +131,7 @@ class Feed(Generic[Made, Given]):
     def close(self) -> None:
         """End the thread, and wait until it has ended. Closing twice is fine."""
         self._line.stop()
-        if threading.current_thread() is not self._thread:
+        if self._line.thread not in (None, threading.current_thread()):
             self._thread.join()
 
     def __enter__(self) -> Self:
@@ -153,6 +157,11 @@ class _Line(Generic[Made]):
         self._stopped = False
         # A condition's lock is reentrant: garbage collection may call `stop` inside any line below.
         self._changed = threading.Condition()
+        watch(self)
+
+    def _forked(self, at_rest: bool) -> None:
+        self.thread, self._ready = None, deque()  # what is ready is for the parent
+        self._changed = threading.Condition()  # the thread may have held the other one
 
     def wait_for_room(self) -> bool:
         """Wait until another one is wanted; return False if none ever will be."""
@@ -176,7 +185,7 @@ class _Line(Generic[Made]):
                 if self._stopped:
                     raise BufferClosed("wanted an open feed, got a closed one; make a new one")
                 if self.thread is None or not self.thread.is_alive():
-                    raise BufferClosed(
+                    raise WrongProcess(
                         "wanted a feed of this process, got one whose thread is in another; "
                         "make the feed after forking"
                     )

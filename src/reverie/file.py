@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
-from reverie.database import Database, sync_folder
-from reverie.errors import BadSetting, FileError, FileMissing, FileTaken
+from reverie.database import Database
+from reverie.errors import BadSetting, FileError, FileTaken
 from reverie.limits import MOST_ID, MOST_JSON, integer, parse_json
-from reverie.lock import WriterLock, check_neighbours, discard, put_in_place
+from reverie.lock import WriterLock, put_in_place, writing_process
+from reverie.log import is_foreign
+from reverie.place import discard, existing, sync_folder, vacant
 from reverie.runs import RUN
 from reverie.schema import check_names, is_schema, schema_of, sql_names
 
@@ -21,7 +23,7 @@ APPLICATION_ID = 0x72657665  # "reve" in ASCII
 FORMAT = 1
 # What a named value has to be, at the least.
 KINDS = {"columns": list, "obs_columns": list, "identity": str, "copy_of": str, "clean": bool, "synced": int,
-         "ends": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
+         "rewrites": int, "ends": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
 
 Blobs = Mapping[str, bytes]
 
@@ -69,6 +71,7 @@ class ReplayFile:
     def __init__(self, db: Database, columns: Sequence[str], obs: Sequence[str]) -> None:
         self.db = db
         self._lock: WriterLock | None = None
+        self.closed = False
         self.columns, self.obs_columns = tuple(columns), tuple(obs)
         quoted = sql_names(columns)
         self._quoted = dict(zip(self.columns, quoted, strict=True))
@@ -89,31 +92,30 @@ class ReplayFile:
             FileTaken: there is something at `path` already.
             FileError: it cannot be made.
         """
-        if not path.parent.is_dir():
-            raise FileMissing(f"{path}: wanted a folder to put it in, got none; make {str(path.parent)!r}")
+        place = vacant(path)
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
-        draft = path.with_name(f"{path.name}.new-{os.getpid()}")
+        draft = place.with_name(f"{place.name}.new-{os.getpid()}")
         try:
             discard(draft)  # of a process that had this number and was killed
-            db = Database(draft, "new")
+            db = Database(path, "new", draft)
             try:
                 file = cls(db, columns, obs)
                 db.do(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.do(f"PRAGMA user_version = {FORMAT}")
                 with db.writing():
                     list(map(db.do, file.schema))
+                    db.name_base()
                     for name, value in {**meta, "columns": list(columns), "obs_columns": list(obs)}.items():
                         file.put_meta(name, value)
                 db.do("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
-            lock = put_in_place(draft, path)
+            lock = put_in_place(draft, path, place)
         except FileError:
             raise
         except FileExistsError as error:
             raise FileTaken(
-                f"{path}: wanted a path that is free, got one that exists; "
-                f"reverie.open resumes it, and nothing is ever overwritten"
+                f"{path}: wanted a path that is free, got one taken meanwhile; choose another path"
             ) from error
         except OSError as error:
             raise FileError(
@@ -122,10 +124,10 @@ class ReplayFile:
         finally:
             discard(draft)
         try:
-            sync_folder(path.parent)
-            file = cls._open(Database(path, "r+"))
+            sync_folder(place.parent)
+            file = cls._open(Database(path, "r+", place))
         except BaseException:
-            discard(path)
+            discard(place)
             lock.release()
             raise
         file._lock = lock
@@ -137,16 +139,18 @@ class ReplayFile:
 
         Raises:
             FileMissing: there is none.
-            FileError: it is none, a newer one, or damaged.
+            FileError: it is none, a newer one, or damaged; its log belongs to another file; or it cannot be
+                reached or locked.
         """
-        if not path.exists():
-            raise FileMissing(f"{path}: wanted a replay file, got no file; check the path, or make a buffer")
-        if not path.is_file():
-            raise FileError(f"{path}: wanted a replay file, got a folder or device; check the path")
-        check_neighbours(path)
-        lock = WriterLock(path) if mode == "r+" else None
+        place = existing(path)
+        lock = WriterLock(path, place) if mode == "r+" else None
         try:
-            file = cls._open(Database(path, mode))
+            if _has_foreign_log(place, lock is not None):
+                raise FileError(
+                    f"{path}: wanted the log of this file, got that of another file at {place.name}-wal; "
+                    f"remove {place.name}-wal if this file is what you want, such as one restored from a copy"
+                )
+            file = cls._open(Database(path, mode, place))
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -187,10 +191,15 @@ class ReplayFile:
         self.db.close()
         if self._lock is not None:
             self._lock.release()
+        self.closed = True
+
+    def lacks_log(self) -> bool:
+        """Whether the log of a file that was not closed is missing: newest steps may be missing with it."""
+        return self.db.lacks_log and writing_process(self.db.place) is None
 
     def remove(self) -> None:
         """Remove it: it was made for a buffer that came to nothing."""
-        discard(self.db.path)
+        discard(self.db.place)
         self.close()
 
     # --- named values ----------------------------------------------------------------------------------
@@ -287,6 +296,10 @@ class ReplayFile:
         """Forget a run."""
         self.db.do("DELETE FROM runs WHERE number = ?", (number,))
 
+    def has_run(self, number: int) -> bool:
+        """Whether there is a run of this number."""
+        return bool(self.db.rows("SELECT 1 FROM runs WHERE number = ?", (number,)))
+
     def _row_of_run(self, number: int, more: str) -> Any:
         found = self.db.rows(
             f"SELECT number, stream, first, steps, checksums, {more} FROM runs WHERE number = ?", (number,)
@@ -318,9 +331,15 @@ class ReplayFile:
             found.append(StepRow(stream, step, ended, values, self._final(blobs[len(self.columns) :])))
         return sorted(found, key=lambda row: row[:2])
 
-    def drop_steps(self, stream: int, first: int) -> None:
-        """Forget the newest steps of a stream from `first` on."""
-        self.db.do("DELETE FROM steps WHERE stream = ? AND id >= ?", (stream, first))
+    def drop_steps(self, stream: int) -> None:
+        """Forget the newest steps of a stream."""
+        self.db.do("DELETE FROM steps WHERE number BETWEEN ? AND ?", (stream * RUN, (stream + 1) * RUN - 1))
+
+    def stops(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Return one past the last id of each stream's runs, and of its newest steps, where there are any."""
+        runs = self.db.each("SELECT stream, max(first + steps) FROM runs GROUP BY stream")
+        steps = self.db.each("SELECT stream, max(id) + 1 FROM steps GROUP BY stream")
+        return dict(runs), dict(steps)
 
     # --- episodes --------------------------------------------------------------------------------------
 
@@ -349,10 +368,13 @@ class ReplayFile:
                 return bytes(packed)
         raise self.db.damaged(f"the final observation of episode {number} is missing")
 
-    def keep_episodes(self, stream: int, first: int, stop: int) -> None:
-        """Forget the episodes of a stream but those with the ordinals `first <= ordinal < stop`."""
-        sql = "DELETE FROM episodes WHERE stream = ? AND NOT ordinal BETWEEN ? AND ?"
-        self.db.do(sql, (stream, first, stop - 1))
+    def drop_episodes(self, stream: int, stop: int) -> None:
+        """Forget the episodes of a stream before that with the ordinal `stop`."""
+        self.db.do("DELETE FROM episodes WHERE stream = ? AND ordinal < ?", (stream, stop))
+
+    def has_ended(self, number: int) -> bool:
+        """Whether there is an episode of this number, and it does not run."""
+        return bool(self.db.rows("SELECT 1 FROM episodes WHERE number = ? AND ended != 0", (number,)))
 
     def drop_other_episodes(self, numbers: Set[int]) -> None:
         """Forget all episodes but these."""
@@ -391,6 +413,12 @@ class ReplayFile:
             raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind") from error
         if wanted != got:
             raise self.db.damaged(f"the checksum of {kind} {numbers[0]} is wrong")
+
+
+def _has_foreign_log(place: Path, is_alone: bool) -> bool:
+    """Whether the log beside a file is another's; while somebody writes, nobody but the one who does can tell."""
+    # Looked at twice: a writer may come and go between two looks.
+    return all(is_foreign(place) and (is_alone or writing_process(place) is None) for _ in range(2))
 
 
 def _insert(table: str, columns: int) -> str:

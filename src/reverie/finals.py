@@ -56,8 +56,7 @@ class PackedFinals:
         if place == len(self._packed):
             self._packed.append(None)
         self._packed[place] = packed
-        if not isinstance(packed, int):
-            self.nbytes += sum(map(len, packed.values()))
+        self.nbytes += self.size(place)
         return place
 
     def release(self, places: Iterable[int]) -> None:
@@ -66,15 +65,27 @@ class PackedFinals:
             self._let_go(place, None)
             self._free.append(place)
 
+    def retain(self, places: Ints) -> None:
+        """Let all places but these be used again, whatever an interrupt left."""
+        kept = set(places.tolist())
+        for place in range(len(self._packed)):
+            if place not in kept:
+                self._packed[place] = None
+        self._free = [place for place in range(len(self._packed) - 1, -1, -1) if place not in kept]
+        self.nbytes = sum(map(self.size, kept))
+
+    def size(self, place: int) -> int:
+        """Return how many bytes of memory the final observation at `place` takes."""
+        packed = self._packed[place]
+        return 0 if packed is None or isinstance(packed, int) else sum(map(len, packed.values()))
+
     def filed(self, place: int, number: int) -> None:
         """Take note that the file has it now, in the row of this episode."""
         if self._shelf is not None:
             self._let_go(place, number)
 
     def _let_go(self, place: int, instead: int | None) -> None:
-        packed = self._packed[place]
-        if packed is not None and not isinstance(packed, int):
-            self.nbytes -= sum(map(len, packed.values()))
+        self.nbytes -= self.size(place)
         self._packed[place] = instead
 
     def packed(self, place: int, codec: Codec) -> Packed:

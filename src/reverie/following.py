@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Any
 
 from reverie.file import ReplayFile
 from reverie.loading import Loader
+from reverie.process import watch
 
 
 class Follower:
@@ -20,15 +22,22 @@ class Follower:
         lock: of the buffer.
     """
 
-    def __init__(self, file: ReplayFile, loader: Loader, lock: threading.RLock) -> None:
+    def __init__(self, file: ReplayFile, loader: Loader, lock: AbstractContextManager[Any]) -> None:
         self._file = file
         self._loader = loader
         self._lock = lock
         self._depth = 0
         self._version = -1  # nothing was loaded yet
+        watch(self)
+
+    def _guard(self, lock: AbstractContextManager[Any]) -> None:
+        self._lock = lock
+
+    def _forked(self, at_rest: bool) -> None:
+        self._version = -1  # the numbers of another connection mean nothing
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self._lock.__enter__()
         try:
             if not self._depth:
                 self._file.db.begin()
@@ -39,7 +48,7 @@ class Follower:
             self._depth += 1
         except BaseException:
             self._file.db.roll_back()
-            self._lock.release()
+            self._lock.__exit__(None, None, None)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -47,4 +56,4 @@ class Follower:
         self._depth -= 1
         if not self._depth:
             self._file.db.roll_back()
-        self._lock.release()
+        self._lock.__exit__(None, None, None)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
 from reverie.episodes import NO_FINAL, TERMINATED, TRUNCATED, EpisodeIndex, Ints
 from reverie.layout import Layout, Parts, is_obs
+from reverie.origin import Origin
 from reverie.ring import Ring
 from reverie.spec import Column, StepSpec, tree_build
 from reverie.stores import FinalStore, Store
@@ -36,7 +37,7 @@ class Gatherer:
         self._plain = store if isinstance(store, Ring) else None
 
     def fill(self, windows: Windows | CrossWindows, layout: Layout, batch: Batch,
-             weight: npt.NDArray[Any] | None, sampler: object) -> None:  # fmt: skip
+             weight: npt.NDArray[Any] | None, origin: Origin) -> None:  # fmt: skip
         """Fill every array of `batch`, which was laid out for such windows.
 
         Args:
@@ -44,7 +45,7 @@ class Gatherer:
             layout: of the batch.
             batch: where.
             weight: (B,) importance weights; None for ones.
-            sampler: who drew them, for what a learner gives back later.
+            origin: whose they are and who drew them, for what a learner gives back later.
         """
         if isinstance(windows, Windows):
             assert isinstance(batch, SequenceBatch)
@@ -57,7 +58,7 @@ class Gatherer:
         else:
             batch.weight[...] = weight
         # Frozen for users; a batch that is filled again may come from another sampler than before.
-        object.__setattr__(batch, "_sampler", sampler)
+        object.__setattr__(batch, "_origin", origin)
 
     # --- sequences inside one episode ------------------------------------------------------------------
 

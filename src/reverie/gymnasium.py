@@ -17,6 +17,7 @@ from reverie.atari import atari
 from reverie.buffer import ReplayBuffer
 from reverie.door import positive, seed_number
 from reverie.errors import BadSetting, SpecMismatch
+from reverie.lanes import for_env, numbers, own, put, row, rows
 from reverie.spec import Column, StepSpec, Tree, tree_leaves
 
 __all__ = ["Recording", "atari", "record"]
@@ -127,17 +128,22 @@ def _record_one(
     only = np.zeros(1, np.int64)  # the one lane of a single environment
     obs, _ = env.reset(seed=seed)
     for left in range(steps, 0, -1):
-        seen = _own(obs)
+        seen = own("obs", obs)
         chosen = policy(obs)
-        action = _own(chosen)
-        obs, reward, terminated, truncated, _ = env.step(chosen)
-        amount, ended = float(reward), bool(terminated or truncated)
+        action = own("action", chosen)
+        obs, reward, terminated, truncated, _ = env.step(for_env("action", chosen, obs))
+        amount = float(numbers("reward", reward, ()))
+        terminated, truncated = (
+            bool(numbers("terminated", terminated, ())),
+            bool(numbers("truncated", truncated, ())),
+        )
+        ended = terminated or truncated
         buffer.add(
             obs=seen,
             action=action,
             reward=amount,
-            terminated=bool(terminated),
-            truncated=bool(truncated),
+            terminated=terminated,
+            truncated=truncated,
             final_obs=obs if ended else None,
         )
         tally.count(only, np.array([amount]), np.array([ended]))
@@ -154,17 +160,18 @@ def _record_lanes(
     seed: int | None,
     tally: _Tally,
 ) -> None:
-    mode = _autoreset_mode(env)
+    mode, each = _autoreset_mode(env), (env.num_envs,)
     playing = np.ones(env.num_envs, np.bool_)  # False for lanes whose next row only resets them
     left = steps
     obs, _ = env.reset(seed=seed)
     while left:
-        seen = _own(obs)
+        seen = own("obs", obs)
         chosen = policy(obs)
-        action = _own(chosen)
-        obs, reward, terminated, truncated, infos = env.step(chosen)
-        reward = np.asarray(reward, np.float64)
-        terminated, truncated = np.asarray(terminated, np.bool_), np.asarray(truncated, np.bool_)
+        action = own("action", chosen)
+        obs, reward, terminated, truncated, infos = env.step(for_env("action", chosen, obs))
+        reward = numbers("reward", reward, each).astype(np.float64)
+        terminated = numbers("terminated", terminated, each).astype(np.bool_)
+        truncated = numbers("truncated", truncated, each).astype(np.bool_)
         ended = terminated | truncated
         final = None
         if ended.any():
@@ -173,12 +180,12 @@ def _record_lanes(
         lanes, dropped = giving[:left], giving[left:]
         if len(lanes):
             buffer.add_batch(
-                obs=_rows(seen, lanes),
-                action=_rows(action, lanes),
+                obs=rows("obs", seen, env.num_envs, lanes),
+                action=rows("action", action, env.num_envs, lanes),
                 reward=reward[lanes],
                 terminated=terminated[lanes],
                 truncated=truncated[lanes],
-                final_obs=None if final is None else _rows(final, lanes),
+                final_obs=None if final is None else rows("final_obs", final, env.num_envs, lanes),
                 streams=lanes,
             )
             left -= len(lanes)
@@ -188,9 +195,9 @@ def _record_lanes(
         elif mode is AutoresetMode.DISABLED and ended.any() and left:
             obs, _ = env.reset(options={"reset_mask": ended})
     for lane in dropped.tolist():
-        buffer.cut(lane, final_obs=_lane(seen, lane))
+        buffer.cut(lane, final_obs=row("obs", seen, env.num_envs, lane))
     for lane in lanes.tolist():
-        buffer.cut(lane, final_obs=_lane(obs, lane))
+        buffer.cut(lane, final_obs=row("obs", obs, env.num_envs, lane))
 
 
 def _cut_all(buffer: ReplayBuffer) -> None:
@@ -277,7 +284,7 @@ def _check_fit(env: AnyEnv, lanes: int, buffer: ReplayBuffer) -> None:
         raise SpecMismatch(f"buffer: wanted the fields {sorted(wanted)}, got {sorted(got)}; {remedy}")
     for name, field in wanted.items():
         held = got[name]
-        if field.shape != held.shape or not np.can_cast(field.dtype, held.dtype, "safe"):
+        if field.shape != held.shape or not held.takes(field.dtype):
             raise SpecMismatch(
                 f"field {name!r}: wanted {field} as the environment has it, got {held}; {remedy}"
             )
@@ -301,11 +308,11 @@ def _final_obs(env: VectorEnv[Any, Any, Any], obs: Tree, infos: Mapping[str, Any
             f"env: wanted infos['final_obs'] for lanes {np.flatnonzero(ended).tolist()}, which ended, "
             f"got infos with keys {sorted(infos)}; use AutoresetMode.NEXT_STEP, or unwrap what hides it"
         )
-    out = _own(obs)
+    out = own("obs", obs)
     for lane in np.flatnonzero(ended).tolist():
-        final = _lane(infos["final_obs"], lane)
+        final = row("final_obs", infos["final_obs"], env.num_envs, lane)
         _refuse_overwritten(env, lane, final)
-        _put("final_obs", out, lane, final)
+        put("final_obs", out, lane, final)
     return out
 
 
@@ -317,49 +324,13 @@ def _refuse_overwritten(env: VectorEnv[Any, Any, Any], lane: int, final: Tree) -
     # Gymnasium keeps each lane's newest observation here, as the lane returned it.
     after = dict(tree_leaves("obs", inner._env_obs[lane]))
     for name, leaf in tree_leaves("obs", final):
-        if isinstance(leaf, np.ndarray) and np.shares_memory(leaf, after[name]):
+        if (
+            isinstance(leaf, np.ndarray)
+            and isinstance(after[name], np.ndarray)
+            and np.shares_memory(leaf, after[name])
+        ):
             raise SpecMismatch(
                 f"env: wanted lane {lane} to keep its final observation apart from the next reset's, got one "
                 f"array for both, already overwritten; return a copy from its reset(), "
                 f"or use AutoresetMode.NEXT_STEP"
             )
-
-
-def _own(tree: Tree) -> Tree:
-    """Return a copy that nobody else will write to."""
-    if isinstance(tree, Mapping):
-        return {key: _own(child) for key, child in tree.items()}
-    return tree.copy() if isinstance(tree, np.ndarray) else copy.deepcopy(tree)
-
-
-def _rows(tree: Tree, lanes: Ints) -> Tree:
-    """Return the rows of `lanes`, each leaf shrinking from (all lanes, …) to (len(lanes), …)."""
-    if isinstance(tree, Mapping):
-        return {key: _rows(child, lanes) for key, child in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [tree[lane] for lane in lanes.tolist()]
-    return np.asarray(tree)[lanes]
-
-
-def _lane(tree: Tree, lane: int) -> Tree:
-    if isinstance(tree, Mapping):
-        return {key: _lane(child, lane) for key, child in tree.items()}
-    return tree[lane]
-
-
-def _put(name: str, tree: Tree, lane: int, value: Tree) -> None:
-    """Write one lane's `value` into row `lane` of `tree`; neither shape nor kind of number may change."""
-    if isinstance(tree, Mapping):
-        if not isinstance(value, Mapping) or value.keys() != tree.keys():
-            raise SpecMismatch(f"field {name!r}: wanted a dict with keys {sorted(tree)}, got {value!r}")
-        for key, child in tree.items():
-            _put(f"{name}/{key}", child, lane, value[key])
-        return
-    row = np.asarray(value)
-    if row.shape != tree[lane].shape or not np.can_cast(row.dtype, tree.dtype, "same_kind"):
-        raise SpecMismatch(
-            f"field {name!r}: wanted shape {tree[lane].shape} and dtype {tree.dtype} as in the observations, "
-            f"got {row.shape} and {row.dtype}; a wrapper that changes observations must change "
-            f"infos['final_obs'] too"
-        )
-    tree[lane] = row

@@ -34,8 +34,10 @@ class Intake:
     def __init__(self, spec: StepSpec, columns: tuple[Column, ...], obs_columns: tuple[Column, ...]) -> None:
         self._spec = spec
         self._obs_columns = obs_columns
+        # Of a finite field no array fits at first sight: its numbers are looked at.
         self._checks = [
-            (name, field.dtype, field.shape, field.integers, field.validate) for name, field in columns
+            (name, None if field.finite else field.dtype, field.shape, field.integers, field.validate)
+            for name, field in columns
         ]
         # One array each and no extras: there are no keys to compare.
         self._flat = type(spec.obs) is type(spec.action) is Field and not spec.extras
@@ -68,14 +70,16 @@ class Intake:
         rewards = reward_numbers(reward, lead)
         values = self._values(obs, action, extras, lead)
         values["reward"] = rewards
-        return Lanes(values, rewards, ended, None if final_obs is None else self.final(final_obs, lead))
+        return Lanes(
+            values, rewards, ended, None if final_obs is None else self.final(final_obs, lead, ended > 0)
+        )
 
-    def final(self, final_obs: Tree, lead: tuple[int, ...] = ()) -> dict[str, Any]:
-        """Check a final observation, or one per lane."""
+    def final(self, final_obs: Tree, lead: tuple[int, ...] = (), rows: Any = ...) -> dict[str, Any]:
+        """Check a final observation, or one per lane, of which only `rows` will be read."""
         final: dict[str, Any] = {}
         flatten_value("obs", self._spec.obs, final_obs, final)
         for column in self._obs_columns:
-            final[column.name] = column.field.validate(f"final_{column.name}", final[column.name], lead)
+            final[column.name] = column.field.validate(f"final_{column.name}", final[column.name], lead, rows)
         return final
 
     def _values(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from reverie.budget import Eviction
 from reverie.codec import LEAST_STEP_BYTES, PLAIN, Codec
-from reverie.episodes import CUT, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Ints
+from reverie.episodes import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Ints
 from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
 from reverie.loading import Loader
 from reverie.runs import Runs
 from reverie.spec import Column
 from reverie.states import Remembered
 from reverie.stores import FinalStore, Store
+
+# What the file is told of a step: its values by column, how it ended, its final observation.
+Told = tuple[Mapping[str, Any], int, Mapping[str, Any] | None]
 
 
 class Journal:
@@ -35,23 +39,23 @@ class Journal:
                  finals: FinalStore, durability: str) -> None:  # fmt: skip
         self.file = file
         self._fields = {column.name: column.field for column in columns}
-        # What a row of a step needs: name and dtype, and whether changes from the step before are told.
-        self._leaves = [
-            (name, self._fields[name].dtype, self._fields[name].nbytes >= LEAST_STEP_BYTES)
-            for name in file.columns
-        ]
+        # What a row of a step needs: its columns, and whether changes from the step before are told.
+        self._leaves = [(name, self._fields[name].nbytes >= LEAST_STEP_BYTES) for name in file.columns]
         self._index = index
         self._store = store
         self._finals = finals
-        self._each_step = durability == "step"
+        self.each_step = durability == "step"
         self._runs = Runs(index.streams, index.capacity)
         self._codec = Codec()
         self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
         self.filed = index.head.copy()  # stream -> one past the last id that the file has
         self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
-        # (stream, id, running episode) of the steps or the cut written last; of a cut, the id is -1.
-        # If memory has not followed, an interrupt came between.
-        self._pending: list[tuple[int, int, int]] = []
+        self._dropped = np.zeros(
+            index.streams, np.int64
+        )  # stream -> the first episode that the file may have
+        # stream -> head, episodes begun, running episode as they were when all of them was put into the file
+        self._put = np.full((3, index.streams), -1)
+        self.rewrites = file.meta("rewrites", 0)  # how often steps were rewritten
 
     def go_on_from(self, loader: Loader) -> None:
         """Take note of what the file held when memory was made from it."""
@@ -67,65 +71,76 @@ class Journal:
 
     # --- what happens ----------------------------------------------------------------------------------
 
-    def step(self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None,
-             note: Mapping[str, Any]) -> bool:  # fmt: skip
-        """Write one step that is about to be stored; return whether `note`, named values, was set with it."""
-        return self._steps([(stream, values, ended, final)], note)
+    def steps(self, streams: Sequence[int], rows: Sequence[Told], note: Mapping[str, Any],
+              make_room: Callable[[], list[Eviction]] | None, evictions: list[Eviction]) -> bool:  # fmt: skip
+        """Write a step for each of several streams that is about to be stored, all or none.
 
-    def lanes(self, streams: Ints, values: Mapping[str, Any], ended: Ints, final: Mapping[str, Any] | None,
-              note: Mapping[str, Any]) -> bool:  # fmt: skip
-        """Write a step for each of several streams, all or none; as `step` does."""
-        return self._steps([
-            (stream, {name: rows[lane] for name, rows in values.items()}, kind,
-             {name: rows[lane] for name, rows in final.items()} if final and kind else None)
-            for lane, (stream, kind) in enumerate(zip(streams.tolist(), ended.tolist(), strict=True))
-        ], note)  # fmt: skip
+        Args:
+            streams: all different; rows: values, end and final observation of each one's step.
+            note: named values that are to be set with it.
+            make_room: drops runs from the file and returns them; they are put into `evictions`.
 
-    def _steps(self, steps: list[tuple[int, Mapping[str, Any], int, Mapping[str, Any] | None]],
-               note: Mapping[str, Any]) -> bool:  # fmt: skip
-        self._take_back()
-        index = self._index
-        full = [stream for stream, *_ in steps if self._begins_run(stream)]
-        begun = [stream for stream, *_ in steps if index.open_row.item(stream) == NO_ROW]
-        if self._each_step:
-            self._pending = [(stream, index.head.item(stream), NO_ROW) for stream, *_ in steps]
-        if self._each_step and len(steps) == 1 and not (full or begun or note):
+        Returns:
+            Whether anything was written, the note included.
+        """
+        index, steps = self._index, list(zip(streams, rows, strict=True))
+        full = [stream for stream in streams if self._begins_run(stream)]
+        begun = [stream for stream in streams if index.begins(stream)]
+        if self.each_step and len(steps) == 1 and not (full or begun or note or make_room):
             self.file.db.check()
             self.file.put_step(self._row(*steps[0]))  # a transaction of its own
-        elif full or self._each_step:
+        elif full or make_room or self.each_step:
             with self.file.db.writing():
+                if make_room is not None:
+                    evictions += make_room()
                 for stream in full:
                     self._put_run(stream)
                     self._put_episodes(stream)
-                if self._each_step:
+                if self.each_step:
                     for place, stream in enumerate(begun):
                         self._put_beginning(stream, index.next_order + place)
-                    for step in steps:
-                        self.file.put_step(self._row(*step))
+                    for stream, row in steps:
+                        self.file.put_step(self._row(stream, row))
                 self._put_notes(note)
             for stream in full:
                 self._sealed(stream)
         else:
             return False  # memory alone holds the step until its run is sealed
-        if self._each_step:
-            for stream, *_ in steps:
+        if self.each_step:
+            for stream in streams:
                 self.filed[stream] = index.head.item(stream) + 1
         return True
 
-    def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> bool:
-        """Write that the running episode of a stream is about to be cut; as `step` does."""
-        if not self._each_step:
-            return False  # the file has no more of this episode than the last sealed run: the next one brings the end
-        self._take_back()
+    def has_steps(
+        self, streams: Sequence[int], heads: Sequence[int], evictions: Sequence[Eviction] | None
+    ) -> bool:
+        """Whether the file has what `steps` was about to write when the streams' heads were these.
+
+        Where memory alone would have held the steps, this asks for the rest: the runs that had to be sealed and
+        dropped first.
+        """
+        if not self._is_here():
+            return True
+        if self.each_step:
+            return all(self.filed.item(stream) > head for stream, head in zip(streams, heads, strict=True))
+        sealed = not any(self._begins_run(stream) for stream in streams)
+        return sealed and (evictions is None or (len(evictions) > 0 and not any(
+            self.file.has_run(eviction.run) for eviction in evictions
+        )))  # fmt: skip
+
+    def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> None:
+        """Write that the running episode of a stream is about to be cut."""
         packed = None if final is None else self._pack_final(final)
-        self._pending = [(stream, -1, self._index.open_row.item(stream))]
         with self.file.db.writing():
             self._put_episodes(stream, cut=(packed,))
             self._put_notes(note)
-        return True
 
-    def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
-        """Write new values of steps that are about to be rewritten in memory."""
+    def has_cut(self, number: int) -> bool:
+        """Whether the file knows that an episode has ended."""
+        return not self._is_here() or self.file.has_ended(number)
+
+    def rewrite(self, slots: Ints, values: Mapping[str, Any], ticket: int) -> None:
+        """Write new values of steps that are about to be rewritten in memory; `ticket` is one more than `rewrites`."""
         index, runs = self._index, self._runs
         number, row = runs.of_slots(slots)
         stream = number // runs.each
@@ -151,11 +166,38 @@ class Journal:
                     }
                     self._put_open(one, news)
                     self._put_episodes(one)  # steps that were in memory alone have brought theirs
+            self._put_notes({"rewrites": ticket})
+        self.rewrites = ticket
 
-    def drop_run(self, number: int) -> None:
-        """Forget a run of which no step is live any more."""
-        with self.file.db.writing():
-            self.file.drop_run(number)
+    def has_rewritten(self, ticket: int) -> bool:
+        """Whether the file has what `rewrite` was about to write with this ticket."""
+        return not self._is_here() or self.rewrites >= ticket
+
+    def resume(self) -> None:
+        """Ask the file what it has: an interrupt may have come between a transaction and the notes taken of it.
+
+        Raises:
+            FileError: it cannot be read now.
+        """
+        index = self._index
+        self.kept[:] = index.dropped  # it may know more
+        self._dropped[:] = 0
+        self._put[:] = -1
+        if not self._is_here():  # what memory holds is all there is, and may be saved elsewhere
+            self.filed[:] = NEVER
+            return
+        sealed, newest = self.file.stops()
+        for stream, stop in sealed.items():
+            self.sealed[stream] = stop
+        self.filed[:] = self.sealed
+        for stream, stop in newest.items():
+            self.filed[stream] = max(self.filed.item(stream), stop)
+        self.rewrites = self.file.meta("rewrites", 0)
+
+    def _is_here(self) -> bool:
+        """Whether the file is still there; no transaction is open afterwards."""
+        self.file.db.roll_back()
+        return not self.file.db.is_astray
 
     # --- bringing all of it to the disk ----------------------------------------------------------------
 
@@ -169,13 +211,19 @@ class Journal:
         named, arrays = memories
         with self.file.db.syncing():
             self.put_rest((named | {"clean": clean}, arrays))
-        self.filed[:] = self._index.head
+        self.all_put()
+
+    def all_put(self) -> None:
+        """Take note that the file has all that memory holds."""
+        index = self._index
+        self.filed[:] = index.head
+        self._put[:] = index.head, index.begun, index.open_row
 
     def put_rest(self, memories: Remembered) -> None:
         """Put the steps and episodes that the file does not have, and what else has to be remembered."""
-        for stream in range(self._index.streams):
-            # An interrupt may have come between file and memory.
-            self.file.drop_steps(stream, self._index.head.item(stream))
+        index = self._index
+        now = np.stack([index.head, index.begun, index.open_row])
+        for stream in np.flatnonzero((now != self._put).any(axis=0)).tolist():
             self._put_open(stream)
             self._put_episodes(stream)
         named, arrays = memories
@@ -203,28 +251,14 @@ class Journal:
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
                 first += run.steps
-            file.drop_steps(stream, 0)
+            file.drop_steps(stream)
             self.sealed[stream] = self.filed[stream] = newest
         for number in have:
             file.drop_run(number)
         file.drop_other_episodes(set())
         self.kept[:] = 0
+        self._put[:] = -1
         self.put_rest(memories)
-        self.filed[:] = index.head
-
-    def _take_back(self) -> None:
-        """Remove from the file what was written there for memory that an interrupt kept from following."""
-        index = self._index
-        astray = [
-            stream for stream, step, row in self._pending
-            if index.head.item(stream) <= step or (row != NO_ROW and index.open_row.item(stream) == row)
-        ]  # fmt: skip
-        if astray:
-            with self.file.db.writing():
-                for stream in astray:
-                    self.file.drop_steps(stream, index.head.item(stream))
-                    self._put_episodes(stream)
-        self._pending = []
 
     # --- rows ------------------------------------------------------------------------------------------
 
@@ -250,7 +284,7 @@ class Journal:
             row = index.row_of(stream, ordinal)
             if index.final.item(row) != NO_FINAL:
                 self._finals.filed(index.final.item(row), index.order.item(row))
-        self.kept[stream] = kept
+        self.kept[stream], self._dropped[stream] = kept, index.dropped[stream]
 
     def _put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
         """Put what the file does not know of the stream's episodes; `cut` is how the running one will end."""
@@ -266,11 +300,14 @@ class Journal:
                 index.order.item(row), stream, ordinal, index.start.item(row), index.stop.item(row), ended,
                 index.total.item(row), final,
             ))  # fmt: skip
-        self.file.keep_episodes(stream, index.dropped.item(stream), index.begun.item(stream))
+        if index.dropped.item(stream) > self._dropped.item(stream):
+            self.file.drop_episodes(stream, index.dropped.item(stream))
 
     def _put_beginning(self, stream: int, order: int) -> None:
         """Put an episode that is about to begin: where, and as which of all. Its steps tell the rest."""
         begun, head = self._index.begun.item(stream), self._index.head.item(stream)
+        if self._index.open_row.item(stream) != NO_ROW:  # left running by another run of the program
+            self._put_episodes(stream, cut=(None,))
         self.file.put_episode(EpisodeRow(order, stream, begun, head, head, RUNNING, 0.0, None))
 
     def _put_notes(self, note: Mapping[str, Any]) -> None:
@@ -306,10 +343,9 @@ class Journal:
             kept = None if final == NO_FINAL else self._finals.packed(final, self._codec)
             self.file.put_step(StepRow(stream, step, ended, packed, kept))
 
-    def _row(
-        self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None
-    ) -> StepRow:
+    def _row(self, stream: int, told: Told) -> StepRow:
         """Return the row of a step that is about to be stored."""
+        values, ended, final = told
         index = self._index
         head = index.head.item(stream)
         # The step before has a row in the file, too, unless this one begins a run.
@@ -317,8 +353,8 @@ class Journal:
         if self._runs.of_id(stream, head)[1]:
             before = stream * index.capacity + (head - 1) % index.capacity
         packed = {}
-        for name, dtype, wide in self._leaves:
-            value = np.asarray(values[name], dtype)
+        for name, wide in self._leaves:
+            value = values[name]
             if wide:
                 old = None if before < 0 else self._store.peek(name, before)
                 packed[name] = self._codec.pack_step(value, old)
@@ -327,7 +363,4 @@ class Journal:
         return StepRow(stream, head, ended, packed, None if final is None else self._pack_final(final))
 
     def _pack_final(self, final: Mapping[str, Any]) -> dict[str, bytes]:
-        return {
-            name: self._codec.pack(np.ascontiguousarray(np.asarray(value, self._fields[name].dtype)))
-            for name, value in final.items()
-        }
+        return {name: self._codec.pack(value) for name, value in final.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from reverie.budget import Budget
+from reverie.changes import Changes
 from reverie.draws import Sampler
-from reverie.episodes import EpisodeIndex, Ints
-from reverie.errors import BufferClosed, FileError
+from reverie.episodes import EpisodeIndex
+from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.file import ReplayFile
 from reverie.journal import Journal
 from reverie.loading import Loader
+from reverie.process import own_stream, watch
 from reverie.resuming import recall, remember
 from reverie.saving import copy_file, copy_memory, snapshot
 from reverie.settings import Settings
 from reverie.states import Remembered, SamplerStates, generator_state
 from reverie.stores import FinalStore, Store
-
-Values = Mapping[str, Any]
 
 
 class Keeper:
@@ -39,6 +40,7 @@ class Keeper:
 
     Attributes:
         notes: JSON values by name, for a class around the buffer; they come back after a resume.
+        turns: over the buffer's lock.
     """
 
     def __init__(self, settings: Settings, rng: np.random.Generator, index: EpisodeIndex, store: Store,
@@ -49,16 +51,32 @@ class Keeper:
         self.file = file
         self.closed = False
         self.notes: dict[str, Any] = {}
+        self.turns = threading.Condition()
         self._journal: Journal | None = None
         self._samplers = SamplerStates()
+        self._used: Sampler | None = None  # by a draw or an update that is not through
         self._identity = uuid.uuid4().hex  # by which copies know whose they are
         # Whether random numbers were drawn, and notes taken, that the file does not know of.
         self._drawn = self._noted = False
+        self.changes = Changes(settings.stored, index, store, finals)
+        self.changes.news, self.changes.told = self._news, self._told
         limit = settings.max_bytes
-        self._budget = None if limit is None else Budget(
-            limit, self._used_bytes, settings.raw_run_bytes, self._drop_run, index, store, finals
-        )  # fmt: skip
-        self._alone = file is None and limit is None  # nobody need be told of a step
+        if limit is not None:
+            self.changes.budget = Budget(limit, self._used_bytes, settings.raw_run_bytes, index, store, finals, file,
+                                         settings.residency == "disk")  # fmt: skip
+        if file is not None or limit is not None:
+            self.changes.check = self.check_writable
+        self._copier: int | None = None  # the thread that copies the file now
+        self._is_copy = False  # of a buffer of the process that this one was forked from
+        self._was_writer = False  # and that process writes to the file
+        watch(self)
+
+    def _forked(self, at_rest: bool) -> None:
+        """In a forked child: draw random numbers of its own, and be told of every step, to refuse it."""
+        self._is_copy, self.changes.check = True, self.check_writable
+        self._was_writer = self._was_writer or self._journal is not None
+        self._journal = self.changes.journal = None
+        own_stream(self._rng)
 
     @property
     def path(self) -> Path | None:
@@ -79,7 +97,8 @@ class Keeper:
         journal = self._journal_of(self.file)
         if loader is not None:
             journal.go_on_from(loader)
-        self._journal = journal
+            self._drawn = True  # the generator may have another seed than the file knows
+        self._journal = self.changes.journal = journal
 
     def was_killed(self) -> bool:
         """Whether the process that wrote to the file before was killed; from now on it is this one."""
@@ -97,67 +116,68 @@ class Keeper:
             return self.file.db.used_bytes
         return self._store.nbytes + self._index.nbytes + self._finals.nbytes
 
-    def _drop_run(self, number: int) -> None:
-        if self._journal is not None:
-            self._journal.drop_run(number)
-
     # --- what happens ----------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """Refuse anything after close."""
+        """Refuse anything after close; settle what an interrupt left."""
         if self.closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
+        if self._was_writer and self._store.reads_file:
+            raise WrongProcess(
+                f"{self.path}: wanted the process that writes to the file, got a fork of it, which cannot follow; "
+                f"open it there with reverie.open(path, mode='r')"
+            )
+        self.settle()
+
+    def check_own(self) -> None:
+        """Refuse to change what is closed, or a fork's copy: nobody else would see it."""
+        self.check_open()
+        if self._is_copy:
+            raise WrongProcess(
+                "wanted a change in the process that made this buffer, got one in a fork, whose copy nobody else "
+                "sees; send it to that process and make it there"
+            )
 
     def check_writable(self) -> None:
-        """Refuse to write after close, and to a file that is open for reading."""
-        self.check_open()
+        """Refuse to write after close, in a fork, and to a file that is open for reading."""
+        self.check_own()
         if self.file is not None and self._journal is None:
             raise FileError(
                 f"{self.file.db.path}: wanted a buffer open for writing, got one open for reading; "
                 f"open it with mode='r+'"
             )
 
-    def step(self, stream: int, values: Values, ended: int, final: Values | None) -> None:
-        """A step is about to be stored; refuse it if it cannot be."""
-        if self._alone:
-            return
-        self.check_writable()
-        if self._budget is not None:
-            self._budget.make_room([stream])
-        if self._journal is not None:
-            self._told(self._journal.step(stream, values, ended, final, self._news()))
+    def replace(self, publish: Callable[[], None]) -> None:
+        """Replace all that memory holds, by what `publish` does to the index, and what the file holds.
 
-    def lanes(self, streams: Ints, values: Values, ended: Ints, final: Values | None) -> None:
-        """A step for each of several streams is about to be stored; refuse it if it cannot be."""
-        if self._alone:
-            return
-        self.check_writable()
-        if self._budget is not None:
-            self._budget.make_room(streams.tolist())
-        if self._journal is not None:
-            self._told(self._journal.lanes(streams, values, ended, final, self._news()))
-
-    def cut(self, stream: int, final: Values | None) -> None:
-        """The running episode of a stream is about to be cut."""
-        if self._journal is not None:
-            self._told(self._journal.cut(stream, final, self._news()))
-
-    def rewrite(self, slots: Ints, values: Values) -> None:
-        """Steps that lie there already are about to get new values."""
-        if self._journal is not None and len(slots):
-            self._journal.rewrite(slots, values)
-
-    def replaced(self) -> None:
-        """All of memory was replaced."""
-        if self._journal is not None:
-            with self._journal.file.db.writing():
-                self._journal.put_all(self._remember())
+        While the file cannot be written, nothing else can be done: the two would part company.
+        """
+        self.changes.replace(publish, self._remember)
 
     def drawing(self, sampler: Sampler | None = None) -> None:
         """Random numbers are about to be drawn, by a sampler if one is given."""
         self._drawn = True
         if sampler is not None:
+            self.using(sampler)
             self._samplers.meet(sampler)
+
+    def using(self, sampler: Sampler) -> None:
+        """A sampler is about to change; `used` says that it has."""
+        sampler.mark()
+        self._used = sampler
+
+    def used(self) -> None:
+        """The sampler that is in use has changed as a whole."""
+        self._samplers.keep()
+        self._used = None
+
+    def settle(self) -> None:
+        """Bring to an end what an interrupt left half done."""
+        if self._used is not None:
+            self._used.rewind()
+            self._samplers.rewind()
+            self._used = None
+        self.changes.settle()
 
     def note(self, **values: Any) -> None:
         """Take notes, which are in the file with the next step."""
@@ -171,17 +191,19 @@ class Keeper:
             news["rng"] = generator_state(self._rng)
         return news
 
-    def _told(self, written: bool) -> None:
-        if written:
-            self._drawn = self._noted = False
+    def _told(self) -> None:
+        self._drawn = self._noted = False
 
     # --- bringing it to the disk -----------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Make everything survive a loss of power."""
+        """Make everything survive a loss of power, in the file alone, without its log."""
+        if self._was_writer:
+            self.check_own()
         if self._journal is not None:
+            self._await_copy()
             self._journal.flush(self._remember())
-            self._told(True)
+            self._told()
 
     def save_as(self, path: Path, turn: ExitStack) -> None:
         """Write a copy.
@@ -193,24 +215,57 @@ class Keeper:
         if self.file is None:
             copy_memory(path, self._identity, self._settings, self._remember(), self._journal_of)
             return
-        self.flush()
-        with snapshot(self.file.db.path) as source:
-            ends = [self._index.tail.tolist(), self._index.head.tolist()]
-            turn.close()
-            # A reader's memory may be of a moment before that of the snapshot.
-            copy_file(source, path, [] if self._journal is None else ends)
+        try:
+            self.flush()
+            astray = self.file.db.is_astray
+        except FileError:  # a full disk, say; memory holds everything
+            astray = True
+        if astray:
+            copy_memory(path, self._identity_of_file(), self._settings, self._remember(), self._journal_of)
+            return
+        try:
+            with snapshot(self.file.db.place) as source:
+                ends = [self._index.tail.tolist(), self._index.head.tolist()]
+                if self._journal is not None:
+                    self._copier = threading.get_ident()
+                turn.close()
+                # A reader's memory may be of a moment before that of the snapshot.
+                copy_file(source, path, [] if self._journal is None else ends)
+        finally:
+            with self.turns:
+                self._copier = None
+                self.turns.notify_all()
+
+    def _identity_of_file(self) -> str:
+        """Return the identity by which copies of the file know whose they are."""
+        assert self.file is not None
+        try:
+            return str(self.file.meta("identity"))
+        except FileError:  # it is damaged; what is in memory is not
+            return self._identity
+
+    def _await_copy(self) -> None:
+        """Wait, and let others use the buffer, while another thread copies the file: it needs the log as it is."""
+        while self._copier not in (None, threading.get_ident()):
+            self.turns.wait()
 
     def close(self) -> None:
         """Flush and close the file. Closing twice is fine."""
-        if self.closed:
+        if self._journal is not None:
+            self._await_copy()
+        self.closed = True  # from now on; what follows is done again if it was interrupted
+        self.changes.check = self.check_writable
+        if self.file is None or self.file.closed:
             return
-        self.closed, self._alone = True, False
-        if self.file is not None:
-            try:
-                if self._journal is not None:
-                    self._journal.flush(self._remember(), clean=True)
-            finally:
-                self.file.close()
+        try:
+            self.settle()
+            if self._journal is not None:
+                self._journal.flush(self._remember(), clean=True)
+                self._journal = self.changes.journal = None
+        except ReplayError:
+            self.file.close()
+            raise
+        self.file.close()
 
     def _remember(self) -> Remembered:
         return remember(self._rng, self._samplers, self._index, self.notes)

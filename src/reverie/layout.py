@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch
 from reverie.errors import BadSetting
-from reverie.memory import ALIGNMENT, RECYCLE_FROM, Blocks
+from reverie.memory import ALIGNMENT, RECYCLE_FROM, Blocks, check_room
 from reverie.spec import Column, StepSpec, tree_build, tree_leaves
 
 Array = npt.NDArray[Any]
@@ -29,6 +29,9 @@ ROW_LEAVES = (("reward", FLOAT, 0), ("is_first", FLAG, 0), ("is_last", FLAG, 0),
 # Flags of a SequenceBatch that stand side by side there, by what they mostly are.
 OFF, ON = ("terminated", "truncated", "is_first"), ("mask", "obs_mask", "train_mask")
 pick_off, pick_on = itemgetter(*OFF), itemgetter(*ON)
+
+
+WORK_BYTES = 32  # of integers, for each step of each window, while a batch is drawn and filled
 
 
 class Leaf(NamedTuple):
@@ -172,10 +175,13 @@ class Layouts:
 
         Raises:
             BadSetting: `out` is not None, and not laid out so.
+            TooLarge: memory cannot hold such a batch.
         """
         layout = self._known.get((cross, batch, length))
         if layout is None:
             layout = Layout(self._spec, RowBatch if cross else SequenceBatch, batch, length)
+            wanted = layout.nbytes + WORK_BYTES * batch * length
+            check_room(wanted, f"batch of {batch:,} windows of {length:,} steps")
             if len(self._known) >= self.KEPT:
                 self._known.clear()
             self._known[cross, batch, length] = layout

@@ -1,201 +1,287 @@
-"""One writer at a time: a lock that a killed process cannot leave behind."""
+"""One writer at a time: a lock on the file itself, whatever its names, that no killed process leaves behind."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import socket
 import stat
-import weakref
+import struct
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from reverie.errors import FileError
-from reverie.printable import printable
+from reverie.handles import borrow, give_back, inode_of
+from reverie.place import discard, inode, remove_logs
+from reverie.process import watch
 
-MOST_OWNER = 1000  # bytes that are read of what a lock says about its owner
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
+# Where the locked byte lies: beyond those that SQLite locks, and beyond the end of any file.
+PLACE = 2**62
+RECORD = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
+TAKEN = (errno.EAGAIN, errno.EACCES)
+NOTE_BYTES = 1000
 
 
 class WriterLock:
-    """Holds `path-lock` for the process that writes to `path`, and says in it which process that is.
+    """Keeps others from writing to the file at `place`; the file `place-lock` says which process holds it.
 
-    The operating system lets go of it when the process ends, however it ends. On systems without flock there
-    is no lock.
+    It belongs to the file, not to a name: other names and links of the file are locked, too, and what becomes of
+    `place-lock` changes nothing. The operating system lets go of it when the process ends, however it ends.
+
+    On Linux it is a lock of the open file on one byte that SQLite does not use, so that it is in nobody's way,
+    on a network's disk neither. Elsewhere `place-lock` is locked, for a lock on the file would keep SQLite out.
+    On systems without flock there is no lock.
+
+    Args:
+        path: of the file, as the user knows it.
+        place: where it lies; None means at `path`.
+        draft: where it lies still, if it is to be put there with `put_in_place`.
 
     Raises:
-        FileError: another buffer writes there; the message names its process.
+        FileError: another buffer writes there; the message names its process. Or there are no locks here.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = Path(f"{path}-lock")
+    def __init__(self, path: Path, place: Path | None = None, draft: Path | None = None) -> None:
+        place = path if place is None else place
+        self._note = Path(f"{place}-lock")
+        self._noted = False
         self._handle: int | None = None
         self._pid = os.getpid()
-        try:
-            import fcntl
-        except ImportError:  # pragma: no cover - Windows
+        if fcntl is None:  # pragma: no cover - Windows
             return
-        while self._handle is None:
+        locked = (place if draft is None else draft) if _of_open_files() else self._note
+        watch(self)
+        while True:
             try:
-                handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                if locked == self._note:
+                    os.close(_open_note(self._note))
+                self._handle = borrow(locked, write=True)
             except OSError as error:
                 raise FileError(
-                    f"{path}: wanted to write, got {error.strerror} for {self._path.name}; "
-                    f"change the permissions of the folder, or open it with mode='r'"
+                    f"{path}: wanted to write, got {error.strerror} for {locked.name}; "
+                    f"change the permissions of the file and its folder, or open it with mode='r'"
                 ) from error
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _take(self._handle)
             except OSError as error:
-                owner = os.read(handle, MOST_OWNER)
-                os.close(handle)
-                raise FileError(
-                    f"{path}: wanted to be its only writer, got {_named(owner)} writing there; "
-                    f"close that one first, or read along with mode='r'"
-                ) from error
-            # The one who had it may have removed its name just before: then this is nobody's lock.
-            with contextlib.suppress(OSError):
-                if os.fstat(handle).st_ino == os.stat(self._path).st_ino:
-                    self._handle = handle
-            if self._handle is None:
-                os.close(handle)
-        _held.add(self)
-        with contextlib.suppress(
-            OSError
-        ):  # it holds on a full disk, too, where it has no room to say for whom
-            os.ftruncate(self._handle, 0)
-            os.write(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                self._give_back()
+                raise self._refused(path, error) from error
+            # It may have been replaced just before: then this is nobody's lock.
+            if inode_of(self._handle) == inode(locked):
+                break
+            self._give_back()
+        if draft is None:
+            self.note()
 
     @property
     def held(self) -> bool:
         """Whether it keeps others out: not on a system without flock."""
         return self._handle is not None
 
+    def note(self) -> None:
+        """Say beside the file which process writes to it."""
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+        # The lock holds without it, on a full disk or where something odd has its name.
+        with suppress(OSError):
+            handle = _open_note(self._note)
+            self._noted = True
+            try:
+                os.ftruncate(handle, 0)
+                os.write(handle, text)
+            finally:
+                os.close(handle)
+
     def release(self) -> None:
         """Let others write. Twice is fine."""
         if self._handle is not None and self._pid == os.getpid():
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-            os.close(self._handle)
-            self._handle = None
+            self._remove_note()
+            _let_go(self._handle)
+            self._give_back()
 
-    def leave(self) -> None:
-        """Let go of what a fork was born with: it would keep the file locked when its parent was killed."""
+    def _give_back(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            give_back(handle, write=True)
+
+    def __del__(self) -> None:
+        self.release()  # an interrupt came before somebody had it who would have released it
+
+    def _forked(self, at_rest: bool) -> None:
+        # A fork is born with the handle, and would keep the file locked when its parent was killed.
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
+    def _refused(self, path: Path, error: OSError) -> FileError:
+        if error.errno in TAKEN:
+            return FileError(
+                f"{path}: wanted to be its only writer, got {_named(_read_note(self._note))} writing there; "
+                f"close that one first, or read along with mode='r'"
+            )
+        return FileError(
+            f"{path}: wanted to lock the file for its only writer, got a file system without locks "
+            f"({error.strerror}); put the file on a local disk"
+        )
 
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+    def _remove_note(self) -> None:
+        if self._noted or not _of_open_files():
+            with suppress(OSError):
+                self._note.unlink()
 
 
-def _leave_all() -> None:
-    for lock in list(_held):
-        lock.leave()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all)
-
-
-def put_in_place(draft: Path, path: Path) -> WriterLock:
+def put_in_place(draft: Path, path: Path, place: Path) -> WriterLock:
     """Give a finished file its name, and return the lock of its writer.
+
+    Args:
+        draft: where it lies.
+        path: the name that it gets, as the user knows it; place: the same, resolved.
 
     Raises:
         FileExistsError: there is something of that name.
-        FileError: a process still writes to a file that had it.
     """
-    if os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    lock = WriterLock(path)
+    lock = WriterLock(path, place, draft)
     try:
-        if not os.path.lexists(path):  # not meanwhile either
-            remove_logs(path)
-        os.link(draft, path)
+        os.link(draft, place)
+        try:
+            lock.note()
+            remove_logs(place)  # of a file that had this name once; whoever was not the first is out by now
+        except BaseException:
+            os.unlink(place)
+            raise
     except BaseException:
         lock.release()
         raise
     return lock
 
 
-def remove_logs(path: Path) -> None:
-    """Remove the logs of a file that is no more: SQLite would take them for those of the next of its name."""
-    for suffix in ("-wal", "-journal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").unlink()
-
-
-def discard(path: Path) -> None:
-    """Remove a file that nobody uses, if it is there, and its logs."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        remove_logs(path)
-
-
 def discard_left(folder: Path, prefix: str) -> None:
     """Remove the drafts `prefix` + number whose writers were killed: those that nobody has locked."""
     for path in folder.iterdir():
-        if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit():
-            with contextlib.suppress(FileError):  # somebody writes there
+        if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit() and path.is_file():
+            try:
                 lock = WriterLock(path)
-                if lock.held:
-                    discard(path)
-                lock.release()
+            except FileError:  # somebody writes there
+                continue
+            if lock.held:
+                discard(path)
+            lock.release()
 
 
 def writing_process(path: Path) -> str | None:
-    """Return the name of the process that says it writes to `path`, if it is there still; or None.
+    """Return the name of the process that writes to `path`, or None.
 
-    It only reads: to try the lock would be in a writer's way who comes at that moment. Of another computer's
+    It only looks: to try the lock would be in a writer's way who comes at that moment. Where locks cannot be
+    looked at, it is the process that says so in `path-lock`, if that runs still; of another computer's
     processes nothing is known but that they took the lock and did not let go of it.
     """
-    owner = _owner(_read(Path(f"{path}-lock")))
-    if owner is None:
-        return None
-    pid, host = owner
-    if host == socket.gethostname():
-        try:
-            os.kill(pid, 0)  # sends nothing, and fails if there is no such process
-        except PermissionError:
-            pass  # there is one, of another user
-        except OSError:
-            return None
-    return f"process {pid} on {printable(host, 100)}"
-
-
-def _read(path: Path) -> bytes:
-    """Return how a file begins, or nothing if there is none. Another program's pipe is not waited for."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            return os.read(handle, MOST_OWNER)
-        finally:
-            os.close(handle)
-    return b""
-
-
-def _owner(said: bytes) -> tuple[int, str] | None:
-    """Return number and computer of the process that wrote this into a lock, if it is one."""
+    place = Path(os.path.realpath(path))
+    note = _read_note(Path(f"{place}-lock"))
     try:
-        found = json.loads(said)
-        pid, host = found["pid"], found["host"]
+        if _of_open_files():
+            handle = borrow(place, write=False)
+            try:
+                return _named(note) if _is_taken(handle) else None
+            finally:
+                give_back(handle, write=False)
+    except OSError:
+        pass
+    try:
+        found = json.loads(note)
+        if found["host"] == socket.gethostname():
+            os.kill(_process(found), 0)  # sends nothing, and fails if there is no such process
+    except PermissionError:
+        pass  # there is one, of another user
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return _named(note)
+
+
+# --- the lock ----------------------------------------------------------------------------------------------
+
+
+def _of_open_files() -> bool:
+    """Whether there are locks that belong to an open file and do not meet those of SQLite."""
+    return sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+
+
+def _take(handle: int) -> None:
+    if not _of_open_files():
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    try:
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack(RECORD, fcntl.F_WRLCK, 0, PLACE, 1, 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Some systems that behave like Linux know flock alone; there it does not meet those of SQLite, either.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _let_go(handle: int) -> None:
+    if _of_open_files():
+        with suppress(OSError):
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack(RECORD, fcntl.F_UNLCK, 0, PLACE, 1, 0))
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _is_taken(handle: int) -> bool:
+    """Whether another open file has the lock.
+
+    Raises:
+        OSError: nobody can tell.
+    """
+    record = struct.pack(RECORD, fcntl.F_WRLCK, 0, PLACE, 1, 0)
+    found = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, record)
+    return bool(struct.unpack(RECORD, found[: len(record)])[0] != fcntl.F_UNLCK)
+
+
+# --- the note ----------------------------------------------------------------------------------------------
+
+
+def _open_note(path: Path) -> int:
+    """Open a note for writing; a pipe, a link or a folder of its name is an OSError."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "something that is no file")
+    return handle
+
+
+def _read_note(path: Path) -> bytes:
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return b""
+    try:
+        return os.read(handle, NOTE_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)
+
+
+def _process(found: dict[str, object]) -> int:
+    number = found["pid"]
+    if type(number) is not int or not 0 < number < 2**31:
+        raise ValueError("no number of a process")
+    return number
+
+
+def _named(note: bytes) -> str:
+    try:
+        found = json.loads(note)
+        host = found["host"]
+        if type(host) is str and host.isascii() and host.isprintable():
+            return f"process {_process(found)} on {host}"
     except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    if type(pid) is not int or type(host) is not str or not 0 < pid < 2**31:
-        return None
-    return pid, host
-
-
-def _named(said: bytes) -> str:
-    owner = _owner(said)
-    return "another process" if owner is None else f"process {owner[0]} on {printable(owner[1], 100)}"
-
-
-def check_neighbours(path: Path) -> None:
-    """Refuse a file beside which, under a name of SQLite's, lies what would be waited for without an end: a pipe."""
-    for suffix in ("-journal", "-wal", "-shm", "-lock"):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if not stat.S_ISREG(os.stat(f"{path}{suffix}").st_mode):
-                raise FileError(
-                    f"{path}: wanted a file or nothing under the name {path.name}{suffix}, got something else; "
-                    f"remove it"
-                )
+        pass
+    return "another process"

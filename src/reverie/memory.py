@@ -14,14 +14,30 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import TooLarge
+from reverie.process import watch
 
 ALIGNMENT = 64  # bytes of a cache line
 # Below this nothing is kept: the allocator serves it from warm memory anyway.
 RECYCLE_FROM = 256 * 1024
 KEPT_BLOCKS = 4  # unused blocks kept for the next batch; two are in use in a double-buffered loop
 
+LARGE = 2**28  # bytes of a call that are worth a look at what is left
+
 _reserved: dict[int, int] = {}  # id of a live reservation -> bytes, in this process
-_reserved_lock = threading.Lock()
+
+
+class _Noting:
+    """Holds the lock under which reservations are noted."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def _forked(self, at_rest: bool) -> None:
+        self.lock = threading.Lock()  # a thread of the parent's may have held it
+
+
+_noting = _Noting()
+watch(_noting)
 
 
 def available_bytes() -> int | None:
@@ -100,8 +116,8 @@ def _physical_bytes() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def reserve(owner: object, nbytes: int, what: str) -> None:
-    """Note that `owner` will come to need `nbytes`, for as long as it lives.
+def reserve(owner: object, nbytes: int, what: str, held: int = 0) -> None:
+    """Note that `owner` will come to need `nbytes`, for as long as it lives; `held` of them it has already.
 
     Pages are committed only when they are first written, so two buffers that each fit alone would both be
     accepted and run out of memory hours later: what all of them were promised has to fit, too.
@@ -110,9 +126,9 @@ def reserve(owner: object, nbytes: int, what: str) -> None:
         TooLarge: less than that is left.
     """
     now, ever = available_bytes(), total_bytes()
-    with _reserved_lock:
-        others = sum(_reserved.values())
-        if now is not None and nbytes > now:
+    with _noting.lock:
+        others = sum(_reserved.values()) - _reserved.get(id(owner), 0)
+        if now is not None and nbytes - held > now:
             left, where = now, "available"
         elif ever is not None and nbytes + others > ever:
             left, where = (
@@ -120,13 +136,28 @@ def reserve(owner: object, nbytes: int, what: str) -> None:
                 f"left of {format_bytes(ever)}, the rest being promised to other buffers",
             )
         else:
+            if id(owner) not in _reserved:
+                weakref.finalize(owner, _reserved.pop, id(owner), None)
             _reserved[id(owner)] = nbytes
-            weakref.finalize(owner, _reserved.pop, id(owner), None)
             return
     raise TooLarge(
         f"{what}: wanted {format_bytes(nbytes)} of memory, got {format_bytes(left)} {where}; "
         f"lower the capacity or store smaller observations"
     )
+
+
+def check_room(nbytes: int, what: str) -> None:
+    """Refuse what a single call would take of memory, before anything is allocated.
+
+    Raises:
+        TooLarge: there is not so much.
+    """
+    left = available_bytes() if nbytes >= LARGE else None
+    if left is not None and nbytes > left:
+        raise TooLarge(
+            f"{what}: wanted {format_bytes(nbytes)} of memory, got {format_bytes(left)} available; "
+            f"ask for less at a time"
+        )
 
 
 def format_bytes(count: float) -> str:

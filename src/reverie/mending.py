@@ -1,14 +1,15 @@
-"""Setting an episode index anew, from what a file or a ring says there is: integers only."""
+"""Sets an episode index anew: from what a file or a ring says there is, or after an interrupt. Integers only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.episodes import NO_ROW, RUNNING, EpisodeIndex, Ints
+from reverie.episodes import COUNTS, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Ints
 from reverie.lengths import LengthTable
 
 
@@ -118,7 +119,7 @@ def rebuild(
     ids = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
     slots = np.repeat(episodes.stream, counts) * index.capacity + ids % index.capacity
     index.row_of_slot[slots] = np.repeat(rows, counts)
-    index._derive_anew()
+    derive(index)
     if before is not None:
         free = set(index._free_rows)
         kept = [row for row in before.free.tolist() if row in free]
@@ -126,11 +127,54 @@ def rebuild(
         index._free_rows = [row for row in index._free_rows if row in free] + kept
 
 
-def replace_stream(
+def mend(index: EpisodeIndex) -> None:
+    """Undo the last `commit` or `cut`, and set what follows from the rest anew. Twice is fine."""
+    if index.found is not None:
+        *columns, index.next_order, seams = index.found
+        index.seams |= seams
+        stream: Any
+        for stream, head, begun, row, total in zip(
+            *(np.atleast_1d(one).tolist() for one in columns), strict=True
+        ):
+            index.head[stream], index.begun[stream], index.open_row[stream] = head, begun, row
+            if row >= 0:
+                index.stop[row], index.settled[row] = head, head - 1
+                index.ended[row], index.final[row], index.total[row] = RUNNING, NO_FINAL, total
+    derive(index)
+    index.found = None
+
+
+def derive(index: EpisodeIndex) -> None:
+    """Set everything that follows from heads, tails and the episodes' own entries."""
+    index._allocate(max(len(getattr(index, name)) for name in (*COUNTS, "ended", "total")))
+    index._lengths = LengthTable()
+    live = set()
+    for stream in range(index.streams):
+        tail, begun = index.tail.item(stream), index.begun.item(stream)
+        first = index.dropped.item(stream)
+        while first < begun:
+            row = index.row_of(stream, first)
+            if not index.ended.item(row) or index.stop.item(row) > tail:
+                break
+            first += 1
+        index.dropped[stream] = first
+        index.front_row[stream], index._front_stop[stream] = NO_ROW, NEVER
+        for ordinal in range(first, begun):
+            row = index.row_of(stream, ordinal)
+            live.add(row)
+            if ordinal == first:
+                index.front_row[stream] = row
+                index._front_stop[stream] = index.stop[row] if index.ended.item(row) else NEVER
+            elif index.ended.item(row):
+                index._lengths.add(index.stop.item(row) - index.start.item(row), row)
+    index._free_rows = [row for row in range(len(index.start) - 1, -1, -1) if row not in live]
+
+
+def replacement(
     index: EpisodeIndex, stream: int, head: int, tail: int,
     episodes: Iterable[tuple[int, int, int, int, float]],
-) -> None:  # fmt: skip
-    """Replace all that is known of one stream.
+) -> Callable[[], None]:  # fmt: skip
+    """Return what replaces all that is known of one stream; it may be called again if it was interrupted.
 
     Args:
         index: the index.
@@ -152,4 +196,4 @@ def replace_stream(
     )
     heads, tails = index.head.copy(), index.tail.copy()
     heads[stream], tails[stream] = head, tail
-    rebuild(index, heads, tails, merged, places(index))
+    return partial(rebuild, index, heads, tails, merged, places(index))

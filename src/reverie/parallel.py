@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from reverie.codec import Codec
+from reverie.process import watch
 
 
 class Helpers:
@@ -21,6 +22,10 @@ class Helpers:
         )
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
+        watch(self)
+
+    def _forked(self, at_rest: bool) -> None:
+        self._pool = None  # its threads stayed in the parent
 
     def _codec(self) -> Codec:
         codec: Codec | None = getattr(self._local, "codec", None)

@@ -14,7 +14,7 @@ from reverie.episodes import EpisodeIndex, Ints
 from reverie.errors import BadSetting
 from reverie.kept import kept, kept_array, kept_number, unfit
 from reverie.limits import MOST_ID
-from reverie.weights import EpisodeWeights, StepWeights
+from reverie.weights import EpisodeWeights, StepWeights, Undo
 from reverie.windows import Anchors, Drawn
 
 Floats = npt.NDArray[np.float64]
@@ -50,6 +50,7 @@ class Prioritized(Sampler):
         self._highest = 1.0  # of all priorities so far
         self._steps = StepWeights()
         self._loaded: State = {}
+        self._marked = self._highest, self._steps, self._loaded
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors and their importance weights."""
@@ -84,6 +85,16 @@ class Prioritized(Sampler):
             self._highest = max(self._highest, float(priorities.max()))
             self._steps.set(stream * index.capacity + ids % index.capacity, priorities**self.alpha)
         return True
+
+    def mark(self) -> None:
+        """Take note of all priorities, for `rewind`."""
+        self._steps.mark()
+        self._marked = self._highest, self._steps, self._loaded
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        self._highest, self._steps, self._loaded = self._marked
+        self._steps.rewind()
 
     def _resume(self, index: EpisodeIndex) -> None:
         if self._loaded:
@@ -130,6 +141,22 @@ class VisitBalanced(Sampler):
         self._visits = np.zeros(0, np.int64)  # slot, or episode row -> times drawn
         self._episodes = EpisodeWeights()
         self._loaded: State = {}
+        self._undo = Undo()
+        self._marked = self._visits, self._loaded
+
+    def mark(self) -> None:
+        """Take note of all counts, for `rewind`."""
+        self._steps.mark()
+        self._episodes.mark()
+        self._undo.mark()
+        self._marked = self._visits, self._loaded
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        self._visits, self._loaded = self._marked
+        self._undo.rewind()
+        self._steps.rewind()
+        self._episodes.rewind()
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors and count them as drawn."""
@@ -153,10 +180,12 @@ class VisitBalanced(Sampler):
         self._steps.aim(anchors)
         if len(self._visits) == 0:
             self._visits = np.zeros(self._steps.tree.size, np.int64)
+        self._undo.about_to_change(self._visits, fresh)
         self._visits[fresh] = 0
         rows, ids = self._steps.draw(anchors, rng, count)
         index = anchors.index
         slots = index.stream.take(rows) * index.capacity + ids % index.capacity
+        self._undo.about_to_change(self._visits, slots)
         np.add.at(self._visits, slots, 1)
         self._steps.set(slots, (1.0 + self._visits[slots]) ** -self.alpha)
         return Drawn(rows, ids)
@@ -167,6 +196,7 @@ class VisitBalanced(Sampler):
             self._visits = np.concatenate([
                 self._visits, np.zeros(len(self._episodes.weights) - len(self._visits), np.int64)
             ])  # fmt: skip
+        self._undo.about_to_change(self._visits, fresh)
         self._visits[fresh] = 0
 
         def propose(wanted: int) -> Proposal:
@@ -183,6 +213,7 @@ class VisitBalanced(Sampler):
                 lambda rows, first, stop: uniform_between(rng, first, stop),
             ),
         )  # fmt: skip
+        self._undo.about_to_change(self._visits, rows)
         np.add.at(self._visits, rows, 1)
         self._episodes.set(rows, (1.0 + self._visits[rows]) ** -self.alpha)
         return Drawn(rows, ids)

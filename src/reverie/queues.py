@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from reverie.door import MOST
 from reverie.draws import Sampler, State, Uniform, check_sampler, serve
 from reverie.episodes import RUNNING, EpisodeIndex, Ints
 from reverie.kept import kept, kept_array, kept_integer, unfit
 from reverie.limits import MOST_ID
+from reverie.process import watch
+from reverie.values import MOST
 from reverie.windows import BOUNDARIES, Anchors, CrossWindows, Drawn
 
 
@@ -34,6 +35,18 @@ class Fresh(Sampler):
         # stream -> the first id not shown yet, and 1 if the last tile of rows ended on a step, else 0
         self._cursor: Ints | None = None
         self._turn = 0  # the stream to look at first
+        self._marked: tuple[Any, ...] = None, None, 0
+
+    def mark(self) -> None:
+        """Take note of where each stream stands, for `rewind`."""
+        self.fallback.mark()
+        self._marked = self._index, None if self._cursor is None else self._cursor.copy(), self._turn
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        self._index, cursor, self._turn = self._marked
+        self._cursor = None if cursor is None else cursor.copy()
+        self.fallback.rewind()
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return up to `count` tiles, and anchors of the fallback for the rest."""
@@ -152,6 +165,20 @@ class Shuffled(Sampler):
         self._index: EpisodeIndex | None = None
         self._epoch: State = {}  # what `save` returns
         self._order = np.zeros(0, np.int64)  # a permutation of the epoch's anchors; none yet after `load`
+        self._ends = np.zeros(0, np.int64)  # of each episode's anchors in the epoch
+        self._marked: tuple[Any, ...] = None, {}, self._order, self._ends
+
+    def mark(self) -> None:
+        """Take note of the epoch, for `rewind`."""
+        self._marked = self._index, dict(self._epoch), self._order, self._ends
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        self._index, epoch, self._order, self._ends = self._marked
+        self._epoch = dict(epoch)
+
+    def _forked(self, at_rest: bool) -> None:
+        self._epoch = {}  # else all children of a process would go on in one order
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return the next `count` anchors in line."""
@@ -192,6 +219,7 @@ class Shuffled(Sampler):
         self._permute()
 
     def _permute(self) -> None:
+        watch(self)
         generator = np.random.Generator(np.random.Philox(self._epoch["seed"]))
         self._order = generator.permutation(int(self._epoch["counts"].sum()))
         self._ends = np.cumsum(self._epoch["counts"])

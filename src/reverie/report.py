@@ -15,9 +15,10 @@ from reverie.file import FORMAT
 from reverie.history import list_episodes
 from reverie.lock import writing_process
 from reverie.memory import format_bytes
+from reverie.place import log_bytes
 from reverie.printable import printable
 from reverie.states import sampler_entries
-from reverie.survey import Sums, sums
+from reverie.survey import LACKS_LOG, Sums, sums
 from reverie.view import View, viewing
 
 MOST_SAMPLERS, MOST_TOLD, MOST_OF_SAMPLER = 50, 20, 400  # that are listed; values and characters of each
@@ -66,8 +67,7 @@ def _overview(view: View, path: Path) -> Iterator[str]:
     most = view.file.meta("max_bytes", 0)
     yield (f"kept        residency {settings.residency}, durability {settings.durability}, "
            f"{f'at most {format_bytes(most)}' if most else 'no limit of bytes'}")  # fmt: skip
-    log = Path(f"{path}-wal")
-    waiting = log.stat().st_size if log.exists() else 0
+    waiting = log_bytes(view.file.db.place) or 0
     yield (f"size        {format_bytes(path.stat().st_size)}, of which {format_bytes(view.file.db.used_bytes)} in use"
            f"{f'; {format_bytes(waiting)} more in its log' if waiting else ''}")  # fmt: skip
 
@@ -78,6 +78,8 @@ def _state(view: View, path: Path) -> str:
         return f"{writer} writes to it now"
     if view.file.meta("clean"):
         return "closed; an episode that runs goes on when it is opened again"
+    if view.file.lacks_log():
+        return LACKS_LOG
     return "its writer ended without closing it; opening it again cuts the episodes that run"
 
 

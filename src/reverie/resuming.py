@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from reverie.codec import Codec
+from reverie.door import seed_number
 from reverie.episodes import EpisodeIndex
 from reverie.errors import BadSetting
 from reverie.file import ReplayFile
 from reverie.limits import most_array_bytes
 from reverie.mending import Places, places
+from reverie.process import watch
 from reverie.schema import is_obs_name
 from reverie.settings import Settings, settings_from
 from reverie.states import (
@@ -72,11 +73,18 @@ def removed_on_error(file: ReplayFile | None) -> Iterator[None]:
         raise
 
 
-def read_settings(file: ReplayFile, residency: str | None) -> tuple[Settings, np.random.Generator]:
-    """Return a file's settings and generator; `residency` replaces the file's unless None.
+def read_settings(
+    file: ReplayFile, residency: str | None, seed: int | None = None
+) -> tuple[Settings, np.random.Generator]:
+    """Return a file's settings, and its generator to a writer.
+
+    Args:
+        file: the file. A reader's generator is not the file's: any number of them would draw alike.
+        residency: replaces the file's unless None.
+        seed: of another generator; None means the file's for a writer, and a random one for a reader.
 
     Raises:
-        FileError: they are none, or do not go with the tables.
+        FileError: the settings are none, or do not go with the tables.
     """
     meta = {name: file.meta(name) for name in (*SETTINGS, "rng")}
     with file.db.reading():
@@ -85,6 +93,8 @@ def read_settings(file: ReplayFile, residency: str | None) -> tuple[Settings, np
             raise ValueError("its spec has other columns than its tables")
         rng = generator_from(meta["rng"])
     file.db.limit_row(settings.most_row_bytes)
+    if seed is not None or file.db.mode == "r":
+        rng = generator(seed_number(seed))
     return settings, rng
 
 
@@ -138,18 +148,34 @@ class Closable(Protocol):
         """Close it."""
 
 
-_to_close: weakref.WeakSet[Any] = weakref.WeakSet()
-_pid = os.getpid()
+class _AtExit:
+    """Closes the buffers of this process when the interpreter ends."""
 
+    def __init__(self) -> None:
+        watch(self)
+        self._forked(at_rest=True)
 
-def close_at_exit(buffer: Closable) -> None:
-    """Close `buffer` when the interpreter ends, unless it is gone by then."""
-    _to_close.add(buffer)
+    def _forked(self, at_rest: bool) -> None:
+        # A fork has copies of them, which are not its own to close; and multiprocessing clears what is registered.
+        self._buffers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._is_registered = False
 
+    def add(self, buffer: Closable) -> None:
+        if not self._is_registered:
+            atexit.register(self._close_all)
+            self._is_registered = True
+        self._buffers.add(buffer)
 
-@atexit.register
-def _close_all() -> None:
-    if os.getpid() == _pid:  # a fork has copies of them, which are not its own to close
+    def _close_all(self) -> None:
         with ExitStack() as closing:  # closes the others, too, when one of them cannot be flushed
-            for buffer in list(_to_close):
+            for buffer in list(self._buffers):
                 closing.callback(buffer.close)
+
+
+_at_exit = _AtExit()
+
+
+def close_at_exit(buffer: Closable, file: ReplayFile) -> None:
+    """Close `buffer` when the interpreter ends, and its file alone if it is gone before."""
+    weakref.finalize(buffer, file.close).atexit = False
+    _at_exit.add(buffer)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.codec import Codec
+from reverie.memory import reserve
 from reverie.runs import Runs
 from reverie.spec import Column
 
@@ -125,26 +126,34 @@ class Ring:
 class Finals:
     """Final observations, one per ended episode that gave one, in places that are used again.
 
-    The arrays grow with the number of live episodes, by doubling: it is not known in advance.
+    How many there will be is not known in advance: memory is taken as they come, and never for more than one a step.
+
+    Args:
+        columns: the observation's columns.
+        limit: most places: one for each step, and one more in each stream, since room is made before its oldest goes.
     """
 
-    __slots__ = ("_free", "columns")
+    __slots__ = ("__weakref__", "_free", "_limit", "_places", "_row_bytes", "columns")
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column], limit: int) -> None:
+        # The kernel commits a page of zeros when it is first written, and places are used from the first one on.
         self.columns: dict[str, Array] = {
-            column.name: np.empty((0, *column.field.shape), column.field.dtype) for column in columns
+            column.name: np.zeros((limit, *column.field.shape), column.field.dtype) for column in columns
         }
+        self._row_bytes = sum(column.field.nbytes for column in columns)
+        self._limit = limit
+        self._places = 0  # of these, how many may be used by now
         self._free: list[int] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays now."""
-        return sum(array.nbytes for array in self.columns.values())
+        """Bytes of the places in use, and of as many more as there may soon be."""
+        return self._places * self._row_bytes
 
     def put(self, values: Mapping[str, Any]) -> int:
         """Store one final observation and return its place."""
         if not self._free:
-            self._grow()
+            self.reserve(1)
         place = self._free[-1]
         for name, array in self.columns.items():
             array[place] = values[name]
@@ -179,12 +188,23 @@ class Finals:
         """Let these places be used again."""
         self._free.extend(places)
 
-    def _grow(self) -> None:
-        grown = {}
-        for name, array in self.columns.items():
-            old = len(array)
-            grown[name] = np.empty((max(2 * old, 8), *array.shape[1:]), array.dtype)
-            grown[name][:old] = array
-        # All columns first, then the swap: running out of memory half way leaves the old ones in force.
-        self.columns = grown
-        self._free.extend(range(max(2 * old, 8) - 1, old - 1, -1))
+    def retain(self, places: Ints) -> None:
+        """Let all places but these be used again, whatever an interrupt left."""
+        kept = set(places.tolist())
+        self._free = [place for place in range(self._places - 1, -1, -1) if place not in kept]
+
+    def lacks_room(self, count: int) -> bool:
+        """Whether `reserve` has to be called before so many are put."""
+        return len(self._free) < count
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many more; if interrupted, `retain` has to follow.
+
+        Raises:
+            TooLarge: there is no memory for them.
+        """
+        while len(self._free) < count:
+            old, new = self._places, min(max(2 * self._places, 8), self._limit)
+            reserve(self, new * self._row_bytes, f"final observations of {new:,} episodes", held=self.nbytes)
+            self._places = new
+            self._free.extend(range(new - 1, old - 1, -1))

@@ -67,6 +67,16 @@ class Mixture(Sampler):
                 return sampler.window_priorities(td_errors, mask)
         return super().window_priorities(td_errors, mask)
 
+    def mark(self) -> None:
+        """Take note of what all parts remember, for `rewind`."""
+        for sampler in self.samplers:
+            sampler.mark()
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        for sampler in self.samplers:
+            sampler.rewind()
+
     def save(self) -> State:
         """Return the states of all parts."""
         return {"parts": [sampler.save() for sampler in self.samplers]}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from reverie.database import sync_folder
-from reverie.errors import FileError, FileTaken
+from reverie.errors import FileTaken
 from reverie.file import ReplayFile, Run
 from reverie.journal import Journal
-from reverie.lock import discard, discard_left, put_in_place
+from reverie.lock import discard_left, put_in_place
+from reverie.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
+from reverie.process import amid
 from reverie.resuming import SETTINGS, fits_tables, make_file, read_settings
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
@@ -20,12 +21,10 @@ from reverie.states import Remembered, generator_from
 @contextmanager
 def snapshot(path: Path) -> Iterator[ReplayFile]:
     """Read a replay file as it is at this moment, whatever a writer does meanwhile."""
-    source = ReplayFile.open(path, "r")
-    try:
+    # A flush waits until nobody reads an older moment.
+    with amid(), closing(ReplayFile.open(path, "r")) as source:
         source.db.begin()
         yield source
-    finally:
-        source.close()
 
 
 def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
@@ -36,7 +35,7 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
         path: of the copy.
         ends: tails and heads of its streams; empty if they are not known.
     """
-    if path.exists() and path.samefile(source.db.path):
+    if is_there(path) and inode(path) == inode(source.db.place):
         raise FileTaken(
             f"{path}: wanted another path than the buffer's own, got that one; flush keeps it whole"
         )
@@ -50,7 +49,7 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
             if have.get(number) != run:
                 target.put_run(*source.run(number))
         for stream in range(settings.streams):
-            target.drop_steps(stream, 0)
+            target.drop_steps(stream)
         for row in source.steps():
             target.put_step(row)
         episodes = source.episodes()
@@ -90,9 +89,8 @@ def _target(
     path: Path, identity: str, settings: Settings, make: Callable[[Path], ReplayFile]
 ) -> Iterator[ReplayFile]:
     """Yield the copy at `path`, open for writing inside of one transaction, or a new one that then goes there."""
-    if path.exists():
-        target = ReplayFile.open(path, "r+")
-        try:
+    if is_there(path):
+        with closing(ReplayFile.open(path, "r+")) as target:
             target.db.limit_row(settings.most_row_bytes)
             if target.meta("copy_of", "-") != identity or not fits_tables(settings, target):
                 raise FileTaken(
@@ -102,30 +100,20 @@ def _target(
             with target.db.syncing():
                 yield target
                 target.put_meta("clean", True)
-        finally:
-            target.close()
         return
+    place = vacant(path, BESIDE_COPY)
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
-    draft = path.with_name(f"{path.name}.saving-{os.getpid()}")
+    draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
     try:
-        discard_left(path.parent, f"{path.name}.saving-")
-        target = make(draft)
-        try:
-            with target.db.syncing():
+        with told(path, "to write a copy"):
+            discard_left(place.parent, f"{place.name}.saving-")
+            with closing(make(draft)) as target, target.db.syncing():
                 yield target
-        finally:
-            target.close()
-        put_in_place(draft, path).release()
-        sync_folder(path.parent)
+            put_in_place(draft, path, place).release()
+            sync_folder(place.parent)
     except FileExistsError as error:
         raise FileTaken(
             f"{path}: wanted a free path, got one taken meanwhile; choose another path"
-        ) from error
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(
-            f"{path}: wanted to write a copy, got {error.strerror}; choose another path"
         ) from error
     finally:
         discard(draft)

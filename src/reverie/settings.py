@@ -21,7 +21,7 @@ from reverie.stores import check_residency, row_bytes
 ASSUMED_PACKING = 32
 LEAST_RUNS = 12  # of each stream that a budget must have room for, not packed
 INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
-STREAM_BYTES = 512  # what the index, and whoever goes through it, takes for a stream
+STREAM_BYTES = 512  # what the index, the stores, and whoever goes through them, take for a stream
 MOST_STREAMS = 1 << 16
 
 
@@ -53,10 +53,10 @@ class Settings(NamedTuple):
         return row_bytes(self.residency, self.stored) + INDEX_BYTES
 
     @property
-    def open_bytes(self) -> int:
-        """Bytes of memory that streams take, however few steps they have: of the index, and of runs being written."""
-        open_runs = 0 if self.residency == "ram" else RUN * sum(column.field.nbytes for column in self.stored)
-        return self.streams * (STREAM_BYTES + open_runs)
+    def stream_bytes(self) -> int:
+        """Bytes of memory that one stream takes beside its steps: where they are packed, its run being written."""
+        run = 0 if self.residency == "ram" else RUN * sum(column.field.nbytes for column in self.stored)
+        return STREAM_BYTES + run
 
     @property
     def most_row_bytes(self) -> int:
@@ -171,7 +171,9 @@ def reserve_for(owner: object, settings: Settings) -> None:
     Raises:
         TooLarge: there is not so much.
     """
-    each, count, opened = settings.row_bytes, settings.capacity, settings.open_bytes
-    streams = f"{settings.streams:,} streams of {opened // settings.streams:,}"
-    what = f"capacity of {count:,} steps of {each:,} bytes, {streams}"
-    reserve(owner, each * count + opened, what)
+    each, count = settings.row_bytes, settings.capacity
+    more, streams = settings.stream_bytes, settings.streams
+    what = (
+        f"capacity of {count:,} steps of {each:,} bytes, and {more:,} bytes for each of {streams:,} streams"
+    )
+    reserve(owner, each * count + more * streams, what)

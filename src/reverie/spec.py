@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
 from reverie.limits import MOST_AXES, field_dtype
+from reverie.values import MOST, fits, numeric_array, shown
 
 # The fields every step has. Extra fields may take none of these names, nor those that a batch adds.
 STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
@@ -26,41 +27,46 @@ Tree = Any  # one array, or a (nested) dict of arrays: Python cannot name the re
 class Field:
     """One array of a step: its shape without batch or time axes, and its dtype.
 
+    What it takes must fit without loss: an array of its dtype or of one that casts to it safely, and integers
+    that it holds exactly. Python floats, and lists of them, are rounded to a narrower float. NaN and infinity
+    are stored like any other float, unless `finite` refuses them.
+
     Args:
         shape: the shape of one step's value; `()` for a scalar.
         dtype: any fixed-size boolean, integer or floating NumPy dtype.
+        cast: also take wider floats, and round them to this floating dtype; integers must still be held exactly,
+            and a finite number that would become infinity is refused. For float64 spaces kept as float32.
+        finite: refuse NaN and infinity in this floating field.
 
     Raises:
-        BadSetting: a negative, zero or fractional axis, or a dtype that has no fixed plain bytes.
+        BadSetting: a negative, zero or fractional axis, a dtype that has no fixed plain bytes, or an option that
+            only floating dtypes have.
     """
 
-    __slots__ = ("_row_bytes", "dtype", "integers", "shape")
+    __slots__ = ("_row_bytes", "cast", "dtype", "finite", "integers", "shape")
 
-    def __init__(self, shape: tuple[int, ...] | list[int] | int, dtype: npt.DTypeLike) -> None:
+    def __init__(self, shape: tuple[int, ...] | list[int] | int, dtype: npt.DTypeLike, *, cast: bool = False,
+                 finite: bool = False) -> None:  # fmt: skip
         axes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
         for axis in axes:
-            if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or axis < 1:
+            if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not 1 <= axis <= MOST:
                 raise BadSetting(
-                    f"Field: wanted a shape of positive integers, got {shape!r}; "
+                    f"Field: wanted a shape of positive integers, at most 2**48, got {shown(shape)}; "
                     f"leave out batch and time axes, and use () for a scalar"
                 )
         if len(axes) > MOST_AXES or math.prod(map(int, axes)) > MOST_VALUES:
             raise BadSetting(
                 f"Field: wanted at most {MOST_AXES} axes and 2**100 values, got more; store less in a step"
             )
-        try:
-            self.dtype = np.dtype(dtype)
-        except TypeError as error:
-            raise BadSetting(
-                f"Field: wanted a NumPy dtype, got {dtype!r}; name one, such as 'uint8' or 'float32'"
-            ) from error
-        if self.dtype.kind not in "biuf":
-            raise BadSetting(
-                f"Field: wanted a boolean, integer or floating dtype, got {self.dtype}; "
-                f"encode the value as numbers first"
-            )
-        self.dtype = self.dtype.newbyteorder("=")
+        self.dtype = _plain_dtype(dtype)
         self.shape = tuple(int(axis) for axis in axes)
+        for name, value in (("cast", cast), ("finite", finite)):
+            if not isinstance(value, bool) or (value and self.dtype.kind != "f"):
+                raise BadSetting(
+                    f"Field: wanted {name}=True with a floating dtype only, got {name}={value!r} with {self.dtype}; "
+                    f"leave it out, or declare a floating dtype"
+                )
+        self.cast, self.finite = cast, finite
         # What a Python integer may be, where the value is one integer: the commonest action there is.
         limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" and not self.shape else None
         self.integers = range(int(limits.min), int(limits.max) + 1) if limits else range(0)
@@ -71,83 +77,99 @@ class Field:
         """Bytes of one step's value."""
         return self._row_bytes
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the options that are True."""
+        return ("cast",) * self.cast + ("finite",) * self.finite
+
     def __repr__(self) -> str:
-        return f"Field({self.shape}, {self.dtype.name!r})"
+        options = "".join(f", {name}=True" for name in self.options)
+        return f"Field({self.shape}, {self.dtype.name!r}{options})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Field) and (self.shape, self.dtype) == (other.shape, other.dtype)
+        return isinstance(other, Field) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.dtype))
+        return hash(self._key())
 
-    def validate(self, name: str, value: Any, lead: tuple[int, ...] = ()) -> Any:
+    def _key(self) -> tuple[Any, ...]:
+        return self.shape, self.dtype, self.options
+
+    def takes(self, dtype: np.dtype[Any]) -> bool:
+        """Whether arrays of `dtype` are taken, as far as the dtype tells."""
+        return np.can_cast(dtype, self.dtype, "safe") or (self.cast and dtype.kind == "f")
+
+    def validate(self, name: str, value: Any, lead: tuple[int, ...] = (), rows: Any = ...) -> Any:
         """Return `value` as something of shape `lead + self.shape` whose cast to the dtype loses nothing.
 
-        A NumPy array must have the field's dtype or one that casts to it safely; Python numbers and lists
-        of them are taken when the dtype can hold every value.
+        Args:
+            name: of the field, for the message.
+            value: an array of any framework, a number, or a list; see `reverie.values`.
+            lead: the axes before the field's own.
+            rows: which rows of the leading axis are looked at; the numbers in the others do not matter.
 
         Raises:
-            SpecMismatch: shape or dtype differ; the message says what was wanted, what came, and the remedy.
+            SpecMismatch: shape, dtype or a number does not fit; the message says what was wanted, what came,
+                and the remedy.
         """
         if type(value) is int and value in self.integers and not lead:
             return value
         want = lead + self.shape
-        if type(value) is np.ndarray and value.dtype == self.dtype and value.shape == want:
+        if (
+            type(value) is np.ndarray
+            and value.dtype == self.dtype
+            and value.shape == want
+            and not self.finite
+        ):
             return value
-        if isinstance(value, np.ma.MaskedArray):
-            raise SpecMismatch(
-                f"field {name!r}: wanted an array, got a masked one; fill the masked places with .filled()"
-            )
         plain = not hasattr(value, "dtype")  # Python numbers and lists carry no dtype of their own
         array = numeric_array(name, value)
         if array.shape != want:
             raise SpecMismatch(
                 f"field {name!r}: wanted shape {want}, got {array.shape}; {_shape_remedy(array.shape, want)}"
             )
-        if np.can_cast(array.dtype, self.dtype, "safe"):
-            return array
-        if plain and _holds(array, self.dtype):
-            return array
-        raise SpecMismatch(
-            f"field {name!r}: wanted dtype {self.dtype}, got {array.dtype}; {self._dtype_remedy(array, plain)}"
-        )
+        if not fits(array[rows], self.dtype, value, self.cast):
+            kind = array.dtype if plain else value.dtype
+            one_by_one = plain or self.cast or np.can_cast(array.dtype, self.dtype, "safe")
+            raise SpecMismatch(
+                f"field {name!r}: wanted dtype {self.dtype}, got {kind}; {self._remedy(array, one_by_one)}"
+            )
+        if self.finite and not np.isfinite(array[rows]).all():
+            raise SpecMismatch(
+                f"field {name!r}: wanted finite numbers, got NaN or infinity; "
+                f"find out where they came from, or declare the Field without finite=True"
+            )
+        if self.cast and array.dtype != self.dtype:
+            with np.errstate(over="ignore"):  # in rows that nobody looks at
+                return array.astype(self.dtype)
+        return array
 
-    def _dtype_remedy(self, array: npt.NDArray[Any], plain: bool) -> str:
-        if plain:
+    def _remedy(self, array: npt.NDArray[Any], one_by_one: bool) -> str:
+        if one_by_one and self.dtype.kind == "f" and array.dtype.kind in "iu":
+            return f"{self.dtype} does not hold these integers exactly: declare a wider Field, or pass rounded floats"
+        if one_by_one:
             return f"not every value fits into {self.dtype}: check the range, or declare a wider Field"
         if self.dtype == np.uint8 and array.dtype.kind == "f":
             return "pass the frame as uint8 in 0..255, before any scaling to floats"
         wider = f"Field({self.shape}, {array.dtype.name!r})"
+        if self.dtype.kind == array.dtype.kind == "f":
+            return f"convert it first with .astype({self.dtype.name!r}), or declare {wider}, or this one with cast=True"
         return f"convert it first with .astype({self.dtype.name!r}), or declare {wider}"
 
 
-def numeric_array(name: str, value: object) -> npt.NDArray[Any]:
-    """Return `value` as a numeric array, naming the field when it is none."""
+def _plain_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SpecMismatch(
-            f"field {name!r}: wanted an array, got {type(value).__name__} ({error}); "
-            f"pass a NumPy array, on the CPU"
+        plain: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise BadSetting(
+            f"Field: wanted a NumPy dtype, got {dtype!r}; name one, such as 'uint8' or 'float32'"
         ) from error
-    if array.dtype.kind not in "biuf":
-        raise SpecMismatch(
-            f"field {name!r}: wanted numbers, got {type(value).__name__} of dtype {array.dtype}; "
-            f"pass a NumPy array of numbers"
+    if plain.kind not in "biuf":
+        raise BadSetting(
+            f"Field: wanted a boolean, integer or floating dtype, got {plain}; encode the value as numbers first"
         )
-    return array
-
-
-def _holds(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> bool:
-    """Whether Python numbers fit: integers exactly, floats into any float."""
-    if dtype.kind == "f":
-        # Python floats are doubles by accident of the language: rounding them is what everyone expects.
-        with np.errstate(over="ignore"):
-            return bool((np.isfinite(array.astype(dtype)) == np.isfinite(array)).all())
-    if array.dtype.kind not in "biu" or dtype.kind not in "iu":
-        return False
-    limits = np.iinfo(dtype)
-    return array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max)
+    # By its name it is the very object that arrays of this dtype have, which `Intake` recognises without comparing.
+    return np.dtype(plain.newbyteorder("=").str)
 
 
 def _shape_remedy(got: tuple[int, ...], want: tuple[int, ...]) -> str:
@@ -196,18 +218,26 @@ class StepSpec:
             _check_tree(name, field, nested=False)
 
     @classmethod
-    def from_env(cls, env: Any, extras: Mapping[str, Field] | None = None) -> StepSpec:
+    def from_env(cls, env: Any, extras: Mapping[str, Field] | None = None, *,
+                 cast: npt.DTypeLike | None = None) -> StepSpec:  # fmt: skip
         """Return the spec of a Gymnasium environment, single or vector, from its spaces.
 
         Box, Discrete, MultiDiscrete, MultiBinary and (nested) Dict spaces are understood.
 
+        Args:
+            env: the environment.
+            extras: further per-step fields by name.
+            cast: a floating dtype such as "float32", to which wider floats are rounded: the spaces of MuJoCo are
+                float64, which takes twice the memory. Their fields become `Field(shape, cast, cast=True)`.
+
         Raises:
-            BadSetting: a space of another kind.
+            BadSetting: a space of another kind, or a `cast` that is no floating dtype.
         """
+        to = None if cast is None else Field((), cast, cast=True).dtype
         # A vector environment keeps the space of one lane under `single_…`; duck typing avoids the import.
         obs = getattr(env, "single_observation_space", None) or env.observation_space
         action = getattr(env, "single_action_space", None) or env.action_space
-        return cls(_field_of_space("obs", obs), _field_of_space("action", action), extras)
+        return cls(_field_of_space("obs", obs, to), _field_of_space("action", action, to), extras)
 
     def columns(self) -> tuple[Column, ...]:
         """Return every leaf, observations first, then actions, then extras, as flat named columns."""
@@ -292,12 +322,15 @@ def _check_tree(name: str, tree: Tree, nested: bool = True) -> None:
         _check_tree(f"{name}/{key}", child)
 
 
-def _field_of_space(name: str, space: Any) -> Tree:
+def _field_of_space(name: str, space: Any, cast: np.dtype[Any] | None) -> Tree:
     kind = type(space).__name__
     if kind == "Dict":
-        return {key: _field_of_space(f"{name}/{key}", child) for key, child in space.spaces.items()}
+        return {key: _field_of_space(f"{name}/{key}", child, cast) for key, child in space.spaces.items()}
     if kind in ("Box", "Discrete", "MultiDiscrete", "MultiBinary"):
-        return Field(tuple(space.shape), space.dtype)
+        field = Field(tuple(space.shape), space.dtype)
+        if cast is not None and field.dtype.kind == "f" and field.dtype.itemsize > cast.itemsize:
+            field = Field(field.shape, cast, cast=True)
+        return field
     raise BadSetting(
         f"{name}: wanted a Box, Discrete, MultiDiscrete, MultiBinary or Dict space, got {space!r}; "
         f"wrap the environment, or write the StepSpec by hand"
@@ -307,13 +340,16 @@ def _field_of_space(name: str, space: Any) -> Tree:
 def _tree_to_json(tree: Tree) -> Any:
     if isinstance(tree, Mapping):
         return {key: _tree_to_json(child) for key, child in tree.items()}
-    return [list(tree.shape), tree.dtype.str]
+    return [list(tree.shape), tree.dtype.str, *tree.options]
 
 
 def _tree_from_json(value: Any) -> Tree:
     if isinstance(value, Mapping):
         return {key: _tree_from_json(child) for key, child in value.items()}
-    shape, dtype = value
+    shape, dtype, *options = value
     if type(shape) is not list:
         raise ValueError(f"wanted a shape, got {str(shape)[:40]}")
-    return Field(shape, field_dtype(dtype))
+    field = Field(shape, field_dtype(dtype), cast="cast" in options, finite="finite" in options)
+    if options != list(field.options):
+        raise ValueError(f"wanted options such as 'cast', got {str(options)[:40]}")
+    return field

@@ -134,14 +134,15 @@ class SamplerStates:
         self._last: deque[Sampler] = deque(maxlen=self.KEPT)
         self._met: dict[int, weakref.ref[Sampler]] = {}  # id -> sampler, in the order of first use
         self._waiting: list[tuple[str, Any]] = []  # kind and state
-        self._source = ""
+        self._source = ""  # how an error about a state that waits begins
+        self._before: tuple[Any, Any] | None = None  # both, as they were before the last one was met
 
     def meet(self, sampler: Sampler) -> None:
         """Take note of a sampler; give it the state that waits for it."""
         known = self._met.get(id(sampler))
         if known is not None and known() is sampler:
             return
-        self._met = {key: ref for key, ref in self._met.items() if ref() is not None}
+        self._before = self._met, self._waiting
         kind = kind_of(sampler)
         for place, (waiting, state) in enumerate(self._waiting):
             if waiting == kind:
@@ -152,10 +153,21 @@ class SamplerStates:
                         f"{self._source}wanted the state of a {kind}, got one that is none ({error}); "
                         f"restore the file from a copy made by save_as, or draw with another kind of sampler"
                     ) from error
-                del self._waiting[place]
+                self._waiting = self._waiting[:place] + self._waiting[place + 1 :]
                 break
+        self._met = {key: ref for key, ref in self._met.items() if ref() is not None}
         self._met[id(sampler)] = weakref.ref(sampler)
         self._last.append(sampler)
+
+    def keep(self) -> None:
+        """The sampler that was met has drawn."""
+        self._before = None
+
+    def rewind(self) -> None:
+        """The sampler that was met has not drawn: its state waits again."""
+        if self._before is not None:
+            self._met, self._waiting = self._before
+            self._before = None
 
     def save(self) -> list[tuple[str, Any]]:
         """Return (kind, state) of every sampler that remembers something."""

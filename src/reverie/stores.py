@@ -15,6 +15,7 @@ from reverie.finals import PackedFinals
 from reverie.ring import Finals, Ring
 from reverie.runs import Runs
 from reverie.spec import Column
+from reverie.values import shown
 
 Ints = npt.NDArray[np.int64]
 
@@ -49,12 +50,10 @@ class FileChunks:
 
     def put(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep the columns of a run until the stream's next one."""
-        self.drop(number)
         stream = number // self._each
-        if stream in self._newest:
-            self.drop(self._newest[stream][0])
-        self._newest[stream] = number, packed
-        self.nbytes += sum(map(len, packed.values()))
+        newest = self._newest.get(stream, (-1, {}))
+        self._newest[stream] = number, packed  # at no time there is none
+        self.nbytes += self.size(number) - sum(map(len, newest[1].values()))
 
     def change(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Keep new columns of a run if memory has it; what it has may not be in the file yet."""
@@ -75,15 +74,24 @@ class FileChunks:
         stream = number // self._each
         newest = self._newest.get(stream)
         if newest is not None and newest[0] == number:
-            self.nbytes -= sum(map(len, newest[1].values()))
+            self.nbytes -= self.size(number)
             del self._newest[stream]
+
+    def size(self, number: int) -> int:
+        """Return how many bytes of memory a run takes."""
+        newest, packed = self._newest.get(number // self._each, (-1, {}))
+        return sum(map(len, packed.values())) if newest == number else 0
+
+    def recount(self) -> None:
+        """Count the bytes anew."""
+        self.nbytes = sum(self.size(number) for number, _ in self._newest.values())
 
 
 def check_residency(residency: object, path: bool) -> str:
     """Return a residency's name, or raise BadSetting."""
     if not isinstance(residency, str) or residency not in RESIDENCIES:
         raise BadSetting(
-            f"residency: wanted one of {list(RESIDENCIES)}, got {residency!r}; choose where the bytes live"
+            f"residency: wanted one of {list(RESIDENCIES)}, got {shown(residency)}; choose where the bytes live"
         )
     if residency == "disk" and not path:
         raise BadSetting("residency: wanted 'disk' only with a path, got no path; pass path='name.replay'")
@@ -109,7 +117,7 @@ def make_stores(
         file: the replay file, if there is one.
     """
     if residency == "ram":
-        return Ring(columns, runs.streams, runs.capacity), Finals(obs)
+        return Ring(columns, runs.streams, runs.capacity), Finals(obs, runs.streams * (runs.capacity + 1))
     if residency == "packed":
         return PackedRing(columns, runs.streams, runs.capacity), PackedFinals(obs)
     assert file is not None

@@ -11,6 +11,8 @@ from reverie.errors import FileError
 from reverie.file import ReplayFile
 from reverie.schema import sql_names
 
+LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"
+
 Row = tuple[Any, ...]
 
 

@@ -286,7 +286,9 @@ class NaiveBuffer:
         """Return the distribution of `EpisodeUniform(weights)`."""
         episodes = self.live_episodes()
         shares = [1.0] * len(episodes)
-        if weights is not None and len(episodes) >= len(weights):
+        if weights is not None and len(episodes) < len(weights):
+            shares = [float(len(episode)) for episode in episodes]
+        elif weights is not None:
             size = len(episodes) // len(weights)
             parts = [min(number // size, len(weights) - 1) for number in range(len(episodes))]
             shares = [weights[part] / parts.count(part) for part in parts]

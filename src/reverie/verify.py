@@ -13,9 +13,9 @@ import numpy.typing as npt
 from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, text_checksum
 from reverie.codec import Codec
 from reverie.coverage import Coverage, Rewards, wrong_values
-from reverie.database import DOUBTS
 from reverie.episodes import ENDS, RUNNING
 from reverie.errors import BadSetting, FileError
+from reverie.failures import DOUBTS
 from reverie.file import KINDS, EpisodeRow, ReplayFile, Run, StepRow
 from reverie.limits import MOST_ID, integers, most_array_bytes, parse_json
 from reverie.mending import most_rows
@@ -25,7 +25,7 @@ from reverie.runs import RUN, Runs
 from reverie.settings import Settings, settings_from
 from reverie.spec import Field
 from reverie.states import from_json, generator_from, unpack_arrays
-from reverie.survey import broken, cause, scan, told
+from reverie.survey import LACKS_LOG, broken, cause, scan, told
 from reverie.weights import checked_episode_weights, checked_step_weights
 
 META = (*SETTINGS, "identity", "copy_of", "columns", "obs_columns", "rng", "samplers", "notes", "clean",
@@ -50,6 +50,8 @@ def verify_file(path: Path) -> Iterator[tuple[str, bool]]:
         for finding in audit.findings():
             found += 1
             yield printable(finding, MOST_FINDING), True
+        if audit.lacks_log():
+            yield LACKS_LOG, False
         looked = ", ".join(f"{count:,} {name}" for name, count in audit.counts.items())
         yield f"checked {path}: SQLite's own structures, {looked}", False
         yield (f"{found:,} {'finding' if found == 1 else 'findings'}" if found else "nothing is wrong"), False
@@ -107,6 +109,10 @@ class Audit:
             yield from self._check_samplers()
         finally:
             self._file.db.roll_back()
+
+    def lacks_log(self) -> bool:
+        """Whether the file was not closed, and its log is missing."""
+        return self._meta.get("clean") is False and self._file.lacks_log()
 
     def _read_ends(self, streams: int) -> Iterator[str]:
         """Read the note of where the streams stood, if there is one."""

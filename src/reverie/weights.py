@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.door import MOST
-from reverie.draws import Proposal, State, by_episode, serve, try_then_count
+from reverie.draws import Follows, Proposal, State, by_episode, serve, try_then_count
 from reverie.episodes import EpisodeIndex, Ints
 from reverie.kept import kept, kept_array, kept_integer, unfit
 from reverie.limits import MOST_ID
 from reverie.sumtree import SumTree
+from reverie.values import MOST
 from reverie.windows import BOUNDARIES, Anchors, Bools
 
 Floats = npt.NDArray[np.float64]
@@ -21,7 +21,30 @@ Floats = npt.NDArray[np.float64]
 MOST_WEIGHT = 1e200  # the sum of as many as there can be is still a number
 
 
-class StepWeights:
+class Undo:
+    """What places of arrays held before they were changed, since the last `mark`."""
+
+    __slots__ = ("_changes",)
+
+    def __init__(self) -> None:
+        self._changes: list[tuple[npt.NDArray[Any], Ints, npt.NDArray[Any]]] = []
+
+    def mark(self) -> None:
+        """Forget all."""
+        self._changes = []
+
+    def about_to_change(self, array: npt.NDArray[Any], places: Ints) -> None:
+        """Keep what these places hold."""
+        self._changes.append((array, places, array[places]))
+
+    def rewind(self) -> Ints:
+        """Put everything back; return the places, some of them several times."""
+        for array, places, values in reversed(self._changes):
+            array[places] = values
+        return np.concatenate([np.zeros(0, np.int64), *(places for _, places, _ in self._changes)])
+
+
+class StepWeights(Follows):
     """A weight for every live step of one buffer, following adds and evictions draw by draw.
 
     An anchor that can never be valid for the boundary and length in use, because its episode has ended too
@@ -29,10 +52,40 @@ class StepWeights:
     stays small, however high such a step's weight is.
     """
 
-    __slots__ = ("_barred", "_index", "_kind", "_low", "_seen", "barred", "tree", "weights")
+    __slots__ = (
+        "_barred",
+        "_index",
+        "_kind",
+        "_low",
+        "_marked",
+        "_seen",
+        "_undo",
+        "barred",
+        "tree",
+        "weights",
+    )
 
     def __init__(self) -> None:
         self._index: EpisodeIndex | None = None
+        self._undo = Undo()
+        self._marked: tuple[Any, ...] | None = None
+
+    def mark(self) -> None:
+        """Take note of all there is, for `rewind`."""
+        self._undo.mark()
+        self._marked = None if self._index is None else (
+            self._index, self._seen.copy(), self._low.copy(), self._kind, self.barred
+        )  # fmt: skip
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        if self._marked is None:
+            self._index = None
+            return
+        self._index, seen, low, self._kind, self.barred = self._marked
+        self._seen[:], self._low[:] = seen, low
+        places = self._undo.rewind()
+        self.tree.set(places, np.where(self._barred[places], 0.0, self.weights[places]))
 
     def _bind(self, index: EpisodeIndex) -> None:
         self._index = index
@@ -42,7 +95,7 @@ class StepWeights:
         self.barred = 0  # how many slots are
         self._seen = np.zeros(index.streams, np.int64)  # head of each stream at the last call
         self._low = np.zeros(index.streams, np.int64)  # tail of each stream at the last call
-        self._kind: tuple[str, int] | None = None  # boundary and length that steps are barred for
+        self._kind = None  # boundary and length that steps are barred for
 
     def follow(self, index: EpisodeIndex, fresh: float) -> Ints:
         """Give steps added since the last call the weight `fresh`; return their slots.
@@ -78,6 +131,7 @@ class StepWeights:
         if self._kind != kind:
             if self.barred:
                 back = np.flatnonzero(self._barred)
+                self._undo.about_to_change(self._barred, back)
                 self._barred[back] = False
                 self.barred = 0
                 self.tree.set(back, self.weights[back])
@@ -104,11 +158,13 @@ class StepWeights:
 
     def set(self, slots: Ints, weights: npt.ArrayLike) -> None:
         """Set the weights at `slots`; those barred come back, and leave again when next drawn in vain."""
+        self._undo.about_to_change(self.weights, slots)
         self.weights[slots] = weights
         if self.barred:
             back = self._barred.take(slots)
             if back.any():
                 released = np.unique(slots[back])
+                self._undo.about_to_change(self._barred, released)
                 self._barred[released] = False
                 self.barred -= len(released)
         self.tree.set(slots, weights)
@@ -136,6 +192,7 @@ class StepWeights:
             hopeless = live & ~good & (index.ended[rows] != 0) & (anchors.boundary != "cross")
             if hopeless.any():
                 barred = np.unique(slots[hopeless])
+                self._undo.about_to_change(self._barred, barred)
                 self._barred[barred] = True
                 self.barred += len(barred)
                 self.tree.set(barred, 0.0)
@@ -240,13 +297,36 @@ def checked_episode_weights(state: Any, streams: int, rows: int) -> tuple[Floats
     return weights, kept_array("begun", state["begun"], np.int64, (streams,), 0, MOST_ID)
 
 
-class EpisodeWeights:
+class EpisodeWeights(Follows):
     """A weight for every live episode of one buffer, by row; rows that were given up are found when drawn."""
 
-    __slots__ = ("_begun", "_index", "tree", "weights")
+    __slots__ = ("_begun", "_index", "_marked", "_undo", "tree", "weights")
+
+    tree: SumTree
 
     def __init__(self) -> None:
         self._index: EpisodeIndex | None = None
+        self._undo = Undo()
+        self._marked: tuple[Any, ...] | None = None
+
+    def mark(self) -> None:
+        """Take note of all there is, for `rewind`."""
+        self._undo.mark()
+        self._marked = None if self._index is None else (self._index, self._begun.copy(), self.weights)
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        if self._marked is None:
+            self._index = None
+            return
+        self._index, begun, self.weights = self._marked
+        self._begun[:] = begun
+        places = self._undo.rewind()
+        if self.tree.size == len(self.weights):
+            self.tree.set(places, self.weights[places])
+        else:  # it had grown
+            self.tree = SumTree(len(self.weights))
+            self.tree.set(np.arange(len(self.weights)), self.weights)
 
     def sync(self, index: EpisodeIndex) -> Ints:
         """Give episodes that began since the last call the weight 1; return their rows."""
@@ -274,6 +354,7 @@ class EpisodeWeights:
 
     def set(self, rows: Ints, weights: npt.ArrayLike) -> None:
         """Set the weights of these episodes."""
+        self._undo.about_to_change(self.weights, rows)
         self.weights[rows] = weights
         self.tree.set(rows, weights)
 

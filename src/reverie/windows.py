@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episodes import RUNNING, EpisodeIndex, Ints
-from reverie.errors import BadSetting, NotEnoughData
+from reverie.errors import BadSetting, NotEnoughData, NoWeight
+from reverie.values import shown
 
 Bools = npt.NDArray[np.bool_]
 
@@ -281,8 +282,14 @@ class Anchors:
         return count
 
     def not_enough(self) -> NotEnoughData:
-        """Return the error that says how much there is and how much is needed."""
-        index = self.index
+        """Return the error for a sampler that found nothing: there is no anchor, or none that has any weight."""
+        index, count = self.index, self.count()
+        if count:
+            return NoWeight(
+                f"wanted a window of {self.length} steps with boundary={self.boundary!r} and a weight above 0, "
+                f"got {count} windows whose weights are all 0; give them priorities above 0 "
+                f"(Prioritized(epsilon=1e-6) does), let the sampler reach further back, or draw with Uniform()"
+            )
         return NotEnoughData(
             f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got {index.live_steps()} "
             f"live steps whose longest episode has {index.longest()} with a known successor; "
@@ -310,7 +317,7 @@ def check_boundary(name: object) -> str:
     """Return the name of a boundary rule, or raise BadSetting."""
     if not isinstance(name, str) or name not in BOUNDARIES:
         raise BadSetting(
-            f"boundary: wanted one of {sorted(BOUNDARIES)}, got {name!r}; see the docstring of sample"
+            f"boundary: wanted one of {sorted(BOUNDARIES)}, got {shown(name)}; see the docstring of sample"
         )
     return name
 

@@ -50,9 +50,7 @@ class ByHand:
 
     def reset(self, seed: int | None = None) -> Any:
         if self.episodic and self.lost and not self.over and seed is None:
-            obs, _, terminated, truncated, lives = self.skip(0)
-            if terminated or truncated:
-                obs, lives = self.real_reset(None)
+            obs, _, _, _, lives = self.skip(0)
         else:
             obs, lives = self.real_reset(seed)
         self.lives, self.lost, self.over = lives, False, False
@@ -81,6 +79,8 @@ class ByHand:
     [
         ("Breakout", True, None, 260),
         ("Breakout", True, 203, 120),
+        ("Breakout", True, 535, 160),  # the no-op after a lost life reaches the limit; so it does below
+        ("MsPacman", True, 919, 240),
         ("Breakout", True, 7, 12),  # shorter than most starts: the no-ops themselves reach the limit
         ("Breakout", False, None, 260),
         ("Pong", True, 90, 60),
@@ -96,8 +96,9 @@ def test_stack_equals_the_construction_by_hand(game: str, train: bool, limit: in
     obs, _ = env.reset(seed=5)
     assert obs.flags.c_contiguous
     np.testing.assert_array_equal(obs, hand.reset(seed=5))
-    ended = 0
+    ended, length, shortest = 0, 0, steps
     for _ in range(steps):
+        length += 1
         action = int(rng.integers(env.action_space.n))
         obs, *rest, info = env.step(action)
         hand_obs, *hand_rest = hand.step(action)
@@ -109,9 +110,10 @@ def test_stack_equals_the_construction_by_hand(game: str, train: bool, limit: in
         assert obs.dtype == np.uint8
         assert obs.flags.c_contiguous
         if rest[1] or rest[2]:
-            ended += 1
+            ended, length, shortest = ended + 1, 0, min(length, shortest)
             np.testing.assert_array_equal(env.reset()[0], hand.reset())
-    assert ended > 0 or game == "MsPacman"
+    assert ended > 0 or (game, limit) == ("MsPacman", None)
+    assert (shortest == 1) == (limit in (7, 535, 919))
     env.close()
     hand.raw.close()
 
@@ -204,10 +206,11 @@ class Dying(gym.Env[Any, Any]):
         return np.full((210, 160, 3), self.games, np.uint8), {"lives": 3}
 
     def step(self, action: Any) -> Any:
-        self.t += 1
+        earned = float(self.t < len(self.lives))  # after its end a game stands still
+        self.t = min(self.t + 1, len(self.lives))
         self.frames += 1
         frame = np.full((210, 160, 3), 100 + self.t, np.uint8)
-        return frame, 1.0, self.t == len(self.lives), False, {"lives": self.lives[self.t - 1]}
+        return frame, earned, self.t == len(self.lives), False, {"lives": self.lives[self.t - 1]}
 
 
 def stub(
@@ -223,16 +226,20 @@ def stub(
     return env, emulator
 
 
-def test_a_noop_that_ends_the_game_leads_to_a_real_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If going on after a lost life ends the game at once, the game starts anew."""
+def test_a_noop_that_ends_the_game_leaves_one_step_to_play(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If going on after a lost life ends the game, the reset shows the ended game and the next step ends the episode."""
     env, emulator = stub(monkeypatch, [3, 2, 2, 2, 2, 2, 0], train=True)
     _, reward, terminated, _, info = env.step(1)  # raw frames 2 to 5
     assert (reward, terminated, info["life_lost"]) == (4.0, True, True)
     obs, info = env.reset()  # raw frames 6 and 7, where the game ends
-    assert emulator.games == 2
-    assert info["lives"] == 3
-    assert not info["game_over"]
-    assert (obs == 101).all()
+    assert emulator.games == 1
+    assert (info["lives"], info["life_lost"], info["game_over"]) == (0, False, False)
+    assert (obs == 107).all()
+    obs, reward, terminated, truncated, info = env.step(1)
+    assert (reward, terminated, truncated) == (0.0, True, False)
+    assert (info["life_lost"], info["game_over"]) == (False, True)
+    _, info = env.reset()
+    assert (emulator.games, info["lives"]) == (2, 3)
 
 
 def test_an_end_in_mid_skip_shows_the_last_two_frames_played(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,63 @@ def test_workers_draw_differently_from_one_file(tmp_path):
     assert done.stdout == "12 12\n", done.stderr
 
 
+WRAPPED = """
+import sys
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+import reverie as rv
+
+class Draws(Dataset):
+    def __init__(self, draw):
+        self.draw = draw
+    def __len__(self):
+        return 6
+    def __getitem__(self, number):
+        return self.draw()
+
+class Reader:
+    def __init__(self, path):
+        self.buffer = rv.open(path, "disk", mode="r", seed=0)
+    def __call__(self):
+        return self.buffer.sample(8, 4).anchor
+
+def check(draw, **how):
+    loader = DataLoader(Draws(draw), batch_size=None, num_workers=2, **how)
+    batches = [tuple(np.asarray(batch).tolist()) for _ in range(2) for batch in loader]
+    assert len(batches) == 12
+    print(len(set(batches)))
+
+if __name__ == "__main__":
+    reader = Reader(sys.argv[1])
+    drop_in = rv.IRISReplayBuffer(500, (3, 8, 8), 4, seq_len=4, batch_size=8, seed=0)
+    for step in range(250):
+        drop_in.add(np.full((3, 8, 8), step, np.uint8), step % 4, 0.0, step % 20 == 19)
+    packed = rv.ReplayBuffer(rv.StepSpec(rv.Field((300,), "float64"), rv.Field((), "int64")), 1000, residency="packed")
+    for step in range(500):
+        packed.add(obs=np.full(300, step, np.float64), action=step, reward=0.0, terminated=False, truncated=False)
+    packed.sample(64, 5)
+    for draw in (lambda: drop_in.sample_sequence()[0][:, 0, 0, 0, 0], lambda: drop_in.sample_frames(8)[:, 0, 0, 0],
+                 lambda: packed.sample(64, 5).anchor, lambda: reader()):
+        check(draw, multiprocessing_context="fork")
+        check(draw, multiprocessing_context="fork", persistent_workers=True)
+    check(reader, multiprocessing_context="spawn", persistent_workers=True)
+"""
+
+
+def test_no_two_workers_draw_alike_from_a_wrapped_buffer(tmp_path):
+    """Two epochs of two workers over a drop-in buffer, a packed one and a reader give batches that all differ."""
+    path, script = tmp_path / "a.replay", tmp_path / "workers.py"
+    with rv.ReplayBuffer(frame_spec(), 200, seed=0, path=path) as buffer:
+        for step in range(250):
+            buffer.add(obs=np.full((3, 4, 4), step % 256, np.uint8), action=step, reward=0.0, truncated=False,
+                       terminated=step % 20 == 19, value=np.zeros(2, np.float32))  # fmt: skip
+    script.write_text(WRAPPED)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, path], capture_output=True, text=True, timeout=200
+    )
+    assert (done.stdout.split(), done.stderr) == (["12"] * 9, "")
+
+
 @pytest.mark.parametrize("boundary", ["inside", "cross"])
 def test_a_batch_travels_between_processes_in_one_block(boundary):
     """However many tensors it has, one block is sent; what arrives is the same batch, of any kind of fields."""

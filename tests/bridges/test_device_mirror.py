@@ -89,7 +89,7 @@ def test_a_reader_is_mirrored(tmp_path):
     path = tmp_path / "a.replay"
     with write(rv.ReplayBuffer(frame_spec(), 120, streams=2, seed=4, path=path), 30, 4) as writer:
         writer.flush()
-        mine, other = (rv.open(path, residency=residency, mode="r") for residency in ("disk", "ram"))
+        mine, other = (rv.open(path, residency=residency, mode="r", seed=0) for residency in ("disk", "ram"))
         mirror = DeviceMirror(mine, "cpu")
         mirror.derive("tokens", sums, shape=(3,), dtype=torch.int64)
         for seed, boundary in enumerate(BOUNDARIES):

@@ -400,7 +400,7 @@ feed = Feed(gate.wait, lambda made: made, 1)
 if os.fork() == 0:
     try:
         next(feed)
-    except rv.BufferClosed as error:
+    except rv.WrongProcess as error:
         print("make the feed after forking" in str(error), flush=True)
     os._exit(0)
 os.wait()

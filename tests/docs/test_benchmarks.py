@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.peers.face import PEERS, VARIANTS, Peer, adapter_of
-from benchmarks.peers.pages import PAGE, read_results, show, with_blocks
-from benchmarks.peers.worker import WORKLOADS
+from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS, Peer, adapter_of
+from benchmarks.peers.pages import PAGE, read_results, show, show_drop_in, with_blocks
+from benchmarks.peers.worker import DROP_IN_WORKLOADS, WORKLOADS, Settings, as_trainers, drop_in_transposed
 from benchmarks.peers.workloads import (
     CHUNK,
     CODE_SHAPE,
@@ -58,9 +58,18 @@ def test_every_cell_has_a_figure_or_words():
             )
 
 
+def test_the_classes_of_one_name_are_measured_beside_each_other():
+    """Frames, transposed frames and vectors were added to both, in the same way, and the page compares them."""
+    assert set(FOUND["drop_in"]) == {variant.name for variant in DROP_INS}
+    for cells in FOUND["drop_in"].values():
+        assert {name for name, cell in cells.items() if "ratio" in cell} == set(DROP_IN_WORKLOADS)
+    assert show_drop_in(FOUND)[-1].count("×") == len(DROP_IN_WORKLOADS)
+    assert show_drop_in({})[-1].count("–") == len(DROP_IN_WORKLOADS)
+
+
 def test_figures_come_with_their_limit():
     """A time stands beside a limit and a ratio, and says how many rounds it is the median of."""
-    for cells in FOUND["cells"].values():
+    for cells in (*FOUND["cells"].values(), *FOUND["drop_in"].values()):
         for cell in cells.values():
             for timed in (cell, cell.get("save"), cell.get("load")):
                 if timed and "seconds" in timed:
@@ -72,7 +81,7 @@ def test_figures_come_with_their_limit():
 def test_every_named_peer_has_an_adapter():
     """All adapters can be imported without their libraries, and have the same face."""
     assert set(PEERS) == NAMED
-    for variant in VARIANTS:
+    for variant in (*VARIANTS, *DROP_INS):
         adapter = adapter_of(variant)
         assert issubclass(adapter, Peer)
         assert adapter.make is not Peer.make
@@ -228,6 +237,30 @@ def test_calls_take_turns():
     assert made == ["a", "b"] * 6
     assert len(seconds["a"]) == 4
     assert seconds["b"].tolist() == [7.0] * 4
+
+
+class Noting(Peer):
+    """Keeps the first steps that are added to it."""
+
+    def make(self, ask):
+        self.ask, self.seen = ask, []
+
+    def add(self, step):
+        if len(self.seen) < 4:
+            self.seen.append(step)
+
+
+def test_steps_are_spelled_as_trainers_spell_them():
+    """Python's numbers, one-hot vectors, and frames of the asked shape whose channels are last in memory."""
+    peers = []
+    drop_in_transposed(lambda: peers.append(Noting()) or peers[-1], Settings(rounds=1, budget_s=0.0, scale=1))
+    assert peers[0].ask.obs_shape == (3, 64, 64)
+    for step in peers[0].seen:
+        assert (type(step.reward), type(step.terminated), type(step.truncated)) == (float, bool, bool)
+        assert (step.action.dtype, sorted(step.action.tolist())) == (np.float32, [0, 0, 0, 0, 0, 1])
+        assert (step.obs.shape, step.obs.strides) == ((3, 64, 64), (1, 192, 3))
+    step = World(encoded, 5, 4).steps(1).at(0)
+    assert as_trainers(step).action.argmax() == step.action.argmax()
 
 
 def test_the_json_is_plain():

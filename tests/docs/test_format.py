@@ -392,6 +392,28 @@ def test_the_commands_run_in_a_shell(pong):
     assert np.fromfile(pong.with_name("reward.f32"), "<f4").tolist() == [step // 8 for step in range(32)]
 
 
+def test_a_log_names_the_file_it_is_built_on_as_the_page_says(tmp_path):
+    """The first frame of a log is page 1, with one more than the even number that stands at byte 40 of the file."""
+    import reverie as rv
+
+    path = tmp_path / "pong.replay"
+    numbers = set()
+    with rv.ReplayBuffer(rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64")), 100, path=path) as buffer:
+        for step in range(60):
+            buffer.add(obs=step, action=0, reward=0.0, terminated=False, truncated=False)
+            file, log = path.read_bytes()[:100], Path(f"{path}-wal").read_bytes()
+            base, page, mark = (
+                int.from_bytes(part, "big") for part in (file[40:44], log[32:36], log[96:100])
+            )
+            assert base >= 65536
+            assert (base % 2, page, mark) == (0, 1, base + 1)
+            numbers.add(base)
+            if step % 20 == 19:
+                buffer.flush()
+                assert Path(f"{path}-wal").stat().st_size == 0
+    assert len(numbers) == 3
+
+
 def test_no_name_is_left_out(pong):
     """Every table, fixed column, meta key, and the version is on the page."""
     from reverie.file import FORMAT

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from helpers import interrupted
 from test_compat import frame, make
 
 import reverie as rv
@@ -104,3 +105,33 @@ def trajectory() -> rv.IRISOnPolicyBuffer:
     buffer = rv.IRISOnPolicyBuffer()
     buffer.add(frame(1), 0, 0.0, True, final_obs=frame(2))
     return buffer
+
+
+@pytest.mark.parametrize(("steps", "end", "stride"), [(3, "", 1), (13, "", 1), (3, "terminal", 1), (13, "terminal", 1),
+                                                      (13, "truncated", 1), (13, "terminal", 9)])  # fmt: skip
+def test_an_interrupted_add_is_whole_or_not_there(steps, end, stride, tmp_path):
+    """Ctrl-C before each line of an add: steps and episodes agree; with a file, before each ninth, there, too."""
+    inner = ("compat.py", "counters.py", "transitions.py", "episodes.py")
+    line, came = 0, True
+    while came:
+        line += stride
+        buffer = make(10, path=tmp_path / f"{line}.replay" if stride > 1 else None)
+        for number in range(steps):
+            buffer.add(frame(number), 0, number, number % 3 == 1)
+        ended = sum(number % 3 == 1 for number in range(steps))
+
+        def add(buffer=buffer):
+            buffer.add(frame(99), 0, 99.0, end == "terminal", truncated=end == "truncated")
+
+        came = interrupted(add, line, inner, ("_take_back", "_derive_anew"))
+        done = buffer.steps > steps
+        assert done or came
+        assert buffer.episodes == ended + (done and end == "terminal")
+        buffer.add(frame(100), 0, 100.0, True)
+        count = buffer.episodes
+        assert count == ended + (done and end == "terminal") + 1
+        buffer.close()
+        if stride > 1:
+            with rv.IRISReplayBuffer.open(tmp_path / f"{line}.replay") as resumed:
+                assert (resumed.episodes, resumed.rewards[resumed.idx - 1]) == (count, 100.0)
+    assert line > 20, "an add has lines to interrupt"

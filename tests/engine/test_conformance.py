@@ -38,6 +38,16 @@ class TestEpisodeUniformByAge(SamplerSuite):
         return twin.episode_uniform(boundary, length, WEIGHTS)
 
 
+class TestEpisodeUniformWithFewEpisodes(SamplerSuite):
+    """More weights than there are ever live episodes."""
+
+    def make(self):
+        return rv.EpisodeUniform([0.01] * 100)
+
+    def distribution(self, twin, boundary, length):
+        return twin.episode_uniform(boundary, length, [0.01] * 100)
+
+
 class TestRecentNewest(SamplerSuite):
     def make(self):
         return rv.Recent(40)

@@ -94,7 +94,7 @@ class Twins:
 
     def reopen(self, residency: str | None) -> None:
         self.kept.close()
-        self.kept = rv.open(self.path, residency)
+        self.kept = rv.open(self.path, residency, episodes="continue")
         self.kept_samplers = samplers()
 
 

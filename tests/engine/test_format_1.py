@@ -43,19 +43,20 @@ def part(prefix: str) -> dict:
 @pytest.mark.parametrize("mode", ["r+", "r"])
 @pytest.mark.parametrize("residency", [None, "ram", "packed", "disk"])
 def test_its_next_batches_and_its_content_are_the_listed_ones(residency, mode, path):
-    """With every residency: first the batches that would have come next, then every step and episode."""
+    """With every residency: for a writer the batches that would have come next, then every step and episode."""
     with rv.open(path, residency, mode) as buffer:
         assert buffer.residency == (residency or "ram")
         assert (buffer.capacity, buffer.streams, buffer.spec) == (200, 2, made.SPEC)
-        assert_equal(made.next_batches(buffer, made.samplers()), part("next/"))
+        if mode == "r+":  # a reader has random numbers of its own
+            assert_equal(made.next_batches(buffer, made.samplers()), part("next/"))
         steps_and_episodes = {name: WANTED[name] for name in WANTED if not name.startswith("next/")}
         assert_equal(made.everything(buffer), steps_and_episodes)
 
 
 @pytest.mark.parametrize("residency", ["ram", "packed", "disk"])
 def test_it_goes_on(residency, path):
-    """Steps can be added to it: the running episode goes on, and what is evicted is the oldest."""
-    with rv.open(path, residency) as buffer:
+    """Steps can be added to it: the running episode may go on, and what is evicted is the oldest."""
+    with rv.open(path, residency, episodes="continue") as buffer:
         assert buffer.episodes[-1].tolist() == (0, 151, 171, 20, 20, 5.0, "running")
         for step in range(171, 200):
             buffer.add(**made.values(0, step), terminated=step == 199, truncated=False)

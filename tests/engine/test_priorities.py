@@ -6,7 +6,7 @@ from helpers import scalar_spec
 
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, chi_square_p
-from reverie.mending import replace_stream
+from reverie.mending import replacement
 from reverie.sumtree import SumTree
 
 
@@ -293,7 +293,7 @@ def test_a_slot_without_a_live_step_is_never_drawn(make, streams):
         index.make_room(stream)
     assert drawn() == set(range(11, 20))
     for stream in range(streams):
-        replace_stream(index, stream, 4, 0, [(0, 4, 1, -1, 0.0)])
+        replacement(index, stream, 4, 0, [(0, 4, 1, -1, 0.0)])()
     assert drawn() == set(range(4))
 
 
@@ -415,3 +415,36 @@ def test_no_place_without_weight_is_found_where_sums_round():
         )
         targets = targets[(targets >= 0) & (targets < tree.total)]
         assert (tree.weights[tree.find(targets)] > 0).all()
+
+
+@pytest.mark.parametrize("boundary", ["inside", "pad_right", "cross"])
+def test_priorities_of_zero_everywhere_have_an_error_of_their_own(boundary):
+    """When all priorities are zero NoWeight says so, names the remedy, and the buffer goes on with other samplers."""
+    buffer, _ = one_stream(20)
+    sampler = rv.Prioritized(epsilon=0.0)
+    everything = buffer.sample(400, 2, boundary=boundary, sampler=sampler)
+    buffer.update_priorities(everything, np.zeros(400))
+    left = buffer.count_windows(2, boundary)
+    with pytest.raises(
+        rv.NoWeight, match=rf"got {left} windows whose weights are all 0; give them .*epsilon=1e-6"
+    ):
+        buffer.sample(300, 2, boundary=boundary, sampler=sampler)
+    assert issubclass(rv.NoWeight, rv.NotEnoughData)
+    buffer.sample(4, 2, boundary=boundary)
+    buffer.update_priorities(everything, np.ones(400))
+    buffer.sample(4, 2, boundary=boundary, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    "sampler", [rv.Recent(newest=1), rv.EpisodeUniform((1.0, 0.0))], ids=["recent", "parts"]
+)
+def test_a_sampler_that_looks_where_no_window_is_says_so(sampler):
+    """Windows exist, but not where the sampler looks: the error is not that there are too few steps."""
+    buffer = rv.ReplayBuffer(rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64")), 40, seed=0)
+    for step in range(13):
+        ended = step in (0, 11, 12)
+        buffer.add(obs=step, action=0, reward=0.0, terminated=ended, truncated=False)
+    assert buffer.count_windows(5) == 7
+    buffer.sample(4, 5)
+    with pytest.raises(rv.NoWeight, match=r"got 7 windows whose weights are all 0; .*reach further back"):
+        buffer.sample(4, 5, sampler=sampler)

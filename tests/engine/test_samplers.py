@@ -190,6 +190,20 @@ def test_any_number_of_streams(case, streams):
     assert p_value(draw(pair, sampler, "inside", 3, 40_000), wanted) > LEAST_P
 
 
+def test_fewer_episodes_than_weights_are_drawn_by_their_lengths():
+    """Episodes of 90, 9 and 1 steps under four weights come with probabilities .9, .09 and .01, as in DIAMOND."""
+    buffer = rv.ReplayBuffer(rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64")), 100, seed=0)
+    for length in (90, 9, 1):
+        for step in range(length):
+            buffer.add(obs=0, action=0, reward=0.0, terminated=step == length - 1, truncated=False)
+    batch = buffer.sample(DRAWS, 1, boundary="pad_both", sampler=rv.EpisodeUniform((0.1, 0.1, 0.1, 0.7)))
+    shares = [
+        ((first <= batch.anchor) & (batch.anchor < stop)).mean()
+        for first, stop in ((0, 90), (90, 99), (99, 100))
+    ]
+    np.testing.assert_allclose(shares, (0.9, 0.09, 0.01), atol=0.003)
+
+
 @pytest.mark.parametrize("sampler", [rv.Uniform(), rv.Recent(half_life=3), rv.EpisodeUniform((0.5, 0.5))])
 def test_only_the_seed_of_the_buffer_decides(sampler):
     """Buffers with equal seeds give equal batches under every boundary; another seed gives others."""

@@ -263,7 +263,7 @@ def test_a_tree_of_pages_without_an_end_is_left(path):
 
 def test_a_query_without_an_end_is_stopped(path):
     """Of what goes through a table no more work is done than a file of this size can make."""
-    db = Database(path, "r")
+    db = Database(path, "r", path)
     began = time.process_time()
     with pytest.raises(rv.FileError, match="its tables go on and on"):
         list(db.each(f"SELECT count(*) FROM ({ENDLESS})"))
@@ -546,12 +546,12 @@ def test_a_lock_that_says_nothing_names_nobody(path, content):
     assert writing_process(path) is None
 
 
-@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm", "-lock"])
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
 def test_a_pipe_beside_a_file_is_not_waited_for(path, suffix):
-    """Under a name that SQLite or the lock has."""
+    """Under a name that SQLite uses."""
     os.mkfifo(f"{path}{suffix}")
     assert writing_process(path) is None
-    refuses(path, "wanted a file or nothing under the name")
+    refuses(path, "wanted a log beside it, got something that is no file")
 
 
 # --- findings ----------------------------------------------------------------------------------------------

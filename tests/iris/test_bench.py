@@ -7,13 +7,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from reverie import BadSetting
 from reverie.iris.agent import Agent
-from reverie.iris.bench import imagine_without_cache, measure, run_bench, updates_of
+from reverie.iris.bench import Speed, imagine_without_cache, measure, run_bench, updates_of
 from reverie.iris.config import Optimisation
 from reverie.iris.settings import Config, presets
 
@@ -37,14 +38,39 @@ def test_without_the_cache_the_same_games_are_imagined(agent: Agent, monkeypatch
 
 
 def test_all_phases_are_measured(config: Config) -> None:
-    """Every time is positive, batches are the share asked for, and the projection adds up."""
-    speed = measure(config, device=torch.device("cpu"), share=0.5, repeats=2, captured=False)
-    assert speed.batches == (4, 2, 2)
-    whole = 2 * (9 * speed.tokenizer_s + 9 * speed.world_model_s + 6 * speed.actor_critic_s) / 3600
+    """Every time is positive, batches are the share asked for, and whole ones add up to a run; others to nothing."""
+    speed = measure(config, device=torch.device("cpu"), share=1.0, repeats=2, captured=False)
+    assert speed.batches == (8, 4, 4)
+    whole = (9 * speed.tokenizer_s + 9 * speed.world_model_s + 6 * speed.actor_critic_s) / 3600
     assert speed.hours == pytest.approx(whole)
-    assert speed.imagined_frames_per_s == pytest.approx(2 * 3 / speed.imagining_s)
+    assert speed.imagined_frames_per_s == pytest.approx(4 * 3 / speed.imagining_s)
     assert speed.uncached_s > 0
     assert len(speed.report().splitlines()) == 7
+    assert speed.report().endswith("hours of updates")
+    part = measure(config, device=torch.device("cpu"), share=0.5, repeats=1, captured=False)
+    assert (part.share, part.batches, part.hours) == (0.5, (4, 2, 2), None)
+    assert "cannot be told from batches of 0.5 of the preset's" in part.report()
+    assert len(part.report().splitlines()) == 7
+
+
+@pytest.mark.parametrize(("limit_s", "shares"), [(0.0, [1 / 64]), (1e9, [1 / 64, 1 / 8, 1.0])])
+def test_a_processor_measures_whole_batches_where_it_can(
+    config: Config, monkeypatch: pytest.MonkeyPatch, limit_s: float, shares: list[float]
+) -> None:
+    """It tries more and more of each batch until the next try would take too long, and uses the last."""
+    tried = []
+
+    def spy(config: Config, **settings: Any) -> Speed:
+        tried.append(settings["share"])
+        return measure(config, **settings)
+
+    monkeypatch.setitem(presets, "tiny", config)
+    monkeypatch.setattr("reverie.iris.bench.measure", spy)
+    monkeypatch.setattr("reverie.iris.bench.LIMIT_S", limit_s)
+    speed = run_bench(preset="tiny", repeats=1, device="cpu")
+    assert tried == shares
+    assert speed.share == shares[-1]
+    assert (speed.hours is None) == (shares[-1] < 1)
 
 
 def test_it_writes_its_numbers(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toy_games import Lights
+from toy_games import FromOne, Lights, Wandering
 
+import reverie
 from reverie import BadSetting, Field, ReplayBuffer, Shuffled, StepSpec
 from reverie.iris.agent import Agent
-from reverie.iris.collect import Collector, Lane, Played, evaluate
+from reverie.iris.collect import Collector, Played, evaluate
 from reverie.iris.config import ActorCriticLoss
+from reverie.iris.lane import Lane
 from reverie.iris.train import to_frames
 
 SPEC = StepSpec(Field((3, 16, 16), "uint8"), Field((), "int64"))
@@ -140,21 +145,146 @@ def test_temperature_sharpens_the_policy(agent: Agent) -> None:
         assert len(set(stored(buffer)["action"].tolist())) == kinds
 
 
-def test_a_saved_collector_goes_on_exactly(agent: Agent) -> None:
+def test_a_saved_collector_goes_on_exactly(agent: Agent, tmp_path: Path) -> None:
     """Loaded into fresh games it plays, step for step, what the saved one plays next, lives and chance included."""
     first, buffer, _ = start(agent, life=7, lives=3)
     first.collect(34, epsilon=0.5)  # amid the third life
     state = first.save()
+    buffer.save_as(tmp_path / "replay")
     torch.manual_seed(1)
     played = first.collect(100, epsilon=0.5)
-    other, fresh, _ = start(agent, life=7, lives=3)
-    other.load(*state)
-    torch.manual_seed(1)
-    assert other.collect(100, epsilon=0.5) == played
-    wanted, got = stored(buffer), stored(fresh)
-    for name, column in got.items():
-        tail = wanted[name].reshape(2, 67, *column.shape[1:])[:, 17:]
-        np.testing.assert_array_equal(column.reshape(tail.shape), tail)
+    with reverie.open(tmp_path / "replay", episodes="continue") as copy:
+        other = Collector(agent, [Lights(life=7, lives=3) for _ in range(2)], copy, seed=7)
+        assert other.load(*state) == []
+        torch.manual_seed(1)
+        assert other.collect(100, epsilon=0.5) == played
+        wanted, got = stored(buffer), stored(copy)
+        for name, column in got.items():
+            np.testing.assert_array_equal(column, wanted[name])
+        assert copy.episodes.tolist() == buffer.episodes.tolist()
+
+
+@pytest.mark.parametrize("strays", ["its frames", "its replay"])
+def test_an_episode_goes_on_only_where_its_game_and_its_replay_agree(
+    agent: Agent, tmp_path: Path, strays: str
+) -> None:
+    """A game that shows other frames than before, or of which the replay lacks steps, is cut and begins anew."""
+    buffer = ReplayBuffer(SPEC, 800, streams=2, seed=0)
+    chance = np.random.default_rng(0)
+    games = [Lights(life=7, lives=2), Wandering(chance, life=7, lives=2)]
+    first = Collector(agent, games, buffer, seed=7)
+    first.collect(18, epsilon=0.0)  # amid the second life of both
+    state = first.save()
+    if strays == "its replay":
+        first.collect(2, epsilon=0.0)
+    buffer.save_as(tmp_path / "replay")
+    with reverie.open(tmp_path / "replay", episodes="continue") as copy:
+        again = [Lights(life=7, lives=2), Wandering(chance, life=7, lives=2)]
+        other = Collector(agent, again, copy, seed=7)
+        cut = [1] if strays == "its frames" else [0, 1]
+        assert other.load(*state) == cut
+        ended = {0: "running", 1: "running"} | dict.fromkeys(cut, "cut")
+        assert {e["stream"]: e["ended"] for e in copy.episodes if e["start"] == 7} == ended
+        played = other.collect(40, epsilon=0.0)
+        assert played.lengths == (7,) * (6 - len(cut))  # of the cut episode nothing is counted
+        windows = copy.sample(500, 3)
+        assert (windows.obs[:, :, 1, 8, 8] == windows.obs[:, :1, 1, 8, 8])[windows.stream == 1].all()
+        bright = windows.obs[:, :, 0, 8, 8].astype(int)
+        assert (np.diff(bright)[windows.obs_mask[:, 1:]] == 20).all()
+
+
+@pytest.mark.parametrize("where", ["step", "reset", "add_batch", "on_step"])
+def test_a_call_that_breaks_off_leaves_no_jump(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Ctrl-C amid a step, which one game has played and another not, cuts what runs; between two steps it does not."""
+    collector, buffer, lights = start(agent, games=3, life=7, lives=2)
+    collector.collect(12, epsilon=0.0)
+    calls = []
+
+    def breaking(real: Any) -> Any:
+        def broken(*args: object, **named: object) -> object:
+            came = real(*args, **named)
+            calls.append(where)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return came
+
+        return broken
+
+    with monkeypatch.context() as patched:
+        if where == "add_batch":
+            patched.setattr(buffer, where, breaking(buffer.add_batch))
+        elif where != "on_step":
+            patched.setattr(lights[1], where, breaking(getattr(lights[1], where)))
+        with pytest.raises(KeyboardInterrupt):
+            collector.collect(
+                300, epsilon=0.0, on_step=breaking(lambda done: None) if where == "on_step" else None
+            )
+    played = collector.collect(60, epsilon=0.0)
+    assert set(played.lengths) == {7}
+    assert ("cut" in buffer.episodes["ended"]) == (where in ("step", "add_batch"))
+    windows = buffer.sample(500, 3)
+    bright = windows.obs[:, :, 0, 8, 8].astype(int)
+    assert (np.diff(bright)[windows.obs_mask[:, 1:]] == 20).all()
+
+
+def test_an_interrupted_call_can_be_saved(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved after an interruption amid a step is cut there, and goes on as it was saved."""
+    collector, buffer, lights = start(agent, games=2, life=7, lives=2)
+    collector.collect(6, epsilon=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(lights[1], "step", lambda action: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            collector.collect(2, epsilon=0.0)
+    state = collector.save()
+    buffer.save_as(tmp_path / "replay")
+    with reverie.open(tmp_path / "replay", episodes="continue") as copy:
+        other = Collector(agent, [Lights(life=7, lives=2) for _ in range(2)], copy, seed=7)
+        assert other.load(*state) == []
+        assert other.collect(20, epsilon=0.0).lengths == (7, 7)
+        assert copy.episodes["ended"].tolist() == [
+            "cut",
+            "cut",
+            "terminated",
+            "terminated",
+            "running",
+            "running",
+        ]
+
+
+def test_a_game_that_ends_elsewhere_is_another_game() -> None:
+    """Played again, a game whose lives are shorter is not where it was, though it shows frames like before."""
+    lane = Lane(Lights(life=9, lives=1), (3, 0, 0))
+    for _ in range(5):
+        lane.step(1)
+    state = lane.save()
+    assert Lane(Lights(life=9, lives=1), (3, 0, 0)).load(state)
+    assert not Lane(Lights(life=4, lives=1), (3, 0, 0)).load(state)
+    assert not Lane(Lights(life=9, lives=1), (3, 0, 1)).load(state)
+    assert not Lane(Lights(life=9, lives=1), (3, 0, 0)).load({**state, "actions": state["actions"][:-1]})
+
+
+def test_actions_may_begin_with_any_number(agent: Agent) -> None:
+    """A game with the actions 1 to 3 is played, put back and tested like one with 0 to 2; the replay holds 0 to 2."""
+    actions, asked = [], []
+    for kind in (Lights, FromOne):
+        buffer = ReplayBuffer(SPEC, 800, streams=2, seed=0)
+        games = [kind(life=7, lives=2) for _ in range(2)]
+        torch.manual_seed(5)
+        collector = Collector(agent, games, buffer, seed=7)
+        collector.collect(60, epsilon=0.5)
+        actions.append(stored(buffer)["action"].tolist())
+        asked += [game.asked for game in games if isinstance(game, FromOne)]
+        lane = Lane(kind(life=7, lives=2), (7, 0, 0))
+        assert lane.load(collector.lanes[0].save())
+        actions[-1].append(evaluate(agent, games, episodes=4, temperature=1.0, seed=0))
+    assert actions[0] == actions[1]
+    stored_actions = np.array(actions[1][:-1]).reshape(2, 30)
+    for lane, its in enumerate(asked):
+        np.testing.assert_array_equal(np.array(its[:30]) - 1, stored_actions[lane])
 
 
 def test_a_lane_plays_every_game_with_a_seed_of_its_own() -> None:
@@ -208,6 +338,33 @@ def test_what_cannot_be_played_is_refused(agent: Agent) -> None:
         start(agent)[0].collect(3, epsilon=0.0)
     with pytest.raises(BadSetting, match="at least 1"):
         evaluate(agent, [Lights()], episodes=0, temperature=1.0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action_space": SimpleNamespace(shape=(2,), low=-1.0)}, "wanted a Discrete action space"),
+        ({"action_space": SimpleNamespace(n=3, shape=(3,))}, "wanted a Discrete action space"),  # MultiBinary
+        ({"action_space": SimpleNamespace(n=5)}, "wanted the 3 actions that the agent knows, got 5"),
+        (
+            {"_frame": lambda: {"camera": np.zeros((3, 16, 16), np.uint8)}},
+            "one array as its observation, got a dict",
+        ),
+        ({"_frame": lambda: np.zeros((1, 16, 16), np.uint8)}, r"shaped \(3, 16, 16\) .* got \(1, 16, 16\)"),
+        ({"_frame": lambda: np.zeros((3, 16, 16), np.float32)}, "got .* of dtype float32"),
+    ],
+)
+def test_games_that_the_agent_cannot_play_are_refused(
+    agent: Agent, change: dict[str, object], message: str
+) -> None:
+    """Other frames, other actions and other kinds of spaces are told before the first step, also in a test."""
+    game = Lights()
+    for name, value in change.items():
+        setattr(game, name, value)
+    with pytest.raises(BadSetting, match=message):
+        Collector(agent, [game], ReplayBuffer(SPEC, 100), seed=0)
+    with pytest.raises(BadSetting, match=message):
+        evaluate(agent, [game], episodes=1, temperature=1.0, seed=0)
 
 
 def test_a_policy_without_memory_needs_no_context(agent: Agent) -> None:

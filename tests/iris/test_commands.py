@@ -15,7 +15,8 @@ from toy_games import Lights
 from reverie.cli import main
 from reverie.iris import commands
 from reverie.iris.config import TokenizerConfig
-from reverie.iris.run import Run, read_checkpoint
+from reverie.iris.folder import read_checkpoint
+from reverie.iris.run import Run
 from reverie.iris.settings import Config, config_from_json, presets
 
 SMALL = ["--preset", "tiny", "--game", "lights", "--epochs", "2"]
@@ -59,20 +60,28 @@ def test_a_run_leaves_metrics_curves_and_pictures(tmp_path: Path, capsys: pytest
 def test_training_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C within the second epoch loses that epoch; naming the folder is enough to go on, and nothing is told twice."""
+    """Ctrl-C within the second epoch loses that epoch and says so; naming the folder is enough to go on."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert main(["train", "--run", str(whole), *SMALL]) == 0
     play = Run._play
 
     def interrupted(self: Run, *args: object) -> dict[str, float]:
         metrics = play(self, *args)  # type: ignore[arg-type]
-        if self.done:
+        if self.done or first:
             raise KeyboardInterrupt
         return metrics
 
+    first = ["at first"]
     with monkeypatch.context() as patched:
         patched.setattr(Run, "_play", interrupted)
         assert main(["train", "--run", str(run), *SMALL]) == 130
+        assert "in the first epoch, of which nothing is kept; begin again" in capsys.readouterr().err
+        first.clear()
+        assert main(["train", "--run", str(run), *SMALL]) == 130
+        again = f"reverie train --run {run} {' '.join(SMALL)}"
+        assert capsys.readouterr().err == (
+            f"reverie: interrupted; {run} keeps 1 epochs and goes on with epoch 2: {again}\n"
+        )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "lost": true}\n')
     capsys.readouterr()
@@ -88,6 +97,24 @@ def test_training_goes_on_where_it_stopped(
         }
     one, two = (read_checkpoint(each)["agent"] for each in (run, whole))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_command_that_keeps_nothing_is_just_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in `reverie eval` leaves a line, the run as it was, and the exit status that shells expect."""
+    run = tmp_path / "run"
+    assert main(["train", "--run", str(run), *SMALL]) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+
+    def interrupted(self: Run, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "test", interrupted)
+    capsys.readouterr()
+    assert main(["eval", "--run", str(run)]) == 130
+    assert capsys.readouterr().err == "reverie: interrupted\n"
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
 def test_flags_change_the_preset(tmp_path: Path) -> None:
@@ -130,14 +157,57 @@ def test_what_cannot_be_trained_is_refused_in_a_line(
 
 
 def test_a_run_goes_on_only_as_it_was_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other numbers, another game or seed for an existing run are refused; the same ones are not."""
+    """Other numbers, another game or seed are refused, each by its name, stored and asked; the same ones are not."""
     run = str(tmp_path / "run")
-    same = ["train", "--run", run, "--preset", "tiny", "--game", "lights", "--epochs", "1"]
+    same = ["train", "--run", run, "--preset", "tiny", "--game", "lights", "--epochs", "2"]
     assert main(same) == 0
-    for change in (["--seed", "4"], ["--collection.steps", "40"]):
-        assert main([*same, *change]) == 2
-        assert "name nothing but the folder" in capsys.readouterr().err
-    assert main(same) == 0
+    asked = ["--seed", "4", "--collection.steps", "40", "--game=other"]
+    told = "got game other (stored: lights), seed 4 (stored: 0), collection.steps 40 (stored: 20); leave"
+    for flags in ([*same, *asked], ["train", "--run", run, *asked]):
+        assert main(flags) == 2
+        assert told in capsys.readouterr().err
+    assert main(["train", "--run", run, "--epochs", "1"]) == 2
+    assert "epochs: wanted at least the 2 that are done, got 1" in capsys.readouterr().err
     for command in ("eval", "dream"):
         assert main([command, "--run", str(tmp_path / "none")]) == 2
         assert "start a run there first" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so_and_can_be_prolonged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked again it tells how to go on; with more epochs it goes on, and its own settings are those it had."""
+    run = str(tmp_path / "run")
+    assert main(["train", "--run", run, *SMALL, "--collection.steps", "6"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--run", run]) == 0
+    assert f"{run} is finished: its 2 epochs are done" in (told := capsys.readouterr().out)
+    assert main(told.split("reverie ")[1].split()) == 0  # the command that it names
+    assert "going on after epoch 2" in (told := capsys.readouterr().out)
+    assert "epoch 4 of 4" in told
+    assert read_checkpoint(tmp_path / "run")["epoch"] == 4
+    assert config_from_json(read_checkpoint(tmp_path / "run")["config"]).collection.steps == 6
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the command, one line says so, before there is a folder or a model."""
+    run = ["--run", str(tmp_path / "run")]
+    for command in (["train", *run, *SMALL], ["eval", *run], ["dream", *run], ["bench", "iris"]):
+        assert main([*command, "--device", device]) == 2
+        assert (
+            f"reverie: device: wanted one that PyTorch can use here, got '{device}'"
+            in capsys.readouterr().err
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_preset_that_does_not_fit_its_game_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The paper's frames are not those of the game: told at once, in terms of the game, and nothing is left behind."""
+    assert main(["train", "--run", str(tmp_path / "run"), "--game", "lights"]) == 2
+    assert "game: wanted frames shaped (3, 64, 64)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

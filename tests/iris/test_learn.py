@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +19,12 @@ from PIL import Image
 from rich.console import Console
 
 from reverie import BadSetting
-from reverie.iris.learn import run_learn
+from reverie.iris.folder import read_checkpoint
+from reverie.iris.games import games
+from reverie.iris.learn import learn, run_learn
 from reverie.iris.pictures import draw_returns
-from reverie.iris.settings import Config, presets
+from reverie.iris.run import Run
+from reverie.iris.settings import Config, config_to_json, presets
 
 pytest.importorskip("minatar")
 
@@ -71,3 +80,58 @@ def test_curves_are_drawn_over_bands(tmp_path: Path) -> None:
     )
     with Image.open(tmp_path / "curves.png") as picture:
         assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 20
+
+
+INTERRUPTED = """
+import functools, sys
+from reverie.cli import main
+from reverie.iris import learn
+from reverie.iris.settings import config_from_json, presets
+if __name__ == "__main__":
+    learn.run_learn = functools.partial(learn.run_learn, episodes=2)
+    presets["minatar"] = config_from_json({config!r})
+    sys.exit(main(["learn", "--out", {out!r}, "--seeds", "3", "5", "--epochs", "100000"]))
+"""
+
+
+@pytest.mark.long
+def test_an_interrupt_says_what_is_kept(tiny: Config, tmp_path: Path) -> None:
+    """Ctrl-C, which the terminal sends to every process, ends them all at once with one line and no traceback."""
+    out, script = tmp_path / "out", tmp_path / "script.py"
+    script.write_text(INTERRUPTED.format(config=config_to_json(tiny), out=str(out)))
+    (out / "seed-3").mkdir(parents=True)
+    os.mkfifo(out / "seed-3/log.txt")  # the first agent tells of its epochs here
+    told_to_us = os.open(out / "seed-3/log.txt", os.O_RDWR)
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert select.select([told_to_us], [], [], 120)[0], "it told of no epoch"
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(told_to_us)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    (line,) = told.splitlines()
+    kept = read_checkpoint(out / "seed-3")["epoch"]
+    assert kept >= 1
+    assert line.startswith(f"reverie: interrupted; of 100000 epochs seed 3 keeps {kept}, seed 5 keeps ")
+    again = f"--out {out} --seeds 3 5 --epochs 100000 --game minatar:breakout"
+    assert line.endswith(f"go on with: reverie learn {again}")
+
+
+def test_runs_go_on_with_more_epochs_and_no_other_change(tiny: Config, tmp_path: Path) -> None:
+    """What was learned with other settings is not compared; it is told before a process starts."""
+    with closing(
+        Run.start(tmp_path / "seed-1", tiny, games("minatar:breakout"), seed=1, game="minatar:breakout")
+    ) as run:
+        run.epoch()
+    other = replace(tiny, collection=replace(tiny.collection, epsilon=0.5))
+    with pytest.raises(BadSetting, match=r"collection.epsilon 0.5 \(stored: 0.02\)"):
+        run_learn(tmp_path, seeds=(1, 2), config=other)
+    result = learn(tmp_path / "seed-1", 1, replace(tiny, epochs=2), "minatar:breakout", 5)
+    assert [steps for steps, _ in result.curve][-1] == 704
+    assert read_checkpoint(tmp_path / "seed-1")["epoch"] == 2

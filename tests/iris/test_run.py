@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from toy_games import Lights
+from toy_games import Lights, Wandering
 
 from reverie import BadSetting, EpisodeUniform, FileError, Mixture
 from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
-from reverie.iris.run import CHECKPOINT, Metrics, Run, read_checkpoint
+from reverie.iris.folder import CHECKPOINT, read_checkpoint
+from reverie.iris.run import Metrics, Run
 from reverie.iris.settings import Collection, Config, Sampling, config_from_json, config_to_json, presets
 
 
@@ -83,6 +86,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
             torch.rand(3)
             run.close()
             run = Run.resume(tmp_path / "parts", lights)
+            assert run.cut == []
         got.append(untimed(run.epoch()))
     assert got == wanted
     for name, value in whole.agent.state_dict().items():
@@ -100,6 +104,155 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
         moments = [state["optimisers"][name]["state"] for state in states]
         for number, moment in moments[0].items():
             assert all(torch.equal(value, moments[1][number][key]) for key, value in moment.items())
+
+
+def test_a_game_that_does_not_repeat_itself_is_cut_when_its_run_resumes(
+    config: Config, tmp_path: Path
+) -> None:
+    """No window joins what was played before with another game; the cut is told, and the run goes on."""
+    chance = np.random.default_rng(3)
+
+    def wandering(training: bool) -> Wandering:
+        return Wandering(chance, life=7, lives=2)
+
+    run = Run.start(tmp_path, config, wandering)
+    run.epoch()  # ten steps of each game: amid the second life
+    run.close()
+    run = Run.resume(tmp_path, wandering)
+    assert run.cut == [0, 1]
+    assert run.buffer.episodes["ended"].tolist() == ["terminated", "terminated", "cut", "cut"]
+    run.epoch()
+    assert run.buffer.episodes["length"].tolist() == [7, 7, 3, 3, 7, 7, 3, 3]
+    windows = run.buffer.sample(500, 3)
+    named = windows.obs[:, :, 1, 8, 8]  # which game it is
+    assert (named == named[:, :1]).all()
+    run.close()
+
+
+def test_a_finished_run_can_be_prolonged(config: Config, tmp_path: Path) -> None:
+    """With more epochs it goes on, and they are kept; fewer than are done are refused."""
+    config = replace(config, epochs=1)
+    run = Run.start(tmp_path, config, lights)
+    run.epoch()
+    run.close()
+    run = Run.resume(tmp_path, lights)
+    with pytest.raises(BadSetting, match="resume the run with more epochs"):
+        run.epoch()
+    run.close()
+    run = Run.resume(tmp_path, lights, epochs=3)
+    assert (run.done, run.config) == (1, replace(config, epochs=3))
+    run.epoch()
+    run.close()
+    assert config_from_json(read_checkpoint(tmp_path)["config"]).epochs == 3
+    with pytest.raises(BadSetting, match="at least the 2 that are done, got 1"):
+        Run.resume(tmp_path, lights, epochs=1)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("wrong", ["missing", "../outside", "absolute", "link", "other", "number"])
+def test_a_checkpoint_whose_replay_is_not_there_costs_no_other(
+    config: Config, tmp_path: Path, wrong: str
+) -> None:
+    """A missing replay, or a name that leads out of the folder, is told before anything in it is touched."""
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    run = Run.start(folder, config, lights)
+    run.epoch()
+    run.epoch()
+    run.close()
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    replay = folder / state["replay"]
+    shutil.copyfile(replay, outside)
+    names = {"../outside": "../outside", "absolute": str(outside), "other": CHECKPOINT, "number": 7}
+    if wrong in names:
+        torch.save({**state, "replay": names[wrong]}, folder / CHECKPOINT)
+    else:
+        replay.unlink()
+        if wrong == "link":
+            replay.symlink_to(outside)
+    before = files_of(folder)
+    for open_it in (Run.resume, Run.read):
+        with pytest.raises(FileError, match="restore the folder" if wrong != "link" else "leads out of it"):
+            open_it(folder, lights)  # type: ignore[operator]
+    assert files_of(folder) == before
+
+
+def test_old_replays_go_when_the_next_checkpoint_is_there(config: Config, tmp_path: Path) -> None:
+    """Until then every file stays, also when a run begins where one has lost its checkpoint; then two at most are left."""
+    run = Run.start(tmp_path, config, lights)
+    run.epoch()
+    run.epoch()
+    run.close()
+    before = {path.name for path in tmp_path.glob("replay-*")}
+    assert len(before) == 2
+    run = Run.resume(tmp_path, lights)
+    assert before < {path.name for path in tmp_path.glob("replay-*")}
+    run.close()
+    assert before == {path.name for path in tmp_path.glob("replay-*")}
+    (tmp_path / CHECKPOINT).unlink()
+    run = Run.start(tmp_path, config, lights)
+    assert before == {path.name for path in tmp_path.glob("replay-*")}
+    run.epoch()
+    run.close()
+    assert [path.name for path in tmp_path.glob("replay-*")] == [read_checkpoint(tmp_path)["replay"]]
+    assert not before & {read_checkpoint(tmp_path)["replay"]}
+
+
+def test_a_folder_has_one_trainer_and_any_number_of_readers(config: Config, tmp_path: Path) -> None:
+    """While a run goes on no other does; reading one changes no file, and gives the agent as it was kept."""
+    run = Run.start(tmp_path, config, lights)
+    run.epoch()
+    for another in (lambda: Run.resume(tmp_path, lights), lambda: Run.resume(tmp_path, lights, epochs=9)):
+        with pytest.raises(BadSetting, match="where another process does"):
+            another()
+    before = files_of(tmp_path)
+    reader = Run.read(tmp_path, lights)
+    assert reader.test(episodes=2) == run.test(episodes=2)
+    with pytest.raises(BadSetting, match="got one from read"):
+        reader.epoch()
+    reader.close()
+    assert files_of(tmp_path) == before
+    run.epoch()
+    run.close()
+    Run.resume(tmp_path, lights).close()
+
+
+def test_a_game_that_does_not_fit_is_refused_before_anything_starts(config: Config, tmp_path: Path) -> None:
+    """Other frames, in play or in tests, and another number of actions leave no folder and no game open."""
+    made: list[Lights] = []
+
+    def wrong_in(training: bool) -> Callable[[bool], Lights]:
+        def make(asked: bool) -> Lights:
+            game = Lights()
+            if asked is training:
+                game._frame = lambda: np.zeros((3, 10, 10), np.uint8)  # type: ignore[method-assign]
+            made.append(game)
+            return game
+
+        return make
+
+    for training in (True, False):
+        with pytest.raises(BadSetting, match=r"wanted frames shaped \(3, 16, 16\).*got \(3, 10, 10\)"):
+            Run.start(tmp_path / "none", config, wrong_in(training))
+    assert not (tmp_path / "none").exists()
+    run = Run.start(tmp_path / "run", config, lights)
+    run.epoch()
+    run.close()
+    before = files_of(tmp_path / "run")
+
+    def more_actions(training: bool) -> Lights:
+        game = lights(training)
+        game.action_space.n = 4
+        made.append(game)
+        return game
+
+    with pytest.raises(BadSetting, match="wanted the 3 actions that the agent knows, got 4"):
+        Run.resume(tmp_path / "run", more_actions)
+    assert files_of(tmp_path / "run") == before
+    assert made
+    assert all(game.closed for game in made)
 
 
 KILLED = """
@@ -168,6 +321,25 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
     assert len(again.buffer) == 20
     again.close()
     assert not list(tmp_path.glob("replay-live-*"))
+
+
+def test_a_full_disk_is_told_and_costs_no_checkpoint(config: Config, tmp_path: Path) -> None:
+    """Where the checkpoint does not fit it names file and reason; with room again the same run can be saved."""
+    run = Run.start(tmp_path, config, lights)
+    run.epoch()
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    draft = tmp_path / f"{CHECKPOINT}.draft"
+    draft.symlink_to("/dev/full")
+    with pytest.raises(FileError, match=r"checkpoint.pt.draft: wanted to write, got No space left"):
+        run.epoch()
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    draft.unlink()
+    run.save()
+    run.close()
+    assert read_checkpoint(tmp_path)["epoch"] == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="wanted to write, got Not a directory"):
+        Run.start(tmp_path / "file" / "run", config, lights)
 
 
 def test_a_folder_holds_one_run(config: Config, tmp_path: Path) -> None:
@@ -278,7 +450,8 @@ def test_a_checkpoint_that_is_none_is_refused_with_the_remedy(
     else:
         torch.save(other, path)
     with pytest.raises(
-        FileError, match=r"wanted the checkpoint of a run, got .*; restore the folder from a copy"
+        FileError,
+        match=r"wanted the (checkpoint of a run|name of a replay file in its folder), got .*; restore the folder",
     ):
         Run.resume(tmp_path, lights)
     assert not list(tmp_path.glob("replay-live-*"))

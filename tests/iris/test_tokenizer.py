@@ -78,11 +78,11 @@ def test_gradient_passes_straight_through_and_trains_the_codebook(tokenizer: Tok
     place = torch.autograd.grad(losses.codebook, encoded.z, retain_graph=True, allow_unused=True)
     assert place == (None,)  # the codebook comes to the encoder, not the encoder to the codebook
     (commitment,) = torch.autograd.grad(losses.commitment, encoded.z, retain_graph=True)
-    assert torch.allclose(commitment, 2 * (encoded.z - encoded.z_q) / encoded.z.numel())
+    assert torch.allclose(commitment, 0.02 * 2 * (encoded.z - encoded.z_q) / encoded.z.numel())
 
 
 def test_the_losses_are_the_documented_formulas(tokenizer: Tokenizer) -> None:
-    """Every reconstruction loss equals its formula, computed here by hand on frames in -1..1."""
+    """Every reconstruction loss equals its formula by hand: Δ-IRIS's on errors in 0..1, IRIS's in -1..1."""
     frames = torch.rand(2, 3, 16, 16)
     x, y = 2 * frames - 1, 2 * tokenizer.decode(tokenizer.encode(frames).z_q) - 1
     error = (x - y).abs()
@@ -90,8 +90,9 @@ def test_the_losses_are_the_documented_formulas(tokenizer: Tokenizer) -> None:
     def term(settings: TokenizerLoss, **more: object) -> torch.Tensor:
         return tokenizer_losses(tokenizer, frames, settings, **more)[0].reconstruction  # type: ignore[arg-type]
 
-    worst = torch.stack([image.square().max() for image in error]).mean()
-    expected = 0.1 * error.mean() + error.square().mean() + 0.01 * worst
+    half = error / 2
+    worst = torch.stack([image.square().max() for image in half]).mean()
+    expected = 0.1 * half.mean() + half.square().mean() + 0.01 * worst
     assert torch.allclose(term(TokenizerLoss()), expected, atol=1e-6)
     perceptual = TokenizerLoss(reconstruction="perceptual")
     distance = torch.tensor([1.0, 3.0])
@@ -101,6 +102,37 @@ def test_the_losses_are_the_documented_formulas(tokenizer: Tokenizer) -> None:
     weighted = TokenizerLoss(reconstruction="perceptual", pixel_weight=5.0)
     got = term(weighted, mean_frame=mean_frame, perceptual=lambda x, y: torch.zeros(2))
     assert torch.allclose(got, (weight * error).mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reconstruction", "wanted"),
+    [("weight_free", 0.1 * 0.5 + 0.5**2 + 0.01 * 0.5**2), ("perceptual", 1.0)],
+)
+def test_errors_are_measured_in_the_units_of_their_authors(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, reconstruction: str, wanted: float
+) -> None:
+    """Half the range everywhere is 0.5 in Δ-IRIS's loss, 0.3025 in all, and 1 in IRIS's, which spans -1..1."""
+    assert wanted in (0.3025, 1.0)
+    frames = torch.full((2, 3, 16, 16), 0.75)
+    monkeypatch.setattr(Tokenizer, "paint", lambda self, z_q: torch.full_like(frames, 2 * 0.25 - 1))
+    settings = TokenizerLoss(reconstruction=reconstruction)  # type: ignore[arg-type]
+    losses, _ = tokenizer_losses(tokenizer, frames, settings, perceptual=lambda x, y: torch.zeros(2))
+    assert losses.reconstruction.item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_commitment_weighs_what_was_published_with_the_reconstruction(tokenizer: Tokenizer) -> None:
+    """0.02 in Δ-IRIS's loss, which is the default and the paper preset's; 1 in IRIS's; or what is asked for."""
+    frames = torch.rand(2, 3, 16, 16)
+    encoded = tokenizer.encode(frames)
+    distance = (encoded.z - encoded.z_q).square().mean().item()
+    for settings, weight in (
+        (presets["paper"].tokenizer_loss, 0.02),
+        (TokenizerLoss(reconstruction="perceptual"), 1.0),
+        (TokenizerLoss(commitment=0.5), 0.5),
+        (TokenizerLoss(commitment=0.0), 0.0),
+    ):
+        losses, _ = tokenizer_losses(tokenizer, frames, settings, perceptual=lambda x, y: torch.zeros(2))
+        assert losses.commitment.item() == pytest.approx(weight * distance, rel=1e-5)
 
 
 def test_cross_entropy_teaches_pixels_that_were_certain() -> None:

@@ -55,3 +55,37 @@ class Lights:
         self._array[...] = 20 * self._time % 256
         self._array[:, :4, :4] = 255 * self._on
         return self._array
+
+
+class Wandering(Lights):
+    """The same game, but neither seed nor actions fix it, and its second channel tells one game from another."""
+
+    def __init__(self, chance: np.random.Generator, **shape: int) -> None:
+        super().__init__(**shape)
+        self._chance = chance
+        self._name = 0
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self._name = (self._name + 1 + int(self._chance.integers(100))) % 256
+            seed = int(self._chance.integers(1 << 31))
+        return super().reset(seed=seed)
+
+    def _frame(self) -> Any:
+        frame = super()._frame()
+        frame[1] = self._name
+        return frame
+
+
+class FromOne(Lights):
+    """The same game with the actions 1, 2 and 3; it refuses any other."""
+
+    def __init__(self, **shape: int) -> None:
+        super().__init__(**shape)
+        self.action_space = SimpleNamespace(n=3, start=np.int64(1))
+        self.asked: list[int] = []
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action in (1, 2, 3)
+        self.asked.append(int(action))
+        return super().step(action - 1)

@@ -24,6 +24,7 @@ from reverie import BadSetting, EpisodeUniform, Field, ReplayBuffer, StepSpec
 from reverie.iris.agent import Agent
 from reverie.iris.chance import draw
 from reverie.iris.config import Optimisation
+from reverie.iris.devices import usable_device
 from reverie.iris.graphs import Imagine
 from reverie.iris.settings import Config, presets
 from reverie.iris.train import (
@@ -39,6 +40,8 @@ ACTIONS = 4
 STORED_STEPS = 1_000
 EPISODE = 200
 WARM_UPS = 2
+FIRST_SHARE, GROWTH = 1 / 64, 8  # of each batch on a processor, and how much more is then tried
+LIMIT_S = 120.0  # more is tried while that would take no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +52,19 @@ class Speed:
         machine: the processor or accelerator, and PyTorch's version.
         precision: of tokenizer and world model.
         captured: whether rollouts were replayed as a CUDA graph.
+        share: of each batch of the preset that was used.
         batches: frames, windows and games in a batch of each phase.
         tokenizer_s, world_model_s, actor_critic_s: an update, drawing its batch from a replay included.
         imagined_frames_per_s: of all games of a batch together, without their context.
         imagining_s, uncached_s: such games with the cache, and read as whole sequences for every token.
-        hours: of all updates of the run, if time grew with the batches in proportion.
+        hours: of all updates of the run; None unless batches were whole: what a part of one takes is mostly
+            what every update costs, and tells nothing of a whole one.
     """
 
     machine: str
     precision: str
     captured: bool
+    share: float
     batches: tuple[int, int, int]
     tokenizer_s: float
     world_model_s: float
@@ -66,7 +72,7 @@ class Speed:
     imagined_frames_per_s: float
     imagining_s: float
     uncached_s: float
-    hours: float
+    hours: float | None
 
     def report(self) -> str:
         """Return it as a few lines to read."""
@@ -81,7 +87,10 @@ class Speed:
                 f"imagination   {self.imagined_frames_per_s:10,.1f} frames/s",
                 f"the cache     {self.uncached_s / self.imagining_s:10.1f} times as fast as without one "
                 f"({self.imagining_s:.3f} s and {self.uncached_s:.3f} s)",
-                f"a whole run   {self.hours:10.1f} hours of updates, in proportion to the batches",
+                f"a whole run   {self.hours:10.1f} hours of updates"
+                if self.hours is not None
+                else f"a whole run   cannot be told from batches of {self.share:.3g} of the preset's; --share 1 "
+                f"measures whole ones",
             )
         )
 
@@ -141,14 +150,17 @@ def measure(config: Config, *, device: torch.device, share: float, repeats: int,
     uncached = _timed(lambda: imagine_without_cache(agent, obs[:, 0].float() / 255), 1, device, warm_ups=0)
     phases = (config.tokenizer_training, config.world_model_training, config.actor_critic_training)
     used = (tokenizer.batch_size, world_model.batch_size, actor_critic.batch_size)
-    seconds = sum(
-        time * updates_of(training, config.epochs) * training.batch_size / size
-        for time, training, size in zip(times, phases, used, strict=True)
-    )
+    hours = None
+    if used == tuple(training.batch_size for training in phases):
+        hours = sum(
+            time * updates_of(training, config.epochs) for time, training in zip(times, phases, strict=True)
+        )
+        hours /= 3600
     return Speed(
         _machine(device),
         config.world_model.precision,
         captured,
+        share,
         used,
         times[0],
         times[1],
@@ -156,7 +168,7 @@ def measure(config: Config, *, device: torch.device, share: float, repeats: int,
         games * (config.actor_critic_loss.horizon - 1) / imagining,
         imagining,
         uncached,
-        seconds / 3600,
+        hours,
     )
 
 
@@ -257,17 +269,18 @@ def run_bench(
         preset: the name of a set of sizes.
         device: None takes an accelerator if there is one.
         precision: of tokenizer and world model; None is as the preset has it.
-        share: of each batch that is used; None is all of it on an accelerator, and a 64th on a processor.
+        share: of each batch that is used; None is all of it on an accelerator, and on a processor if that is
+            measured within two minutes, else an eighth or a 64th.
         repeats: timed updates of each phase.
         captured: replay rollouts as a CUDA graph; None does on an accelerator.
         out: where to write the numbers as JSON; None writes no file.
 
     Raises:
-        BadSetting: an unknown preset, or numbers that are not positive.
+        BadSetting: an unknown preset, no such device, or numbers that are not positive.
     """
     if preset not in presets:
         raise BadSetting(f"preset: wanted one of {sorted(presets)}, got {preset!r}; choose one")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = usable_device(device)
     config = presets[preset]
     if precision is not None:
         config = replace(
@@ -276,10 +289,15 @@ def run_bench(
             world_model=replace(config.world_model, precision=precision),  # type: ignore[arg-type]
         )
     accelerated = where.type == "cuda"
-    if share is None:
-        share = 1.0 if accelerated else 1 / 64
     captured = accelerated if captured is None else captured
-    speed = measure(config, device=where, share=share, repeats=repeats, captured=captured)
+    grows = share is None and not accelerated
+    share = (FIRST_SHARE if grows else 1.0) if share is None else share
+    while True:
+        began = perf_counter()
+        speed = measure(config, device=where, share=share, repeats=repeats, captured=captured)
+        if not grows or share >= 1 or GROWTH * (perf_counter() - began) > LIMIT_S:
+            break
+        share *= GROWTH
     if out is not None:
         out.write_text(json.dumps(asdict(speed), indent=2) + "\n")
     return speed
@@ -291,7 +309,9 @@ def main() -> None:
     parser.add_argument("--preset", default="paper", help=f"one of {', '.join(sorted(presets))}")
     parser.add_argument("--device", help="cpu, cuda, …; an accelerator if there is one")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of tokenizer and world model")
-    parser.add_argument("--share", type=float, help="of each batch; 1, or on a processor 1/64")
+    parser.add_argument(
+        "--share", type=float, help="of each batch; 1, or on a processor less if that took over two minutes"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed updates of each phase")
     parser.add_argument(
         "--captured", action=argparse.BooleanOptionalAction, help="replay rollouts as a CUDA graph"

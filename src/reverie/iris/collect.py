@@ -1,8 +1,4 @@
-"""Playing real games: to fill the replay, and to see how well the agent plays.
-
-A game is anything with the face of a Gymnasium environment whose observations are frames (C, H, W) uint8; this
-module knows no more of Gymnasium than that.
-"""
+"""Playing real games: to fill the replay, and to see how well the agent plays."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
-from typing import Any, Protocol, SupportsFloat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,83 +16,10 @@ from reverie import BadSetting, ReplayBuffer
 from reverie.iris.actor_critic import Memory
 from reverie.iris.agent import Agent
 from reverie.iris.chance import draw
+from reverie.iris.lane import Game, Lane, check_game
 from reverie.iris.train import to_frames
 
 TRAINING, TESTING = 0, 1  # which games a seed is for
-
-
-class Game(Protocol):
-    """The part of a Gymnasium environment that is used here."""
-
-    @property
-    def action_space(self) -> Any:
-        """Its `n` is the number of actions."""
-
-    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode: (observation, info)."""
-
-    def step(self, action: Any, /) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Play one step: (observation, reward, terminated, truncated, info)."""
-
-    def close(self) -> None:
-        """Let go of what it holds."""
-
-
-class Lane:
-    """A game that can be put back to where it was, by playing the same actions again from the same seed.
-
-    Every game begins with a seed of its own. An episode that ends with `life_lost` in the info leaves the
-    game running: the next episode goes on with it.
-
-    Args:
-        game: deterministic, given a seed and actions.
-        seed: numbers that tell this lane from all others.
-    """
-
-    def __init__(self, game: Game, seed: tuple[int, ...]) -> None:
-        self.game = game
-        self.seed = seed
-        self.begun = 0  # games so far
-        self.actions: list[int] = []  # of the running game
-        self.life_lost = False
-        self.obs: npt.NDArray[np.uint8]
-        self._begin()
-
-    def step(self, action: int) -> tuple[float, bool, bool]:
-        """Play one step and return (reward, terminated, truncated)."""
-        obs, reward, terminated, truncated, info = self.game.step(action)
-        self.obs = np.asarray(obs)
-        self.actions.append(action)
-        self.life_lost = bool(info.get("life_lost", False)) and not truncated
-        return float(reward), bool(terminated), bool(truncated)
-
-    def next_episode(self) -> None:
-        """Go on after an end: with the same game if only a life was lost, else with a new one."""
-        if self.life_lost:
-            self.obs = np.asarray(self.game.reset()[0])
-            self.life_lost = False
-        else:
-            self._begin()
-
-    def save(self) -> dict[str, Any]:
-        """Return what `load` needs; not between an end and the next episode."""
-        return {"begun": self.begun, "actions": list(self.actions)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Play a game again up to where it was saved."""
-        self.begun = state["begun"] - 1
-        self._begin()
-        for action in state["actions"]:
-            _, terminated, truncated = self.step(action)
-            if terminated or truncated:
-                self.next_episode()
-
-    def _begin(self) -> None:
-        seed = np.random.SeedSequence([*self.seed, self.begun]).generate_state(1)[0]
-        self.obs = np.asarray(self.game.reset(seed=int(seed))[0])
-        self.begun += 1
-        self.actions.clear()
-        self.life_lost = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +35,8 @@ class Collector:
 
     Episodes go on from one call to the next. At the start of a call the memory of the policy is rebuilt from
     the newest frames of the running episodes, for the weights have changed. The observation after an end is
-    not stored.
+    not stored. After a call that broke off amid a step, of which some games may have played and some not, all
+    running episodes are cut and new games begin.
 
     Args:
         agent: plays; it sees reconstructions.
@@ -129,7 +53,7 @@ class Collector:
             )
         self.agent = agent
         self.buffer = buffer
-        self.lanes = [Lane(game, (seed, TRAINING, number)) for number, game in enumerate(games)]
+        self.lanes = _begun(agent, games, seed, TRAINING)
         self._rng = np.random.default_rng([seed, TRAINING])
         burn_in = agent.config.actor_critic_loss.burn_in
         shape = (len(games), burn_in, *agent.config.tokenizer.frame)
@@ -139,6 +63,7 @@ class Collector:
         self._known = np.zeros(len(games), np.int64)  # how many of them are of this episode
         self._return = np.zeros(len(games))  # of each running episode
         self._length = np.zeros(len(games), np.int64)
+        self._amid = False  # a step: some games may have played theirs, and the replay may hold it
 
     @torch.no_grad()
     def collect(
@@ -160,6 +85,7 @@ class Collector:
         lanes = len(self.lanes)
         if steps < 0 or steps % lanes:
             raise BadSetting(f"steps: wanted a multiple of the {lanes} games, got {steps}; round it")
+        self._settle()
         agent = self.agent.eval()
         memory = None  # rebuilt when the policy is first asked
         returns: list[float] = []
@@ -173,6 +99,7 @@ class Collector:
                 action = draw(logits, temperature).cpu().numpy()
             if at_random:
                 action = self._rng.integers(agent.num_actions, size=lanes)
+            self._amid = True
             came = [lane.step(int(chosen)) for lane, chosen in zip(self.lanes, action, strict=True)]
             reward, terminated, truncated = (np.array(column) for column in zip(*came, strict=True))
             self.buffer.add_batch(
@@ -185,6 +112,7 @@ class Collector:
                 lengths.append(int(self._length[lane]))
                 self.lanes[lane].next_episode()
             self._known[ended], self._return[ended], self._length[ended] = 0, 0.0, 0
+            self._amid = False
             if memory is not None:
                 memory = _forgotten(memory, ended)
             if on_step is not None:
@@ -194,8 +122,10 @@ class Collector:
     def save(self) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
         """Return everything that the next call depends on but the weights, the replay and PyTorch's generator.
 
-        That is a dict of JSON values, and the newest frames of the running episodes.
+        That is a dict of JSON values, and the newest frames of the running episodes. Call it before the replay is
+        saved: it cuts the episodes of a call that broke off.
         """
+        self._settle()
         state = {
             "lanes": [lane.save() for lane in self.lanes],
             "rng": self._rng.bit_generator.state,
@@ -205,13 +135,40 @@ class Collector:
         }
         return state, self._recent.copy()
 
-    def load(self, state: dict[str, Any], frames: npt.NDArray[np.uint8]) -> None:
-        """Take back what `save` returned."""
-        for lane, its_state in zip(self.lanes, state["lanes"], strict=True):
-            lane.load(its_state)
+    def load(self, state: dict[str, Any], frames: npt.NDArray[np.uint8]) -> list[int]:
+        """Take back what `save` returned, and put the games back to where they were.
+
+        An episode goes on only if its game showed the same when it was played again, and if the replay holds as
+        many steps of it. Otherwise it is cut, and a new game begins.
+
+        Returns:
+            The numbers of the games whose episodes were cut.
+        """
         self._rng.bit_generator.state = state["rng"]
         self._known[...], self._return[...] = state["known"], state["return"]
         self._length[...], self._recent[...] = state["length"], frames
+        stored = np.zeros(len(self.lanes), np.int64)
+        for episode in self.buffer.episodes:
+            if episode["ended"] == "running":
+                stored[episode["stream"]] = episode["length"]
+        cut = []
+        for number, (lane, its_state) in enumerate(zip(self.lanes, state["lanes"], strict=True)):
+            if not lane.load(its_state) or stored[number] != self._length[number]:
+                self._begin_anew(number)
+                cut.append(number)
+        return cut
+
+    def _settle(self) -> None:
+        """Begin anew after a call that broke off amid a step."""
+        if self._amid:
+            for number in range(len(self.lanes)):
+                self._begin_anew(number)
+            self._amid = False
+
+    def _begin_anew(self, number: int) -> None:
+        self.buffer.cut(number)
+        self.lanes[number].new_game()
+        self._known[number], self._return[number], self._length[number] = 0, 0.0, 0
 
     def _note(self, obs: npt.NDArray[np.uint8], reward: npt.NDArray[np.float64]) -> None:
         if self._recent.shape[1]:
@@ -254,7 +211,7 @@ def evaluate(
     if episodes < 1:
         raise BadSetting(f"episodes: wanted at least 1, got {episodes}; raise it")
     agent.eval()
-    lanes = [Lane(game, (seed, TESTING, number)) for number, game in enumerate(games[:episodes])]
+    lanes = _begun(agent, games[:episodes], seed, TESTING)
     shares = [len(range(number, episodes, len(lanes))) for number in range(len(lanes))]
     generator = torch.Generator(agent.device).manual_seed(seed)
     memory = agent.actor_critic.initial_memory(len(lanes))
@@ -286,6 +243,14 @@ def interval(returns: Sequence[float]) -> tuple[float, float]:
     """Return the mean, and half the width of its 95 % interval: 0 for a single one."""
     half = 1.96 * stdev(returns) / sqrt(len(returns)) if len(returns) > 1 else 0.0
     return fmean(returns), half
+
+
+def _begun(agent: Agent, games: Sequence[Game], seed: int, kind: int) -> list[Lane]:
+    """Return a lane for each game, all of which the agent can play."""
+    lanes = [Lane(game, (seed, kind, number)) for number, game in enumerate(games)]
+    for lane in lanes:
+        check_game(lane.game, lane.obs, agent.config.tokenizer.frame, agent.num_actions)
+    return lanes
 
 
 def _forgotten(memory: Memory, ended: npt.NDArray[np.bool_]) -> Memory:

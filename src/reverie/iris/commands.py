@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import tyro
 from rich.console import Console
 
 from reverie import BadSetting
 from reverie.iris.collect import interval
+from reverie.iris.devices import usable_device
+from reverie.iris.folder import CHECKPOINT, kept_epochs, read_checkpoint
 from reverie.iris.games import games
 from reverie.iris.humans import human_normalised
 from reverie.iris.pictures import draw_animation
-from reverie.iris.run import CHECKPOINT, Run, read_checkpoint
-from reverie.iris.settings import Config, config_from_json, presets
+from reverie.iris.run import Run
+from reverie.iris.settings import Config, check_unchanged, config_from_json, presets
 from reverie.iris.watching import PICTURE_SIDE, dream_of
 from reverie.iris.watching import train as train_run
 
@@ -34,7 +36,8 @@ class Train:
     """Train an agent, or go on training one. Every number of the run is a flag; a preset sets them all.
 
     Attributes:
-        run: folder of the run; if there is a run already, it goes on.
+        run: folder of the run; if there is a run already, it goes on. It may get more epochs then, no other
+            change.
         preset: the numbers that flags change.
         game: an Atari game such as Breakout, or one of MinAtar's such as minatar:breakout; the preset's if
             not given.
@@ -55,33 +58,80 @@ def train(args: Sequence[str]) -> None:
     """Run `reverie train` with these arguments.
 
     Raises:
-        BadSetting: an unknown preset or game, or flags that differ from what the run was started with.
+        BadSetting: an unknown preset, game or device, a game that does not fit, or flags that differ from what
+            the run was started with.
+        KeyboardInterrupt: on Ctrl-C; its text says what is kept and how to go on.
     """
-    preset = _preset(args)
-    asked = tyro.cli(
-        Train,
-        default=Train(run=tyro.MISSING, preset=preset, config=presets[preset]),
-        args=list(args),
-        prog="reverie train",
-    )
-    console, device = Console(), _device(asked.device)
-    if (asked.run / CHECKPOINT).exists():
-        state = read_checkpoint(asked.run)
-        _refuse_changes(args, asked, state["game"], state["seed"], config_from_json(state["config"]))
-        run = Run.resume(asked.run, games(state["game"]), device=device)
-        console.print(f"going on after epoch {run.done} of {asked.run}", highlight=False)
-    else:
-        game = asked.game or GAMES[preset]
-        run = Run.start(asked.run, asked.config, games(game), seed=asked.seed, device=device, game=game)
+    named = _named(args)
+    preset = named.get("--preset", "paper")
+    if preset not in presets:
+        raise BadSetting(f"preset: wanted one of {', '.join(sorted(presets))}, got {preset!r}; choose one")
+    default = Train(run=tyro.MISSING, preset=preset, config=presets[preset])
+    state = _checkpoint(Path(named["--run"])) if "--run" in named else None
+    if state is not None:  # the run knows what is not named
+        default = replace(default, game=state["game"], seed=state["seed"])
+        if "--preset" not in named:
+            default = replace(default, config=config_from_json(state["config"]))
+    asked = tyro.cli(Train, default=default, args=list(args), prog="reverie train")
+    device, console = str(usable_device(asked.device)), Console()
     try:
-        train_run(run, console)
-    finally:
-        run.close()
+        run = _new_run(asked, device) if state is None else _old_run(asked, device, state, console)
+        try:
+            if run is not None:
+                train_run(run, console)
+        finally:
+            if run is not None:
+                run.close()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(asked.run, args)) from None
+
+
+def _new_run(asked: Train, device: str) -> Run:
+    game = asked.game or GAMES[asked.preset]
+    return Run.start(asked.run, asked.config, games(game), seed=asked.seed, device=device, game=game)
+
+
+def _old_run(asked: Train, device: str, state: dict[str, Any], console: Console) -> Run | None:
+    """Return the run of a folder; None if all that is asked of it is done."""
+    config = config_from_json(state["config"])
+    game = asked.game or state["game"]
+    check_unchanged(
+        config,
+        asked.config,
+        done=state["epoch"],
+        game=(state["game"], game),
+        seed=(state["seed"], asked.seed),
+    )
+    epochs = asked.config.epochs
+    if state["epoch"] == epochs:
+        console.print(
+            f"{asked.run} is finished: its {epochs} epochs are done; to prolong it, name more of them: "
+            f"reverie train --run {shlex.quote(str(asked.run))} --epochs {2 * epochs}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return None
+    run = Run.resume(asked.run, games(game), epochs=epochs, device=device)
+    cut = f"; the episodes of {len(run.cut)} games were cut, which took another course" if run.cut else ""
+    console.print(f"going on after epoch {run.done} of {asked.run}{cut}", highlight=False, soft_wrap=True)
+    return run
+
+
+def _kept(folder: Path, args: Sequence[str]) -> str:
+    """Return what to tell of an interrupted run."""
+    done, again = kept_epochs(folder), f"reverie train {shlex.join(args)}"
+    if not done:
+        return f"interrupted in the first epoch, of which nothing is kept; begin again with: {again}"
+    return f"interrupted; {folder} keeps {done} epochs and goes on with epoch {done + 1}: {again}"
+
+
+def _checkpoint(folder: Path) -> dict[str, Any] | None:
+    return read_checkpoint(folder) if (folder / CHECKPOINT).exists() else None
 
 
 def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
     """Test the agent of a run on whole games and print what came of it."""
-    agent_run = _resumed(run, device)
+    agent_run = _read(run, device)
     try:
         played = agent_run.test(episodes=episodes)
     finally:
@@ -100,7 +150,7 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
 
 def dream_run(run: Path, out: Path, device: str | None) -> None:
     """Write an animation of what the agent of a run dreams, beside what really happened."""
-    agent_run = _resumed(run, device)
+    agent_run = _read(run, device)
     try:
         rows = dream_of(agent_run)
     finally:
@@ -111,33 +161,16 @@ def dream_run(run: Path, out: Path, device: str | None) -> None:
     Console().print(f"{out}  {', '.join(rows)}", highlight=False, soft_wrap=True)
 
 
-def _preset(args: Sequence[str]) -> str:
-    """Return the preset that the arguments name; it has to be known before the rest can be parsed."""
-    preset = "paper"
+def _named(args: Sequence[str]) -> dict[str, str]:
+    """Return the flags among the arguments with their values; some have to be known before the rest is parsed."""
+    named = {}
     for place, arg in enumerate(args):
-        if arg == "--preset" and place + 1 < len(args):
-            preset = args[place + 1]
-        elif arg.startswith("--preset="):
-            preset = arg.removeprefix("--preset=")
-    if preset not in presets:
-        raise BadSetting(f"preset: wanted one of {', '.join(sorted(presets))}, got {preset!r}; choose one")
-    return preset
+        flag, equals, value = arg.partition("=")
+        if flag.startswith("--"):
+            named[flag] = value if equals else next(iter(args[place + 1 :]), "")
+    return named
 
 
-def _refuse_changes(args: Sequence[str], asked: Train, game: str, seed: int, config: Config) -> None:
-    named = {arg.partition("=")[0] for arg in args if arg.startswith("--")}
-    if not named - {"--run", "--device"}:
-        return  # nothing but the folder was named: the run knows the rest
-    if (asked.game or game, asked.seed if "--seed" in named else seed, asked.config) != (game, seed, config):
-        raise BadSetting(
-            f"run: wanted the game and the numbers that {asked.run} was started with, got others; name nothing "
-            f"but the folder to go on, or choose another folder"
-        )
-
-
-def _resumed(folder: Path, device: str | None) -> Run:
-    return Run.resume(folder, games(read_checkpoint(folder)["game"]), device=_device(device))
-
-
-def _device(name: str | None) -> str:
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+def _read(folder: Path, device: str | None) -> Run:
+    where = str(usable_device(device))
+    return Run.read(folder, games(read_checkpoint(folder)["game"]), device=where)

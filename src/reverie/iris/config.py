@@ -1,8 +1,8 @@
 """Every number of the IRIS models and of what they are trained for.
 
 The defaults are IRIS as published (Micheli, Alonso, Fleuret, "Transformers are Sample-Efficient World Models",
-ICLR 2023). What a smaller machine or a smaller game wants otherwise is a setting here, off by default;
-`reverie.iris.settings` names the sets of them.
+ICLR 2023), but for the tokenizer's loss, which is that of its successor, Δ-IRIS. What a smaller machine or a smaller
+game wants otherwise is a setting here, off by default; `reverie.iris.settings` names the sets of them.
 """
 
 from __future__ import annotations
@@ -250,12 +250,13 @@ class TokenizerLoss:
     """What the tokenizer is trained for.
 
     Attributes:
-        reconstruction: "weight_free" is 0.1·L1 + L2 + 0.01·(L2 of the worst pixel), the later choice of the
-            same authors, which needs no pretrained network. "perceptual" is L1 plus a perceptual distance
-            that the caller supplies, as published. "cross_entropy" takes brightness for a probability; it
-            learns the black of a game's background soonest, and wants a tokenizer with `bounded` output.
+        reconstruction: "weight_free" is Δ-IRIS's, 0.1·L1 + L2 + 0.01·(L2 of the worst pixel) of errors in
+            0..1, which needs no pretrained network. "perceptual" is IRIS's, L1 of errors in -1..1 plus a
+            perceptual distance that the caller supplies. "cross_entropy" takes brightness for a probability;
+            it learns the black of a game's background soonest, and wants a tokenizer with `bounded` output.
         reconstruction_weight: weight of that term.
-        commitment: weight of the term that draws the encoder towards the codebook.
+        commitment: weight of the term that draws the encoder towards the codebook; None is the weight that
+            was published with the reconstruction: 0.02 with "weight_free", else 1.
         pixel_weight: how much more a pixel counts by its distance from the mean frame; 0 as published.
             Small moving things weigh next to nothing without it.
         revive_every: after so many updates, codes that went unused are moved onto encoder outputs, the
@@ -264,16 +265,23 @@ class TokenizerLoss:
 
     reconstruction: Literal["weight_free", "perceptual", "cross_entropy"] = "weight_free"
     reconstruction_weight: float = 1.0
-    commitment: float = 1.0
+    commitment: float | None = None
     pixel_weight: float = 0.0
     revive_every: int = 0
 
     def __post_init__(self) -> None:
         at_least(
-            0, commitment=self.commitment, pixel_weight=self.pixel_weight, revive_every=self.revive_every,
+            0, commitment=self.commitment_weight, pixel_weight=self.pixel_weight, revive_every=self.revive_every,
             reconstruction_weight=self.reconstruction_weight,
         )  # fmt: skip
         one_of(("weight_free", "perceptual", "cross_entropy"), reconstruction=self.reconstruction)
+
+    @property
+    def commitment_weight(self) -> float:
+        """The weight of the commitment, None resolved."""
+        if self.commitment is not None:
+            return self.commitment
+        return 0.02 if self.reconstruction == "weight_free" else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reverie.iris.collect import Game
+from reverie.iris.lane import Game
 from reverie.iris.run import Games
 
 MINATAR = "minatar:"

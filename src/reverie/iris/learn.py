@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -18,10 +22,11 @@ from rich.table import Table
 
 from reverie import BadSetting
 from reverie.iris.collect import Played, interval
+from reverie.iris.folder import CHECKPOINT, kept_epochs, read_checkpoint
 from reverie.iris.games import games
 from reverie.iris.pictures import draw_animation, draw_returns
-from reverie.iris.run import CHECKPOINT, Run
-from reverie.iris.settings import Config, presets
+from reverie.iris.run import Run
+from reverie.iris.settings import Config, check_unchanged, config_from_json, presets
 from reverie.iris.watching import METRICS, PICTURE_SIDE, dream_of, train
 
 GAME = "minatar:breakout"
@@ -67,30 +72,54 @@ def run_learn(
     """Train an agent from each seed, and write `learning.png`, `dream.gif` and `learning.json` into `out`.
 
     Args:
-        out: the folder, made if missing; a run in it that was interrupted goes on.
+        out: the folder, made if missing; a run in it that was interrupted, or that has fewer epochs, goes on.
         seeds: at least one.
         epochs: of each run; None is as configured.
         config: the numbers; None is the preset `minatar`.
         game: what is played.
         episodes: games in each comparison.
         console: where the table shows; None for the standard output.
+
+    Raises:
+        BadSetting: no seeds, an unknown game or one that the configuration does not fit, or a run in the folder
+            that was started with other settings.
+        KeyboardInterrupt: on Ctrl-C; its text says what is kept and how to go on.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadSetting(f"seeds: wanted different numbers, at least one, got {tuple(seeds)}; name some")
     console, config = console or Console(), config or presets["minatar"]
     if epochs is not None:
         config = replace(config, epochs=epochs)
-    games(game)  # a missing game is told before the processes start
+    make = games(game)  # a missing game is told before the processes start
+    for seed in seeds:
+        if (out / f"seed-{seed}" / CHECKPOINT).exists():
+            state = read_checkpoint(out / f"seed-{seed}")
+            stored = config_from_json(state["config"])
+            check_unchanged(
+                stored, config, done=state["epoch"], game=(state["game"], game), seed=(state["seed"], seed)
+            )
     out.mkdir(parents=True, exist_ok=True)
     began = perf_counter()
     console.print(
         f"training {len(seeds)} agents; {out}/seed-*/log.txt tells how far they are", highlight=False
     )
+    others = set(active_children())
     # Threads help models of this size little, so every agent has a process with one; a fresh one, since PyTorch's
     # threads do not survive a fork.
     with ProcessPoolExecutor(min(AT_ONCE, len(seeds)), get_context("spawn"), _one_thread) as pool:
-        waiting = [pool.submit(learn, out / f"seed-{seed}", seed, config, game, episodes) for seed in seeds]
-        results = [each.result() for each in waiting]
+        try:
+            with _interrupts_ignored():  # by the processes, which inherit it; they are stopped from here
+                waiting = [
+                    pool.submit(learn, out / f"seed-{seed}", seed, config, game, episodes) for seed in seeds
+                ]
+            results = [each.result() for each in waiting]
+        except KeyboardInterrupt:
+            ours = set(active_children()) - others
+            for process in ours:
+                process.terminate()  # a run may be stopped at any instant
+            for process in ours:
+                process.join()  # so that what it keeps is known
+            raise KeyboardInterrupt(_kept(out, seeds, config, game)) from None
     (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     bands = {
         "random play": interval([one for result in results for one in result.random]),
@@ -100,7 +129,7 @@ def run_learn(
         out / "learning.png", {f"seed {result.seed}": result.curve for result in results}, bands, game
     )
     best = max(results, key=lambda result: fmean(result.learned))
-    run = Run.resume(out / f"seed-{best.seed}", games(game))
+    run = Run.read(out / f"seed-{best.seed}", make)
     rows = dream_of(run)
     run.close()
     if rows is not None:
@@ -127,7 +156,7 @@ def learn(folder: Path, seed: int, config: Config, game: str, episodes: int) -> 
         random, constant = _baselines(control, episodes)
         control.close()
     if (folder / CHECKPOINT).exists():
-        run = Run.resume(folder, make)
+        run = Run.resume(folder, make, epochs=config.epochs)
     else:
         run = Run.start(folder, config, make, seed=seed, game=game)
     with (folder / "log.txt").open("a") as log:
@@ -157,6 +186,26 @@ def _baselines(run: Run, episodes: int) -> tuple[Played, Played]:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C meanwhile; a process that is started does for good. Only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _kept(out: Path, seeds: Sequence[int], config: Config, game: str) -> str:
+    """Return what to tell of interrupted runs."""
+    told = ", ".join(f"seed {seed} keeps {kept_epochs(out / f'seed-{seed}')}" for seed in seeds)
+    flags = ["--out", str(out), "--seeds", *map(str, seeds), "--epochs", str(config.epochs), "--game", game]
+    return f"interrupted; of {config.epochs} epochs {told}; go on with: reverie learn {shlex.join(flags)}"
 
 
 def _table(results: Sequence[Learned], game: str) -> Table:

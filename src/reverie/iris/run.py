@@ -3,17 +3,16 @@
 The folder holds `checkpoint.pt` with everything but the replay, a replay file for each of the last two
 checkpoints, and what `reverie.iris.watching` writes. A checkpoint is complete or not there: it takes its place
 in one move, after the replay that it names. So a killed run loses the epoch it was in and nothing else, and an
-interrupted run equals an uninterrupted one, bit for bit on a processor with as many threads.
+interrupted run equals an uninterrupted one, bit for bit on a processor with as many threads, if its games are
+fixed by their seeds and the actions.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -27,7 +26,6 @@ from reverie import (
     BadSetting,
     EpisodeUniform,
     Field,
-    FileError,
     Mixture,
     Recent,
     ReplayBuffer,
@@ -36,22 +34,24 @@ from reverie import (
     Uniform,
 )
 from reverie.iris.agent import Agent
-from reverie.iris.collect import Collector, Game, Played, evaluate
+from reverie.iris.collect import Collector, Played, evaluate
 from reverie.iris.config import Optimisation
+from reverie.iris.devices import usable_device
+from reverie.iris.folder import CHECKPOINT, RunFolder, read_checkpoint, reading, replay_of
 from reverie.iris.graphs import Imagine
-from reverie.iris.settings import Config, config_from_json, config_to_json
+from reverie.iris.lane import Game, check_game, count_actions
+from reverie.iris.settings import Config, config_from_json, config_to_json, prolonged
 from reverie.iris.tokenizer import Perceptual
 from reverie.iris.train import (
     TOKENS,
     Progress,
     mirror_tokens,
     new_optimiser,
-    to_frames,
+    perplexity,
     train_actor_critic,
     train_tokenizer,
     train_world_model,
 )
-from reverie.printable import printable
 from reverie.torch import DeviceMirror
 
 Games = Callable[[bool], Game]
@@ -59,13 +59,6 @@ Games = Callable[[bool], Game]
 Metrics = dict[str, float]
 Watch = Callable[[str, int, int], None]
 """Told the phase, how much of it is done, and how much it is in all."""
-
-CHECKPOINT = "checkpoint.pt"
-PERPLEXITY_FRAMES = 512
-# What a checkpoint holds.
-KINDS = {"seed": int, "game": str, "config": str, "generation": int, "replay": str, "epoch": int, "steps": int,
-         "agent": dict, "optimisers": dict, "collector": str,
-         "frames": torch.Tensor, "chance": torch.Tensor}  # fmt: skip
 
 
 def new_replay(config: Config, seed: int) -> ReplayBuffer:
@@ -76,7 +69,7 @@ def new_replay(config: Config, seed: int) -> ReplayBuffer:
 
 
 class Run:
-    """A run in a folder; `start` begins one, `resume` goes on with one.
+    """A run in a folder; `start` begins one, `resume` goes on with one, `read` looks at one.
 
     Args:
         folder: of the run.
@@ -86,6 +79,13 @@ class Run:
         device: where the models live.
         game: its name, for whoever finds the folder.
         perceptual: the distance that "perceptual" reconstruction adds.
+
+    Attributes:
+        done: epochs that are over. steps: of real games.
+        cut: the numbers of the games that took another course when `resume` played them again.
+
+    Raises:
+        BadSetting: no such device, or a game that does not fit the configuration.
     """
 
     def __init__(
@@ -104,14 +104,22 @@ class Run:
         self.games = games
         self.game = game
         self.seed = seed
-        self.done = 0  # epochs
-        self.steps = 0  # of real games
+        self.done = 0
+        self.steps = 0
+        self.cut: list[int] = []
         self._perceptual = perceptual
-        self._playing = [games(True) for _ in range(config.collection.environments)]
-        self._testing: list[Game] = []
+        self._held = ExitStack()  # what is to be let go of
+        self._files: RunFolder | None = None  # none if nothing will be written
+        where = usable_device(device)
+        with self._closed_on_error():
+            self._playing, self._testing = [self._new_game(True)], [self._new_game(False)]
+            actions = count_actions(self._playing[0])
+            for one in (self._playing[0], self._testing[0]):  # before there are dozens
+                check_game(one, one.reset(seed=seed)[0], config.tokenizer.frame, actions)
+            while len(self._playing) < config.collection.environments:
+                self._playing.append(self._new_game(True))
         torch.manual_seed(seed)
-        where = torch.device(device)
-        self.agent = Agent(config, int(self._playing[0].action_space.n)).to(where)
+        self.agent = Agent(config, actions).to(where)
         parts: tuple[tuple[str, nn.Module, Optimisation], ...] = (
             ("tokenizer", self.agent.tokenizer, config.tokenizer_training),
             ("world_model", self.agent.world_model, config.world_model_training),
@@ -120,7 +128,6 @@ class Run:
         self.trainings = {name: training for name, _, training in parts}
         self._optimisers = {name: new_optimiser(part, training) for name, part, training in parts}
         self._imagine = Imagine(self.agent, captured=config.cuda_graphs and where.type == "cuda")
-        self._generation = 0  # how often the run was resumed
         self.buffer: ReplayBuffer
         self.collector: Collector
 
@@ -129,58 +136,79 @@ class Run:
         """Return a new run in a folder that is made, or holds none yet; settings as in the constructor.
 
         Raises:
-            BadSetting: there is a run already.
+            BadSetting: there is a run already, or something does not fit; the folder is then as it was.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             raise BadSetting(
                 f"run: wanted a folder without a run, got {folder}; resume it, or choose another"
             )
-        for left in folder.glob("replay-*"):  # of a run that was killed in its first epoch
-            left.unlink()
         self = cls(folder, config, games, **settings)
-        self._use(new_replay(config, self.seed))
+        with self._closed_on_error():
+            self._use(new_replay(config, self.seed))
+            self._claim()
         return self
 
     @classmethod
-    def resume(cls, folder: Path, games: Games, **settings: Any) -> Run:
+    def resume(cls, folder: Path, games: Games, *, epochs: int | None = None, **settings: Any) -> Run:
         """Return the run of a folder as it was after its last whole epoch.
+
+        The games are played again up to where they were. One that takes another course is cut there.
 
         Args:
             folder: of the run, which knows its configuration, seed and game.
             games: makes the games.
+            epochs: how many the run is to have, those done included; None is as it was started.
             **settings: `device` and `perceptual`, as in the constructor.
 
         Raises:
-            BadSetting: there is no run.
-            FileError: its checkpoint is none, or damaged.
+            BadSetting: there is no run, more epochs are done, another process trains there, or the game has
+                other frames or actions. FileError: its checkpoint is none or damaged, or its replay is not there.
+                The folder is then as it was.
         """
         state = read_checkpoint(folder)
-        config = config_from_json(state["config"])
-        self = cls(folder, config, games, seed=state["seed"], game=state["game"], **settings)
-        self._generation = state["generation"] + 1
-        for left in folder.glob("replay-*"):
-            if left.name != state["replay"]:
-                left.unlink()
-        # The named file stays as it is until the next checkpoint; what is played goes to a copy.
-        live = folder / f"replay-live-{self._generation}"
-        shutil.copyfile(folder / state["replay"], live)
-        self._use(reverie.open(live, residency="ram"))
-        self.done, self.steps = state["epoch"], state["steps"]
-        try:
-            with _reading(folder / CHECKPOINT):
+        self = cls._from(state, folder, games, epochs, **settings)
+        with self._closed_on_error():
+            # The named file stays as it is until the next checkpoint; what is played goes to a copy.
+            live = self._claim().copy(replay_of(folder, state["replay"]))
+            # The games are put back to where they were, so their episodes may go on.
+            self._use(reverie.open(live, residency="ram", episodes="continue"))
+            with reading(folder / CHECKPOINT):
                 self._load(state)
-        except BaseException:
-            self.close()
-            raise
+        return self
+
+    @classmethod
+    def read(cls, folder: Path, games: Games, **settings: Any) -> Run:
+        """Return the run of a folder to test it and to dream with it; it does not go on.
+
+        Nothing in the folder changes, and another process may train there meanwhile. Arguments and errors are
+        those of `resume`.
+        """
+        return cls._from(read_checkpoint(folder), folder, games, None, **settings)
+
+    @classmethod
+    def _from(
+        cls, state: dict[str, Any], folder: Path, games: Games, epochs: int | None, **settings: Any
+    ) -> Run:
+        """Return a run with the weights of a checkpoint, and without a replay."""
+        config = config_from_json(state["config"])
+        config = config if epochs is None else prolonged(config, state["epoch"], epochs)
+        self = cls(folder, config, games, seed=state["seed"], game=state["game"], **settings)
+        with self._closed_on_error():
+            with reading(folder / CHECKPOINT):
+                known = len(state["agent"]["actor_critic.actor.weight"])
+            check_game(
+                self._playing[0], self._playing[0].reset(seed=self.seed)[0], config.tokenizer.frame, known
+            )
+            with reading(folder / CHECKPOINT):
+                self.agent.load_state_dict(state["agent"])
+        self.done, self.steps = state["epoch"], state["steps"]
         return self
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Take back what a checkpoint holds beside the replay and how far the run had come."""
-        self.agent.load_state_dict(state["agent"])
+        """Take back what a checkpoint holds beside the weights, the replay and how far the run had come."""
         for name, optimiser in self._optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
-        self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
+        self.cut = self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
         torch.set_rng_state(state["chance"])
         if self.agent.device.type == "cuda":
             torch.cuda.set_rng_state(state["chance_there"], self.agent.device)
@@ -190,7 +218,16 @@ class Run:
 
         Args:
             watch: told of every step of it.
+
+        Raises:
+            BadSetting: the run was opened by `read`, or all its epochs are done.
         """
+        if self._files is None:
+            raise BadSetting("epoch: wanted a run from start or resume, got one from read; resume it")
+        if self.done >= self.config.epochs:
+            raise BadSetting(
+                f"epoch: wanted fewer than {self.config.epochs} done, got {self.done}; resume the run with more epochs"
+            )
         watch = watch or (lambda phase, done, total: None)
         began = perf_counter()
         number, metrics = self.done + 1, Metrics(epoch=self.done + 1)
@@ -208,8 +245,8 @@ class Run:
     def test(self, watch: Watch | None = None, *, episodes: int | None = None) -> Played:
         """Return the episodes of a test of the policy as it is; `episodes` replaces the configured number."""
         settings = self.config.evaluation
-        if not self._testing:
-            self._testing = [self.games(False) for _ in range(settings.environments)]
+        while len(self._testing) < settings.environments:
+            self._testing.append(self._new_game(False))
         if watch is not None:
             watch("test", 0, 1)
         return evaluate(
@@ -223,17 +260,16 @@ class Run:
 
     def save(self) -> None:
         """Make the run survive whatever comes: first the replay, then the checkpoint that names it."""
-        # Two files take turns, so that the one the last checkpoint names is never touched.
-        replay = f"replay-{self._generation}-{self.done % 2}"
-        self.buffer.save_as(self.folder / replay)
+        assert self._files is not None, "a run that only reads saves nothing"
         collector, frames = self.collector.save()
+        replay = self._files.replay(self.done)
+        self.buffer.save_as(replay)
         there = self.agent.device
         state = {
             "seed": self.seed,
             "game": self.game,
             "config": config_to_json(self.config),
-            "generation": self._generation,
-            "replay": replay,
+            "replay": replay.name,
             "epoch": self.done,
             "steps": self.steps,
             "agent": self.agent.state_dict(),
@@ -243,27 +279,35 @@ class Run:
             "chance": torch.get_rng_state(),
             "chance_there": torch.cuda.get_rng_state(there) if there.type == "cuda" else None,
         }
-        draft = self.folder / f"{CHECKPOINT}.draft"
-        with draft.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.folder / CHECKPOINT)
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)  # the move itself
-        finally:
-            os.close(handle)
+        content = io.BytesIO()  # whose bytes meet the errors of the disk where they can be told
+        torch.save(state, content)
+        self._files.put(content.getbuffer())
+        self._files.tidy()
 
     def close(self) -> None:
-        """Let go of the games and of the replay."""
-        for game in (*self._playing, *self._testing):
-            game.close()
-        self.buffer.close()
-        for left in self.folder.glob("replay-live-*"):
-            left.unlink()
+        """Let go of the games, of the replay and of the folder."""
+        self._held.close()
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _new_game(self, training: bool) -> Game:
+        game = self.games(training)
+        self._held.callback(game.close)
+        return game
+
+    def _claim(self) -> RunFolder:
+        self._files = files = RunFolder(self.folder)
+        self._held.callback(files.release)
+        return files
 
     def _use(self, buffer: ReplayBuffer) -> None:
+        self._held.callback(buffer.close)  # before the folder is let go of
         self.buffer = buffer
         self.collector = Collector(self.agent, self._playing, buffer, seed=self.seed)
 
@@ -305,7 +349,7 @@ class Run:
         metrics = {f"{name}/{term}": float(total) / len(rates) for term, total in sums.items()}
         metrics[f"{name}/updates_per_s"] = len(rates) / (perf_counter() - began)
         if name == "tokenizer":
-            metrics["tokenizer/perplexity"] = self._perplexity()
+            metrics["tokenizer/perplexity"] = perplexity(self.agent.tokenizer, self.buffer)
         return metrics
 
     def _updates(self, name: str, training: Optimisation, rates: list[float]) -> Iterator[Progress]:
@@ -329,51 +373,6 @@ class Run:
             return whole
         recent = Recent(newest=max(1, len(self.buffer) // 4))
         return Mixture([(whole, 1 - sampling.recent_share), (recent, sampling.recent_share)])
-
-    @torch.no_grad()
-    def _perplexity(self) -> float:
-        """Return how many codes are in use, counted by the entropy of their frequencies in the newest frames."""
-        newest = Recent(newest=min(len(self.buffer), PERPLEXITY_FRAMES * self.buffer.streams))
-        batch = self.buffer.sample(PERPLEXITY_FRAMES, 1, boundary="pad_right", sampler=newest)
-        tokens = self.agent.tokenizer.encode(to_frames(batch.obs[:, 0], self.agent.device)).tokens
-        share = tokens.flatten().bincount(minlength=self.config.tokenizer.codebook_size) / tokens.numel()
-        return float(torch.special.entr(share).sum().exp())
-
-
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return what the checkpoint of a run holds. No code in it is run.
-
-    Raises:
-        BadSetting: there is none.
-        FileError: it is something else, cut short, or damaged.
-    """
-    path = folder / CHECKPOINT
-    if not path.exists():
-        raise BadSetting(f"run: wanted a folder with {CHECKPOINT}, got {folder}; start a run there first")
-    with _reading(path):
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if type(state) is not dict:
-            raise ValueError(f"it holds a {type(state).__name__}")
-        for name, kind in KINDS.items():
-            if not isinstance(state[name], kind):
-                raise ValueError(f"its {name} is a {type(state[name]).__name__}")
-        if not re.fullmatch(r"replay-\d+-[01]", state["replay"]):
-            raise ValueError("the name of its replay is none")
-        config_from_json(state["config"])
-    return state
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What goes wrong inside comes of what the checkpoint holds: it becomes one FileError."""
-    try:
-        yield
-    except Exception as error:  # PyTorch has a dozen kinds for a file that it cannot read
-        why = (str(error) or type(error).__name__).partition("\n")[0]
-        raise FileError(
-            f"{path}: wanted the checkpoint of a run, got a damaged one or something else ({printable(why, 200)}); "
-            f"restore the folder from a copy, or start a run in another"
-        ) from error
 
 
 def _told(phase: str, played: Played) -> Metrics:

@@ -1,13 +1,14 @@
 """A whole run in numbers: what is played, drawn, trained and tested, and three sets of such numbers.
 
-`paper` is IRIS as published. `demo` trains a tokenizer and a world model in minutes on two processor cores.
+`paper` is IRIS as published, with the reconstruction loss of Δ-IRIS, which needs no pretrained network. `demo`
+trains a tokenizer and a world model in minutes on two processor cores.
 `minatar` learns to play a game of ten by ten pixels in minutes on two processor cores.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from reverie import BadSetting
@@ -134,7 +135,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The models, their training, and the run around it; the defaults are those of the paper.
+    """The models, their training, and the run around it; the defaults are those of the preset `paper`.
 
     Attributes:
         tokenizer, world_model, actor_critic: their shapes.
@@ -186,6 +187,50 @@ def config_from_json(text: str) -> Config:
             value = type(getattr(default, part.name))(**value)
         parts[part.name] = value
     return Config(**parts)
+
+
+def prolonged(config: Config, done: int, epochs: int) -> Config:
+    """Return the configuration of a run that is to have `epochs` epochs, of which `done` are over.
+
+    Raises:
+        BadSetting: more are over.
+    """
+    if epochs < done:
+        raise BadSetting(
+            f"epochs: wanted at least the {done} that are done, got {epochs}; name a larger number"
+        )
+    return replace(config, epochs=epochs)
+
+
+def check_unchanged(
+    stored: Config, asked: Config, *, done: int, game: tuple[str, str], seed: tuple[int, int]
+) -> None:
+    """Refuse to go on with a run by other settings than it was started with; only its epochs may be others.
+
+    Args:
+        stored, asked: configurations.
+        done: the epochs that are over.
+        game, seed: the stored one and the asked one.
+
+    Raises:
+        BadSetting: some differ, each of which is named with what is stored and what was asked; or more epochs
+            are over than are asked for.
+    """
+    pairs: dict[str, tuple[Any, Any]] = {"game": game, "seed": seed}
+    for part in fields(Config):
+        was, wanted = getattr(stored, part.name), getattr(asked, part.name)
+        if is_dataclass(was):
+            for one in fields(was):
+                pairs[f"{part.name}.{one.name}"] = (getattr(was, one.name), getattr(wanted, one.name))
+        elif part.name != "epochs":
+            pairs[part.name] = (was, wanted)
+    told = [f"{name} {wanted} (stored: {was})" for name, (was, wanted) in pairs.items() if was != wanted]
+    if told:
+        raise BadSetting(
+            f"run: wanted the settings that it was started with, got {', '.join(told)}; leave them out to go on, "
+            f"or choose another folder"
+        )
+    prolonged(stored, done, asked.epochs)
 
 
 _DEMO = Config(

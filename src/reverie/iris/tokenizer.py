@@ -220,12 +220,13 @@ def tokenizer_losses(
         # no gradient, or one without measure, when it changes at last.
         reconstruction = F.binary_cross_entropy_with_logits(painted, frames, weight)
     else:
+        error = error / 2  # Δ-IRIS measures errors in 0..1
         squared = weight * error.square()
         worst = squared.flatten(1).amax(1).mean()
         reconstruction = 0.1 * (weight * error).mean() + squared.mean() + 0.01 * worst
     # Codes that are averages take no gradient; their distance is reported and moves nothing.
     codebook = F.mse_loss(z_q, z.detach())
-    commitment = settings.commitment * F.mse_loss(z, z_q.detach())
+    commitment = settings.commitment_weight * F.mse_loss(z, z_q.detach())
     total = settings.reconstruction_weight * reconstruction + codebook + commitment
     return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from reverie import ReplayBuffer, Sampler
+from reverie import Recent, ReplayBuffer, Sampler
 from reverie.device import DeviceSequences
 from reverie.iris.actor_critic import ActorCriticLosses, actor_critic_losses
 from reverie.iris.agent import Agent
@@ -26,6 +26,7 @@ from reverie.iris.world_model import WorldModel, WorldModelLosses
 from reverie.torch import DeviceMirror
 
 TOKENS = "tokens"
+PERPLEXITY_FRAMES = 512
 MEAN_FRAME_STEPS = 512  # frames that the mean frame is estimated from
 
 
@@ -282,6 +283,16 @@ def mirror_tokens(tokenizer: Tokenizer, buffer: ReplayBuffer) -> DeviceMirror:
 
     mirror.derive(TOKENS, encode, shape=(tokenizer.config.tokens_per_frame,), dtype=torch.int64)
     return mirror
+
+
+@torch.no_grad()
+def perplexity(tokenizer: Tokenizer, buffer: ReplayBuffer) -> float:
+    """Return how many codes are in use, counted by the entropy of their frequencies in the newest frames."""
+    newest = Recent(newest=min(len(buffer), PERPLEXITY_FRAMES * buffer.streams))
+    batch = buffer.sample(PERPLEXITY_FRAMES, 1, boundary="pad_right", sampler=newest)
+    tokens = tokenizer.encode(to_frames(batch.obs[:, 0], tokenizer.embedding.weight.device)).tokens
+    share = tokens.flatten().bincount(minlength=tokenizer.config.codebook_size) / tokens.numel()
+    return float(torch.special.entr(share).sum().exp())
 
 
 def to_frames(obs: npt.NDArray[np.uint8], device: torch.device) -> Tensor:

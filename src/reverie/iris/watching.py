@@ -16,8 +16,9 @@ from rich.table import Table
 import reverie
 from reverie import NotEnoughData
 from reverie.iris.dreams import dream
+from reverie.iris.folder import read_checkpoint
 from reverie.iris.pictures import Frames, draw_animation, draw_strip
-from reverie.iris.run import Metrics, Run, read_checkpoint
+from reverie.iris.run import Metrics, Run
 
 METRICS = "metrics.jsonl"
 PHASES = ("play", "tokenizer", "world_model", "actor_critic", "test")
@@ -129,7 +130,7 @@ def dream_of(run: Run) -> dict[str, Frames] | None:
     The file is only read: what is drawn from it changes nothing in the run.
     """
     replay = run.folder / read_checkpoint(run.folder)["replay"]
-    with reverie.open(replay, residency="disk", mode="r") as buffer:
+    with reverie.open(replay, residency="disk", mode="r", seed=run.seed) as buffer:
         try:
             agent = run.agent
             return dream(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import count as count_up
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from reverie import opening
+from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.device import DeviceRows, DeviceSequences, build, tree_map
 from reverie.door import natural, positive, seed_number
@@ -129,31 +130,36 @@ class Part(NamedTuple):
 
 
 def _reduce(batch: TensorBatch) -> Any:
-    """Send a batch that lies in one block as one block: each costs a file descriptor and a handshake to hand over."""
-    parts, storages = {}, {}
+    """Send a batch that lies in one block as one block, once: each block costs a descriptor, or all of its bytes."""
+    parts: dict[str, Any] = {}
+    storages: dict[int, Any] = {}
+    tensors: list[torch.Tensor] = []
 
-    def place(tensor: Any) -> Part:
+    def place(tensor: torch.Tensor) -> Part:
+        tensors.append(tensor)
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage
-        offset = tensor.storage_offset() * tensor.element_size()
+        offset = int(tensor.storage_offset()) * tensor.element_size()
         return Part(tensor.dtype, tuple(tensor.shape), offset, tensor.nbytes)
 
-    if isinstance(batch.reward, torch.Tensor) and batch._host is None:
+    if isinstance(batch.reward, torch.Tensor):
         for entry in fields(batch)[:-1]:
             parts[entry.name] = tree_map(place, getattr(batch, entry.name))
-    if len(storages) != 1:
+    if len(storages) != 1 or not all(tensor.is_contiguous() for tensor in tensors):
         return batch.__reduce_ex__(2)
-    block = torch.empty(0, dtype=torch.uint8).set_(storages.popitem()[1])
-    return _restore, (type(batch), parts, block)
+    block = torch.empty(0, dtype=torch.uint8, device=batch.reward.device).set_(storages.popitem()[1])
+    # The host of a batch that a worker made is None, and does not travel.
+    host = () if batch._host is None else (batch._host,)
+    return _restore, (type(batch), parts, block, *host)
 
 
-def _restore(kind: Any, parts: dict[str, Any], block: torch.Tensor) -> TensorBatch:
+def _restore(kind: Any, parts: dict[str, Any], block: torch.Tensor, host: Batch | None = None) -> TensorBatch:
     def view(part: Part) -> torch.Tensor:
         return block.narrow(0, part.offset, part.nbytes).view(part.dtype).view(part.shape)
 
-    batch: TensorBatch = kind(**{name: tree_map(view, tree) for name, tree in parts.items()})
+    batch: TensorBatch = kind(**{name: tree_map(view, tree) for name, tree in parts.items()}, _host=host)
     return batch
 
 
-ForkingPickler.register(DeviceSequences, _reduce)
-ForkingPickler.register(DeviceRows, _reduce)
+copyreg.pickle(DeviceSequences, _reduce)
+copyreg.pickle(DeviceRows, _reduce)

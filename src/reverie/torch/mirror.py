@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from reverie.errors import BadSetting
 from reverie.feeds import check_buffer
 from reverie.gather import Gatherer
 from reverie.layout import Layout, Layouts
+from reverie.process import Bound, Refused, watch
 from reverie.samplers import Uniform
 from reverie.spec import Field, StepSpec, Tree, tree_build, tree_leaves
 from reverie.torch.columns import PADDING, Derived, DeviceColumn, Plan
@@ -30,7 +32,7 @@ UPLOAD_BYTES = 32_000_000  # staged on the host at a time while the mirror catch
 ADDRESS = Field((), "int64")
 
 
-class DeviceMirror:
+class DeviceMirror(Bound):
     """A copy of a buffer's observations on a device, which follows the buffer by uploading only what is new.
 
     Windows are planned on the CPU as integers and gathered on the device: a batch costs the device one
@@ -49,6 +51,8 @@ class DeviceMirror:
     Raises:
         BadSetting: another field, or a device that is not there.
     """
+
+    _instead = "make one there, of a buffer of that process"
 
     def __init__(
         self, buffer: ReplayBuffer, device: torch.device | str, fields: Sequence[str] = ("obs",)
@@ -84,8 +88,15 @@ class DeviceMirror:
         self._room = 0  # places for final observations
         self._layouts = Layouts(self._spec)
         self._uniform = Uniform()
-        self._lock = threading.RLock()
+        self._lock: AbstractContextManager[Any] = threading.RLock()
         self.uploaded = 0
+        watch(self)
+
+    def _forked(self, at_rest: bool) -> None:
+        # CUDA does not survive a fork, and torch's threads on the CPU need not.
+        self._lock = Refused(
+            "wanted a mirror of this process, got one made before the process was forked; make it after forking"
+        )
 
     @property
     def nbytes(self) -> int:
@@ -108,6 +119,7 @@ class DeviceMirror:
             NotEnoughData: there is no valid window yet.
             BadSetting: an argument of the wrong kind or range.
             BufferClosed: the buffer was closed.
+            WrongProcess: the mirror was made before this process was forked.
         """
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
         burn_in = natural("burn_in", burn_in)
@@ -125,7 +137,8 @@ class DeviceMirror:
                 buffer._keeper.drawing(sampler)
                 drawn = sampler.draw(anchors, buffer._rng, batch_size)
                 windows = anchors.windows(drawn, burn_in, buffer._rng)
-                self._gatherer.fill(windows, layout, batch, drawn.weight, sampler)
+                self._gatherer.fill(windows, layout, batch, drawn.weight, buffer._origins.of(sampler))
+                buffer._keeper.used()
             # The buffer may go on: what lies here changes only in _follow.
             return self._gather(layout, block, batch, derived)
 
