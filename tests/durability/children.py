@@ -19,10 +19,10 @@ class Child:
     Args:
         work: what it does; its exit status is 0 if that returns.
         limit_s: seconds of processor time after which the system kills it.
-        patience_s: seconds after which it counts as hanging and is killed.
+        patience_s: seconds after which it counts as hanging and is killed; None means ten times as many.
     """
 
-    def __init__(self, work: Callable[[], None], limit_s: int = 120, patience_s: int = 600) -> None:
+    def __init__(self, work: Callable[[], None], limit_s: int = 120, patience_s: int | None = None) -> None:
         self._said, said = os.pipe()
         self.status: int | None = None
         with warnings.catch_warnings():
@@ -39,7 +39,7 @@ class Child:
 
             os.close(self._said)
             sys.settrace(None)
-            signal.alarm(patience_s)  # what waits for ever takes no processor time
+            signal.alarm(patience_s or 10 * limit_s)  # what waits for ever takes no processor time
             resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
             work()
             status = 0

@@ -52,8 +52,8 @@ def tell(path: Path, steps: int, close: bool = True, **settings) -> rv.ReplayBuf
 
 
 def answer(path: Path, residency: str, mode: str = "r") -> tuple:
-    """Everything that a file says, as plain values, the next batch included."""
-    with rv.open(path, residency, mode) as buffer:
+    """Everything that a file says, as plain values, its random state and a batch included."""
+    with rv.open(path, residency, mode, seed=0) as buffer:
         index = buffer._index
         with buffer._turn:
             ids = np.arange(index.tail.item(0), index.head.item(0))
@@ -69,7 +69,14 @@ def answer(path: Path, residency: str, mode: str = "r") -> tuple:
         samplers = [rv.Uniform(), rv.Prioritized()] if buffer.count_windows(2) else []
         drawn = [buffer.sample(6, 2, sampler=sampler) for sampler in samplers]
         drawn = [batch.obs.tobytes() + batch.start.tobytes() for batch in drawn]
-        return ids.tolist(), columns, buffer.episodes.tobytes(), finals, drawn
+        return (
+            ids.tolist(),
+            columns,
+            buffer.episodes.tobytes(),
+            finals,
+            drawn,
+            buffer._keeper.file.meta("rng"),
+        )
 
 
 def try_all(source: Path, changes, seed: int, accepted, mode: str = "r") -> int:

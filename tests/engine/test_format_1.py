@@ -43,7 +43,7 @@ def part(prefix: str) -> dict:
 @pytest.mark.parametrize("mode", ["r+", "r"])
 @pytest.mark.parametrize("residency", [None, "ram", "packed", "disk"])
 def test_its_next_batches_and_its_content_are_the_listed_ones(residency, mode, path):
-    """With every residency: for a writer the batches that would have come next, then every step and episode."""
+    """With every residency: to a writer the batches that would have come next, and to all every step and episode."""
     with rv.open(path, residency, mode) as buffer:
         assert buffer.residency == (residency or "ram")
         assert (buffer.capacity, buffer.streams, buffer.spec) == (200, 2, made.SPEC)
