@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
+from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums
 from reverie.database import Database
-from reverie.errors import BadSetting, FileError, FileTaken
-from reverie.limits import MOST_ID, MOST_JSON, integer, parse_json
+from reverie.errors import FileError, FileTaken
 from reverie.lock import WriterLock, put_in_place, writing_process
 from reverie.log import is_foreign
+from reverie.named import named_arrays, named_value, put_named_arrays, put_named_value
 from reverie.place import discard, existing, sync_folder, vacant
 from reverie.runs import RUN
 from reverie.schema import check_names, is_schema, schema_of, sql_names
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
 FORMAT = 1
-# What a named value has to be, at the least.
-KINDS = {"columns": list, "obs_columns": list, "identity": str, "copy_of": str, "clean": bool, "synced": int,
-         "rewrites": int, "ends": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
 
 Blobs = Mapping[str, bytes]
 
@@ -202,28 +198,11 @@ class ReplayFile:
         discard(self.db.place)
         self.close()
 
-    # --- named values ----------------------------------------------------------------------------------
+    # --- named values and arrays -----------------------------------------------------------------------
 
     def meta(self, name: str, default: Any = None) -> Any:
         """Return a named JSON value, or `default` if that is given and there is none."""
-        sql = "SELECT value, checksum FROM meta WHERE name = ? LIMIT 1"
-        for text, checksum in self.db.rows(sql, (name,)):
-            with self.db.reading():
-                if type(text) is not str or text_checksum(name, text) != checksum:
-                    raise self.db.damaged(f"the checksum of meta {name!r} is wrong")
-                value = parse_json(text)
-                if name in KINDS and type(value) is not KINDS[name]:
-                    raise self.db.damaged(f"meta {name!r} is no JSON {KINDS[name].__name__}")
-                if KINDS.get(name) is int:
-                    integer(value, MOST_ID)
-                return value
-        if default is None:
-            raise self.db.damaged(f"meta {name!r} is missing")
-        return default
-
-    def names(self) -> list[str]:
-        """Return the names of all JSON values."""
-        return [name for (name,) in self.db.each("SELECT name FROM meta ORDER BY name")]
+        return named_value(self.db, name, default)
 
     def put_meta(self, name: str, value: Any) -> None:
         """Set a named JSON value.
@@ -231,31 +210,19 @@ class ReplayFile:
         Raises:
             BadSetting: it is too long to be read again.
         """
-        text = json.dumps(value)
-        if len(text) > MOST_JSON:
-            raise BadSetting(
-                f"meta {name!r}: wanted at most {MOST_JSON:,} characters of JSON, got {len(text):,}; "
-                f"let what is long be arrays"
-            )
-        self.db.do("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, text_checksum(name, text)))
+        put_named_value(self.db, name, value)
+
+    def names(self) -> list[str]:
+        """Return the names of all JSON values."""
+        return [name for (name,) in self.db.each("SELECT name FROM meta ORDER BY name")]
 
     def arrays(self) -> dict[str, tuple[str, bytes]]:
         """Return all named arrays: for each its dtype and shape as a text, and its packed bytes."""
-        found: dict[str, tuple[str, bytes]] = {}
-        for name, form, checksum, data in self.db.each("SELECT name, form, checksum, data FROM arrays"):
-            if (type(name), type(form), type(data)) != (str, str, bytes) or name in found:
-                raise self.db.damaged("an array has lost its name")
-            if array_checksum(name, form, data) != checksum:
-                raise self.db.damaged(f"the checksum of array {name!r} is wrong")
-            found[name] = form, data
-        return found
+        return named_arrays(self.db)
 
     def put_arrays(self, arrays: Mapping[str, tuple[str, bytes]]) -> None:
         """Replace all named arrays."""
-        self.db.do("DELETE FROM arrays")
-        for name, (form, data) in arrays.items():
-            checksum = array_checksum(name, form, data)
-            self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", (name, form, checksum, data))
+        put_named_arrays(self.db, arrays)
 
     # --- runs ------------------------------------------------------------------------------------------
 

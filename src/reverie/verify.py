@@ -16,9 +16,10 @@ from reverie.coverage import Coverage, Rewards, wrong_values
 from reverie.episodes import ENDS, RUNNING
 from reverie.errors import BadSetting, FileError
 from reverie.failures import DOUBTS
-from reverie.file import KINDS, EpisodeRow, ReplayFile, Run, StepRow
+from reverie.file import EpisodeRow, ReplayFile, Run, StepRow
 from reverie.limits import MOST_ID, integers, most_array_bytes, parse_json
 from reverie.mending import most_rows
+from reverie.named import check_kind
 from reverie.printable import printable
 from reverie.resuming import SETTINGS, fits_tables
 from reverie.runs import RUN, Runs
@@ -182,9 +183,11 @@ class Audit:
                 generator_from(meta["rng"])
             except DOUBTS as error:
                 yield f"meta 'rng': it is no state of a generator ({error!r})"
-        for name, kind in KINDS.items():
-            if name in meta and type(meta[name]) is not kind:
-                yield f"meta {name!r}: wanted a JSON {kind.__name__}, got {str(meta[name])[:80]}"
+        for name, value in meta.items():
+            try:
+                check_kind(name, value)
+            except ValueError as error:
+                yield str(error)
 
     def _check_runs(self) -> Iterator[str]:
         for number, row in scan(self._file, "runs"):
