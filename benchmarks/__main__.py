@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import feeds, files, packed, samplers, vectors, windows
+from benchmarks import feeds, files, packed, samplers, streams, vectors, windows
 from benchmarks.measure import machine, report, write_json
 
 TABLES = {
@@ -25,6 +25,9 @@ TABLES = {
     "adding": ("Adding a step of 3x64x64 to a file; limit: to memory alone; ratio: microseconds more", files.adding),
     "reopening": ("A file of 100,000 steps; limit and ratio in seconds", files.reopening),
     "drawing": ("Drawing from 20,000 steps; limit: the time from RAM", files.from_the_file),
+    "streams": ("A file of 1,000 streams; limit: of 100", streams.many_streams),
+    "episodes": ("Many live episodes; limit: few", streams.many_episodes),
+    "said": ("Memory of 4,096 episodes of one step of 3x64x64; limit: nbytes", streams.memory_said),
     "resident": ("Memory of 1,000,000 steps of 3x64x64, packed; limit: 1 GB, or the raw bytes", files.resident),
     "feeds": ("Feeds and mirror of 64x21 frames of 3x64x64, on the GPU if there is one; limit: plain copies",
               feeds.feeds),

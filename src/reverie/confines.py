@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from reverie.limits import MOST_JSON
 
@@ -22,25 +20,8 @@ STEPS_AT_LEAST, STEPS_OF_BYTE = 2_000_000, 64
 STEPS_BETWEEN = 20_000
 
 
-def confine(connection: sqlite3.Connection) -> None:
-    """Set limits that none of our own statements comes near to."""
-    for kind, most in LIMITS.items():
-        connection.setlimit(kind, min(most, connection.getlimit(kind)))
-    limit_row(connection, 0)
-
-
-def limit_row(connection: sqlite3.Connection, nbytes: int) -> None:
-    """Let no row, text or blob be read or written that takes more than `nbytes`, or than the longest named value."""
-    # SQLite refuses to go beyond the limit that it was built with.
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(nbytes, MOST_JSON) + 10_000, 2**31 - 1))
-
-
-class TooMuchWork(Exception):
-    """A query went through more than the file can hold."""
-
-
 class Ration:
-    """How much work one query may take: what a whole database of `nbytes` can make.
+    """How much work one query may take: what goes through a whole database of `nbytes` can make.
 
     In a damaged tree of pages the same pages can follow each other without an end.
     """
@@ -51,7 +32,7 @@ class Ration:
         self._left = (STEPS_AT_LEAST + STEPS_OF_BYTE * nbytes) // STEPS_BETWEEN
 
     def take(self) -> bool:
-        """Take the work of STEPS_BETWEEN steps; return whether there was not so much left."""
+        """Take the work of STEPS_BETWEEN steps; return whether more was taken than there was."""
         self._left -= 1
         return self.is_used_up
 
@@ -61,19 +42,34 @@ class Ration:
         return self._left < 0
 
 
-@contextmanager
-def rationed(connection: sqlite3.Connection, ration: Ration) -> Iterator[None]:
-    """Stop what runs inside when the ration is used up.
+class Work:
+    """The work of one connection, which SQLite tells of as it goes on, and stops if it is answered with True.
 
-    Raises:
-        TooMuchWork: it was stopped.
+    Every query says what it may take before it runs: an interrupt may have left the ration of another one.
+
+    Attributes:
+        ration: of the query that runs; None lets it take what it needs.
     """
-    connection.set_progress_handler(ration.take, STEPS_BETWEEN)
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if ration.is_used_up:
-            raise TooMuchWork("its tables go on and on") from error
-        raise
-    finally:
-        connection.set_progress_handler(None, 0)
+
+    __slots__ = ("ration",)
+
+    def __init__(self) -> None:
+        self.ration: Ration | None = None
+
+    def take(self) -> bool:
+        """Take the work of STEPS_BETWEEN steps; return whether the query is to stop."""
+        return self.ration is not None and self.ration.take()
+
+
+def confine(connection: sqlite3.Connection, work: Work) -> None:
+    """Set limits that none of our own statements comes near to, and let `work` know what is done."""
+    for kind, most in LIMITS.items():
+        connection.setlimit(kind, min(most, connection.getlimit(kind)))
+    limit_row(connection, 0)
+    connection.set_progress_handler(work.take, STEPS_BETWEEN)
+
+
+def limit_row(connection: sqlite3.Connection, nbytes: int) -> None:
+    """Let no row, text or blob be read or written that takes more than `nbytes`, or than the longest named value."""
+    # SQLite refuses to go beyond the limit that it was built with.
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(nbytes, MOST_JSON) + 10_000, 2**31 - 1))

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reverie.confines import Ration, TooMuchWork, confine, limit_row, rationed
+from reverie.confines import Ration, Work, confine, limit_row
 from reverie.errors import FileError, ReplayError, TooLarge, WrongProcess
 from reverie.failures import DOUBTS, FAILURES, damaged, failure
 from reverie.handles import Inode, connected, disconnected
@@ -51,6 +51,7 @@ class Connection:
         self._connection: sqlite3.Connection | None = None
         self._inode = inode(self._name)
         self._row_bytes = 0  # that a row has at most
+        self._work = Work()
         self.found_log = log_bytes(place)  # before SQLite makes one
         watch(self, self._working)
         with self._working:
@@ -88,7 +89,7 @@ class Connection:
         connection = sqlite3.connect(
             uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
-        confine(connection)
+        confine(connection, self._work)
         return connection
 
     def close(self) -> None:
@@ -187,35 +188,39 @@ class Connection:
 
     def do(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement."""
-        with self._working:
-            try:
+        try:
+            with self._working:
+                self._work.ration = None
                 self._here().execute(sql, values)
-            except FAILURES as error:
-                raise self._error(error) from error
+        except FAILURES as error:
+            raise self._error(error) from error
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
-        with self._working:
-            try:
+        try:
+            with self._working:
+                self._work.ration = None
                 return self._here().execute(sql, values).fetchall()
-            except FAILURES as error:
-                raise self._error(error, reading=True) from error
+        except FAILURES as error:
+            raise self._error(error, reading=True) from error
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query one by one, if they are no more than the file can hold."""
+        ration = Ration(self._size())
         try:
-            ration = Ration(self._size())
-            with self._working, rationed(self._here(), ration):
+            with self._working:
+                self._work.ration = ration
                 found = self._here().execute(sql, values)
             while True:
-                with self._working, rationed(self._here(), ration):
+                with self._working:
+                    self._work.ration = ration
                     some = found.fetchmany(AT_ONCE)
                 if not some:
                     return
                 yield from some
-        except TooMuchWork as error:
-            raise self.damaged(str(error)) from error
         except FAILURES as error:
+            if ration.is_used_up:
+                raise self.damaged("its tables go on and on") from error
             raise self._error(error, reading=True) from error
 
     def one(self, sql: str) -> Any:
@@ -224,9 +229,10 @@ class Connection:
 
     def roll_back(self) -> None:
         """Leave a transaction without a trace, if there is one."""
-        with suppress(*FAILURES), self._working:
-            if self._connection is not None and self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+        with suppress(*FAILURES):  # noqa: SIM117  # in one line, an interrupt could come between the two
+            with self._working:
+                if self._connection is not None and self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
 
     # --- limits and errors ---------------------------------------------------------------------------
 
@@ -248,12 +254,12 @@ class Connection:
 
     def limit_row(self, nbytes: int) -> None:
         """Let no row be read or written that takes more than so many bytes, or than the longest named value."""
-        with self._working:
-            try:
+        try:
+            with self._working:
                 limit_row(self._here(), nbytes)
-            except FAILURES as error:
-                raise self._error(error) from error
-            self._row_bytes = nbytes
+                self._row_bytes = nbytes
+        except FAILURES as error:
+            raise self._error(error) from error
 
     def _size(self) -> int:
         """Bytes of the file and its log."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import socket
 import stat
 import struct
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,27 +60,40 @@ class WriterLock:
             return
         locked = (place if draft is None else draft) if _of_open_files() else self._note
         watch(self)
-        while True:
+        for last in (False, True):
             try:
                 if locked == self._note:
                     os.close(_open_note(self._note))
-                self._handle = borrow(locked, write=True)
+                taken = self._try(locked)
             except OSError as error:
+                self._give_back()
                 raise FileError(
                     f"{path}: wanted to write, got {error.strerror} for {locked.name}; "
                     f"change the permissions of the file and its folder, or open it with mode='r'"
                 ) from error
+            if taken is None:
+                break
+            if last or taken.errno not in TAKEN:
+                raise self._refused(path, taken) from taken
+            gc.collect()  # an interrupt may have left a buffer of this process that nobody can reach
+            _release_orphans()
+        if draft is None:
+            self.note()
+
+    def _try(self, locked: Path) -> OSError | None:
+        """Take the lock; return why the system refuses it, if it does."""
+        while True:
+            self._handle = borrow(locked, write=True)
+            _owners[self._handle] = weakref.ref(self)
             try:
                 _take(self._handle)
             except OSError as error:
                 self._give_back()
-                raise self._refused(path, error) from error
+                return error
             # It may have been replaced just before: then this is nobody's lock.
             if inode_of(self._handle) == inode(locked):
-                break
+                return None
             self._give_back()
-        if draft is None:
-            self.note()
 
     @property
     def held(self) -> bool:
@@ -108,6 +123,7 @@ class WriterLock:
     def _give_back(self) -> None:
         handle, self._handle = self._handle, None
         if handle is not None:
+            _owners.pop(handle, None)
             give_back(handle, write=True)
 
     def __del__(self) -> None:
@@ -134,6 +150,18 @@ class WriterLock:
         if self._noted or not _of_open_files():
             with suppress(OSError):
                 self._note.unlink()
+
+
+_owners: dict[int, weakref.ref[WriterLock]] = {}  # handle of a file -> the lock that it is for
+
+
+def _release_orphans() -> None:
+    """Let go of what locks held that are no more: an interrupt may have come even into their release."""
+    for handle, owner in list(_owners.items()):
+        if owner() is None:
+            _let_go(handle)
+            del _owners[handle]
+            give_back(handle, write=True)
 
 
 def put_in_place(draft: Path, path: Path, place: Path) -> WriterLock:

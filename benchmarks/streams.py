@@ -1,0 +1,113 @@
+"""Costs that must not grow with something else: streams that did not change, live episodes, the episodes' table."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import reverie as rv
+from benchmarks.measure import Row
+
+SPEC = rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"))
+FEW, MANY = 100, 1_000  # streams
+SHORT, LONG = 6_000, 50_000  # live episodes
+EPISODES = 200_000
+
+
+def add(buffer: rv.ReplayBuffer, step: int, stream: int = 0, ends: bool = False) -> None:
+    """Add one step."""
+    buffer.add(obs=step, action=0, reward=1.0, terminated=ends, truncated=False, stream=stream)
+
+
+def many_streams(rounds: int) -> list[Row]:
+    """Flush and close 1,000 streams beside 100: a flush that has nothing to do, and one after a step."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        seconds: dict[str, dict[int, list[float]]] = {
+            name: {FEW: [], MANY: []} for name in ("idle flush", "flush of one stream", "close")
+        }
+        for _ in range(max(3, rounds // 30)):
+            for streams in (FEW, MANY):
+                path = Path(folder) / f"{streams}.replay"
+                buffer = rv.ReplayBuffer(SPEC, 40 * streams, streams=streams, seed=0, path=path)
+                lanes = np.zeros(streams, np.int64)
+                for _ in range(40):
+                    buffer.add_batch(obs=lanes, action=lanes, reward=lanes, terminated=lanes.astype(bool),
+                                     truncated=lanes.astype(bool))  # fmt: skip
+                buffer.flush()
+                for name in ("idle flush", "flush of one stream"):
+                    times = []
+                    for number in range(10):
+                        if name != "idle flush":
+                            add(buffer, number)
+                        times.append(timed(buffer.flush))
+                    seconds[name][streams].append(float(np.median(times)))
+                seconds["close"][streams].append(timed(buffer.close))
+                path.unlink()
+        for name, found in seconds.items():
+            many, few = float(np.median(found[MANY])), float(np.median(found[FEW]))
+            rows.append(Row(f"{name}, {MANY} streams over {FEW}", many, few, many / few, 10.0))
+    return rows
+
+
+def many_episodes(rounds: int) -> list[Row]:
+    """Add to a file that has 50,000 live episodes beside one that has 6,000; read one row of 200,000 episodes."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        buffers = {}
+        for episodes in (SHORT, LONG):
+            path = Path(folder) / f"{episodes}.replay"
+            buffers[episodes] = rv.ReplayBuffer(SPEC, episodes, seed=0, path=path)
+            for step in range(episodes):
+                add(buffers[episodes], step, ends=True)
+        steps: dict[int, list[float]] = {SHORT: [], LONG: []}
+        for _ in range(max(3, rounds // 10)):
+            for episodes, buffer in buffers.items():
+                steps[episodes].append(
+                    timed(lambda buffer=buffer: [add(buffer, 1, ends=True) for _ in range(64)]) / 64
+                )
+        for buffer in buffers.values():
+            buffer.close()
+        long, short = float(np.median(steps[LONG])), float(np.median(steps[SHORT]))
+        rows.append(Row(f"add, {LONG:,} live episodes over {SHORT:,}", long, short, long / short, 1.2))
+    times = {}
+    for episodes in (EPISODES // 100, EPISODES):
+        memory = rv.ReplayBuffer(SPEC, episodes, seed=0)
+        for step in range(episodes):
+            add(memory, step, ends=True)
+        times[episodes] = float(
+            np.median([timed(lambda held=memory: held.episodes[-1]) for _ in range(rounds)])
+        )
+    few, many = times.values()
+    rows.append(Row(f"episodes[-1] of {EPISODES:,} over {EPISODES // 100:,}", many, few, many / few, 2.0))
+    return rows
+
+
+def memory_said(_: int) -> list[Row]:
+    """What a buffer of one-step episodes says that it takes, over what the process has come to take for it."""
+    frames = rv.StepSpec(rv.Field((3, 64, 64), "uint8"), rv.Field((), "int64"))
+    before = resident()
+    buffer = rv.ReplayBuffer(frames, 4_096, seed=0)
+    frame = np.ones((3, 64, 64), np.uint8)
+    for _ in range(2 * 4_096):
+        buffer.add(obs=frame, action=0, reward=0.0, terminated=True, truncated=False, final_obs=frame)
+    taken = resident() - before
+    return [
+        Row("one-step episodes: taken over said, bytes", taken, buffer.nbytes, taken / buffer.nbytes, 1.1)
+    ]
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process takes now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def timed(call) -> float:  # type: ignore[no-untyped-def]
+    """Return the seconds of a call."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
