@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from reverie.codec import Codec
+from reverie.codec import Codec, unreadable
 from reverie.parallel import Helpers
 from reverie.ring import Ring
 from reverie.runs import RUN, Runs
@@ -211,7 +211,7 @@ class PackedRing:
             here = ~unpacked & (number == sealed)
             packed = {name: self._chunks.get(name, [sealed])[0] for name in self._wide}
             for name, value in wide.items():
-                rows = self._unpack(self._codec, name, packed[name]).copy()
+                rows = self._unpack(self._codec, name, sealed, packed[name]).copy()
                 rows[row[here]] = value[here]
                 packed[name] = self._codec.pack(rows)
             self._chunks.change(sealed, packed)
@@ -239,7 +239,7 @@ class PackedRing:
 
         def copy(codec: Codec, runs: Sequence[int]) -> None:
             for run in runs:
-                rows = self._open[name][-1 - run] if run < 0 else self._unpack(codec, name, packed[run])
+                rows = self._open[name][-1 - run] if run < 0 else self._unpack(codec, name, run, packed[run])
                 for place, first, count in wanted[run]:
                     places[place : place + count] = rows[first : first + count]
 
@@ -284,6 +284,10 @@ class PackedRing:
         """Forget the runs being written, which are about to be written again."""
         self._open_run[:] = -1
 
-    def _unpack(self, codec: Codec, name: str, packed: bytes) -> Array:
+    def _unpack(self, codec: Codec, name: str, number: int, packed: bytes) -> Array:
+        """Return one column of a sealed run; what a file told of it is looked at here for the first time."""
         field = self._wide[name]
-        return codec.unpack(packed, (-1, *field.shape), field.dtype)
+        try:
+            return codec.unpack(packed, (self._runs.rows(number), *field.shape), field.dtype)
+        except ValueError as error:
+            raise unreadable(f"column {name!r} of run {number}", error) from error

@@ -14,6 +14,7 @@ import reverie
 from reverie.door import natural, positive
 from reverie.errors import ReplayError
 from reverie.memory import format_bytes
+from reverie.printable import printable
 
 DESCRIPTION = "A replay engine for world models. `reverie --version` names the version."
 USER_ERROR = 2  # exit status, as for a misspelt option
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             commands, prog="reverie", description=DESCRIPTION, args=args
         )
     except ReplayError as error:
-        print(f"reverie: {error}", file=sys.stderr)
+        print(f"reverie: {printable(error)}", file=sys.stderr)
         return USER_ERROR
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -173,7 +174,7 @@ def verify(file: Annotated[Path, tyro.conf.Positional]) -> int:
 
     status = 0
     for line, is_finding in verify_file(file):
-        print(line)
+        print(printable(line))
         status = FINDINGS if is_finding else status
     return status
 
@@ -198,7 +199,7 @@ def film(
     """
     from reverie.film import film as make_film
 
-    print(f"wrote {make_film(file, episode, out, column, every, fps)}")
+    print(printable(f"wrote {make_film(file, episode, out, column, every, fps)}"))
 
 
 def demo(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from reverie.errors import FileError
 
 Array = npt.NDArray[Any]
 
@@ -15,6 +18,8 @@ PLAIN, ZSTD, DELTA = b"\x00", b"\x01", b"\x02"
 LEVEL = 3
 # A single step is packed while its `add` waits, and lies there only until its run is sealed: fast is right.
 STEP_LEVEL = -5
+# Of a frame that does not say how long its content is; our own frames say it, and need no window.
+MOST_WINDOW = 8 << 20
 # Values of fewer bytes are not worth a compressor's call.
 LEAST_STEP_BYTES = 128
 
@@ -22,14 +27,15 @@ LEAST_STEP_BYTES = 128
 class Codec:
     """Packs arrays with zstd, or stores them plain where that does not pay. Not to be shared between threads."""
 
-    __slots__ = ("_compressor", "_decompressor", "_step_compressor")
+    __slots__ = ("_compressor", "_content_size", "_decompressor", "_error", "_step_compressor")
 
     def __init__(self) -> None:
         import zstandard  # here, so that `import reverie` needs NumPy only
 
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         self._step_compressor = zstandard.ZstdCompressor(level=STEP_LEVEL)
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW)
+        self._content_size, self._error = zstandard.frame_content_size, zstandard.ZstdError
 
     def pack(self, run: Array) -> bytes:
         """Return a C-contiguous array as bytes, never more than one byte longer than it is."""
@@ -37,12 +43,16 @@ class Codec:
         return ZSTD + packed if len(packed) < run.nbytes else PLAIN + run.tobytes()
 
     def unpack(self, packed: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return the array that `pack` took, read-only.
+        """Return the array that `pack` took, read-only. No more is unpacked than such an array has.
 
         Raises:
-            ValueError: these are not such bytes.
+            ValueError: these are not the bytes of such an array.
         """
-        return np.frombuffer(self._body(packed), dtype).reshape(shape)
+        nbytes = math.prod(shape) * dtype.itemsize
+        values = np.frombuffer(self._body(packed, nbytes), dtype)
+        if dtype.kind == "b" and (values.view(np.uint8) > 1).any():
+            raise ValueError("not every truth value is 0 or 1")
+        return values.reshape(shape)
 
     def pack_step(self, value: Array, before: Array | None) -> bytes:
         """Return one step's value as bytes; `before` is the same stream's value one step earlier, if known.
@@ -71,19 +81,36 @@ class Codec:
         if before is None:
             raise ValueError("packed as a change of the step before, which is not there")
         bits = _bits(before)
-        changed = np.frombuffer(self._body(packed), bits.dtype).reshape(bits.shape)
+        changed = np.frombuffer(self._body(packed, bits.nbytes, DELTA), bits.dtype).reshape(bits.shape)
         return (changed ^ bits).view(dtype)
 
-    def _body(self, packed: bytes) -> Any:
-        import zstandard
+    def _body(self, packed: bytes, nbytes: int, tag: bytes = ZSTD) -> Any:
+        """Return `nbytes` bytes, plain or those of a frame after `tag`; refuse to unpack more or less."""
+        body: Any = memoryview(packed)[1:]
+        found = packed[:1]
+        if found == tag:
+            try:
+                told = self._content_size(body)
+                if told == nbytes:
+                    body = self._decompressor.decompress(body)
+                elif told == -1:  # the frame does not say
+                    body = self._decompressor.decompress(body, nbytes)
+                else:
+                    raise ValueError(f"it unpacks to {told:,} bytes, not to {nbytes:,}")
+            except self._error as error:
+                raise ValueError(f"no zstd frame: {error}") from error
+        elif found != PLAIN:
+            raise ValueError(f"it begins with {found!r}")
+        if len(body) != nbytes:
+            raise ValueError(f"it has {len(body):,} bytes, not {nbytes:,}")
+        return body
 
-        body = memoryview(packed)[1:]
-        if packed[:1] == PLAIN:
-            return body
-        try:
-            return self._decompressor.decompress(body)
-        except zstandard.ZstdError as error:
-            raise ValueError(f"no zstd frame: {error}") from error
+
+def unreadable(what: str, error: ValueError) -> FileError:
+    """Return the error for packed bytes that came from a file and are none."""
+    return FileError(
+        f"{what}: wanted packed values, got others ({error}); restore its file from a copy made by save_as"
+    )
 
 
 def _bits(value: Array) -> Array:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import SequenceBatch
 from reverie.buffer import ReplayBuffer
-from reverie.counters import RingCounters
+from reverie.counters import MOST, RingCounters
 from reverie.door import natural, positive
 from reverie.draws import Sampler, Uniform, uniform_steps
 from reverie.episodes import CUT, TERMINATED, Ints
@@ -73,8 +74,7 @@ class IRISReplayBuffer(RingCounters):
         self.seq_len = positive("seq_len", seq_len)
         self.batch_size = positive("batch_size", batch_size)
         self.obs_shape = frame_shape(obs_shape)
-        fields = Field(self.obs_shape, "uint8"), Field((self.action_size,), "float32")
-        spec = StepSpec(*fields, {"terminals": Field((), "float32")})
+        spec = _spec_of(self.obs_shape, self.action_size)
         with own_words():
             self._take(ReplayBuffer(spec, self.size, seed=seed, path=path))
         self._engine._keeper.note(seq_len=self.seq_len, batch_size=self.batch_size)
@@ -96,7 +96,7 @@ class IRISReplayBuffer(RingCounters):
         with own_words():
             engine = open(path, "ram")
         notes = engine._keeper.notes
-        if not notes.keys() >= {"seq_len", "batch_size", "episodes", "steps_before", "moved"}:
+        if not _is_iris(engine.spec, engine.streams, notes):
             engine.close()
             raise FileError(
                 f"{path}: wanted the file of an IRISReplayBuffer, got another buffer's; "
@@ -369,3 +369,18 @@ class IRISReplayBuffer(RingCounters):
 
     def __repr__(self) -> str:
         return f"IRISReplayBuffer({len(self):,} of {self.size:,} transitions: {self._engine!r})"
+
+
+def _spec_of(obs_shape: tuple[int, ...], action_size: int) -> StepSpec:
+    fields = Field(obs_shape, "uint8"), Field((action_size,), "float32")
+    return StepSpec(*fields, {"terminals": Field((), "float32")})
+
+
+def _is_iris(spec: StepSpec, streams: int, notes: Mapping[str, Any]) -> bool:
+    """Whether a file is that of an IRISReplayBuffer."""
+    if streams != 1 or not all(isinstance(field, Field) and field.shape for field in (spec.obs, spec.action)):
+        return False
+    lows = {"seq_len": 1, "batch_size": 1, "episodes": 0, "steps_before": -MOST}
+    known = all(type(notes.get(name)) is int and low <= notes[name] <= MOST for name, low in lows.items())
+    own = _spec_of(spec.obs.shape, spec.action.shape[0])
+    return known and type(notes.get("moved")) is bool and spec == own

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.codec import DELTA, PLAIN, ZSTD, Codec
+from reverie.codec import DELTA, Codec
 from reverie.episodes import CUT, RUNNING
 from reverie.file import EpisodeRow, Run, StepRow
 from reverie.spec import Field
@@ -84,8 +84,6 @@ class Coverage:
                 if packed is None or (packed[:1] == DELTA and row.id > self._sealed and name not in known):
                     continue  # its checksum, or that of the step that it tells changes from, was wrong
                 try:
-                    if packed[:1] not in (PLAIN, ZSTD, DELTA):
-                        raise ValueError(f"it begins with {packed[:1]!r}")
                     before[name] = codec.unpack_step(packed, known.get(name), field.shape, field.dtype)
                 except (ValueError, MemoryError) as error:
                     yield f"{self._name}, step {row.id}, column {name!r}: it does not unpack ({error})"
@@ -132,10 +130,11 @@ class Coverage:
         pieces, step = [], episode.start
         while step < episode.stop:
             place = bisect_right(starts, step) - 1
-            found = self._rewards[starts[place]] if place >= 0 else np.zeros(0)
-            piece = found[step - starts[place] : episode.stop - starts[place]]
-            if not len(piece):
+            if place < 0:
                 return  # missing or damaged: that was said before
+            piece = self._rewards[starts[place]][step - starts[place] : episode.stop - starts[place]]
+            if not len(piece):
+                return
             pieces.append(piece.astype(np.float64))
             step += len(piece)
         rewards = np.concatenate(pieces) if pieces else np.zeros(1)
@@ -148,6 +147,4 @@ def wrong_values(name: str, values: Array) -> str | None:
     """Return what is wrong with the values of a column, if anything is."""
     if name == "reward" and not np.isfinite(values).all():
         return "not every reward is finite"
-    if values.dtype.kind == "b" and (values.view(np.uint8) > 1).any():
-        return "not every truth value is 0 or 1"
     return None

@@ -1,155 +1,30 @@
-"""A connection to one SQLite database: transactions, waits for the disk, and what its errors mean."""
+"""One SQLite database: transactions, waits for the disk, and the log that it is written through."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
-import sys
-import threading
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
-from reverie.handles import Inode, connected, disconnected
-from reverie.lock import writing_process
+from reverie.connection import BUSY_S, Connection
+from reverie.errors import FileError
+from reverie.handles import Inode
 from reverie.log import is_base, mark_on, new_base
-from reverie.place import inode, log_bytes
-from reverie.process import watch
+from reverie.place import inode
 
 # Pages in the log before it is emptied into the file: fewer, larger waits for the disk.
 CHECKPOINT_PAGES = 4000
-AT_ONCE = 64  # rows that are fetched at a time: many wide ones would fill the memory
-BUSY_S = 10.0  # how long to wait for another program that holds the file locked
-
-# What sqlite3 raises; for a damaged file also what texts that are no UTF-8, and lengths beyond all bounds, come to.
-FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
-
-_DAMAGED = "wanted a whole file, got a damaged one; restore it from a copy made by save_as"
-_LOCKED = "wanted the file, got it locked by another program; close that, such as a sqlite3 shell"
-_UNKNOWN = "wanted SQLite to do as it was told, got an error of it that is unknown here"
-
-# SQLite's name of an error, or how it begins -> what was wanted and what came, and the remedy. The longest counts.
-MEANINGS = {
-    "SQLITE_FULL": "wanted room on the disk, got none; free some and try again, nothing was written",
-    "SQLITE_READONLY": "wanted to write, got a file that may only be read; "
-    "change its permissions, or open it with mode='r'",
-    "SQLITE_READONLY_ROLLBACK": "wanted a file at rest, got one that a killed program was changing; "
-    "open it once with mode='r+'",
-    "SQLITE_READONLY_RECOVERY": "wanted to read its log, got no permission to make an index of it; "
-    "change the permissions of the folder",
-    "SQLITE_READONLY_CANTINIT": "wanted to read its log, got no permission to make an index of it; "
-    "change the permissions of the folder",
-    "SQLITE_READONLY_DIRECTORY": "wanted to write, got a folder that may only be read; "
-    "change its permissions, or open it with mode='r'",
-    "SQLITE_READONLY_DBMOVED": "wanted the file that was opened, got none or another in its place; "
-    "keep what is in memory with save_as",
-    "SQLITE_PERM": "wanted to write, got no permission; change the permissions of the file and its folder",
-    "SQLITE_AUTH": "wanted to write, got no permission; change the permissions of the file and its folder",
-    "SQLITE_NOTADB": "wanted a replay file, got something else or a damaged one; restore it from a copy",
-    "SQLITE_CORRUPT": _DAMAGED,
-    "SQLITE_ERROR": "wanted the tables of a replay file, got others or damaged ones; "
-    "restore it from a copy made by save_as",
-    "SQLITE_CONSTRAINT": _DAMAGED,
-    "SQLITE_MISMATCH": _DAMAGED,
-    "SQLITE_FORMAT": _DAMAGED,
-    "SQLITE_NOTFOUND": _DAMAGED,
-    "SQLITE_EMPTY": _DAMAGED,
-    "SQLITE_RANGE": _DAMAGED,
-    "SQLITE_SCHEMA": "wanted tables that stay as they are, got another program changing them; "
-    "close that, such as a sqlite3 shell",
-    "SQLITE_BUSY": _LOCKED,
-    "SQLITE_LOCKED": _LOCKED,
-    "SQLITE_PROTOCOL": "wanted to lock the file, got locks that did not come; "
-    "close other programs that have it open, or put it on a local disk",
-    "SQLITE_CANTOPEN": "wanted to open the file and its log, got a refusal; "
-    "check that the folder exists and may be written to",
-    "SQLITE_IOERR": "wanted the disk to do as it was told, got a failure; check the disk and try again",
-    "SQLITE_IOERR_NOMEM": "wanted memory to read the file, got none; close something",
-    "SQLITE_IOERR_LOCK": "wanted to lock the file, got a file system without locks; put it on a local disk",
-    "SQLITE_IOERR_RDLOCK": "wanted to lock the file, got a file system without locks; put it on a local disk",
-    "SQLITE_IOERR_UNLOCK": "wanted to unlock the file, got a failure of the file system; put it on a local disk",
-    "SQLITE_IOERR_CHECKRESERVEDLOCK": "wanted to lock the file, got a file system without locks; "
-    "put it on a local disk",
-    "SQLITE_IOERR_SHMMAP": "wanted an index of the log in shared memory, got none; put the file on a local disk",
-    "SQLITE_IOERR_SHMLOCK": "wanted to lock the index of the log, got a file system without locks; "
-    "put the file on a local disk",
-    "SQLITE_IOERR_CORRUPTFS": "wanted a whole file system, got damage in it; repair it",
-    "SQLITE_NOMEM": "wanted memory to read the file, got none; close something",
-    "SQLITE_TOOBIG": "wanted a value that SQLite can hold, got one too large; seal smaller runs",
-    "SQLITE_NOLFS": "wanted a file system for large files, got one for small ones; put the file on another disk",
-    "SQLITE_INTERRUPT": "wanted an answer, got an interrupt; ask again",
-    "SQLITE_ABORT": "wanted an answer, got a transaction that was rolled back meanwhile; ask again",
-    "SQLITE_MISUSE": _UNKNOWN,
-    "SQLITE_INTERNAL": _UNKNOWN,
-}
 
 
-class Database:
-    """One connection, for all threads of one process, which take turns.
-
-    Args:
-        path: of the file, as the user knows it.
-        mode: "new" makes it, "r+" writes, "r" reads.
-        place: where the file lies, symbolic links resolved.
-
-    Raises:
-        FileError: it cannot be opened; so does every method on whatever goes wrong.
-        WrongProcess: it cannot be opened after this process was forked; or a fork uses what its parent opened to write.
-    """
+class Database(Connection):
+    """A connection whose file may be written, in transactions; arguments and errors are the connection's."""
 
     def __init__(self, path: Path, mode: str, place: Path) -> None:
-        if sys.byteorder != "little":  # values are written as they lie in memory
-            raise FileError(f"{path}: wanted a little-endian machine, got a big-endian one; use another")
-        self.path = path
-        self.place = place
-        self.mode = mode
-        self._name = os.fspath(place)
-        self._log = f"{place}-wal"
-        self._is_open = True
-        # Held while SQLite is at work, which a fork must not interrupt.
-        self._working: Any = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._inode = inode(self._name)
+        super().__init__(path, mode, place)
         self._log_inode: Inode | None = None
         self._unmarked = False  # whether the next transaction begins a log
         self._limit = self._most_bytes = 0  # of the log before it is emptied; 0: there is no log
-        self.found_log = log_bytes(place)  # before SQLite makes one
-        watch(self, self._working)
-        with self._working:
-            self._open()
-
-    def _open(self) -> None:
-        """Open the file, for this process."""
-        if self._inode in _unusable or None in _unusable:
-            raise WrongProcess(
-                f"{self.path}: wanted a file that no thread used at the moment of the fork, got one that was in use, "
-                f"of which SQLite's notes are wrong here; start this process with 'spawn', or fork at another moment"
-            )
-        # In a folder where nobody can write, SQLite could not make an index of the log.
-        still = self.mode == "r" and not os.access(self.place.parent, os.W_OK) and self.found_log is None
-        try:
-            self._connection = self._connect({"r+": "rw", "r": "ro", "new": "rwc"}[self.mode], still)
-        except sqlite3.Error as error:
-            raise self._error(error) from error
-        if self._inode is None:  # it was not there yet
-            self._inode = inode(self._name)
-        connected(self._inode)
-        self._count = weakref.finalize(self, disconnected, self._inode, os.getpid())
-        self._count.atexit = False
-        try:
-            self.do("PRAGMA cell_size_check = ON")
-            self.do(f"PRAGMA query_only = {int(self.mode == 'r')}")
-            self.do("PRAGMA trusted_schema = OFF")
-        except BaseException:
-            self._disconnect()
-            raise
-
-    def _connect(self, access: str, still: bool = False) -> sqlite3.Connection:
-        uri = f"{self.place.as_uri()}?mode={access}{'&immutable=1' if still else ''}"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
     def keep_log(self) -> None:
         """Write through a log that outlives a killed process, and is synced when it moves into the file."""
@@ -163,134 +38,6 @@ class Database:
         self._log_inode = inode(self._log)
         self._limit = self._most_bytes = CHECKPOINT_PAGES * int(self.one("PRAGMA page_size"))
         self._unmarked = True  # what a killed process left may have a mark, and may be no valid log at all
-
-    def close(self) -> None:
-        """Move the log into the file and close. Closing twice is fine."""
-        with self._working:
-            if not self._is_open:
-                return
-            if self._connection is None:  # a fork has none, and leaves what is there to its parent
-                self._is_open = False
-                return
-            if self.mode == "r+":
-                with suppress(*FAILURES):
-                    self.roll_back()
-                    self._connection.execute("PRAGMA busy_timeout = 0")
-                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._disconnect()
-            self._clear_away()
-
-    def _disconnect(self) -> None:
-        assert self._connection is not None
-        self._connection.close()
-        self._count()
-        self._is_open = False
-
-    def _clear_away(self) -> None:
-        """Remove an empty log and its index, which a reader may have made, if nobody uses them any more."""
-        if self.mode != "r" or log_bytes(self.place) != 0 or inode(self._name) != self._inode:
-            return
-        # A writer whose process has read its own file has lost SQLite's locks; it has its own still.
-        if writing_process(self.place) is not None:
-            return
-        if not (os.access(self._name, os.W_OK) and os.access(self.place.parent, os.W_OK)):
-            return
-        with suppress(*FAILURES):
-            last = self._connect("rw")
-            try:
-                last.execute("PRAGMA schema_version").fetchall()
-            finally:
-                last.close()  # SQLite removes both if this is the last connection
-
-    # --- forks -----------------------------------------------------------------------------------------
-
-    def _guard(self, lock: Any) -> None:
-        self._working = lock
-
-    def _forked(self, at_rest: bool) -> None:
-        """Let go of the parent's connection, so that SQLite forgets what it notes of the file.
-
-        SQLite notes for each process which locks it has on a file, and a fork inherits the notes but not the locks:
-        it would read, unprotected, a log that the parent has long since removed.
-        """
-        if not self._is_open or self._connection is None:
-            return
-        connection, self._connection = self._connection, None
-        if not at_rest:
-            # A thread that is not here has the lock, and perhaps one of SQLite's own.
-            self._working = threading.RLock()
-            _unusable.add(None)
-        elif inode(self._name) != self._inode or (self.mode != "r" and connection.in_transaction):
-            # To end a transaction would write into what is shared with the parent.
-            _unusable.add(self._inode)
-        else:
-            with suppress(*FAILURES):
-                self._abandon(connection)
-                return
-            _unusable.add(self._inode)
-        _left.append(connection)  # to collect it would close it
-
-    def _abandon(self, connection: sqlite3.Connection) -> None:
-        """Close a connection without a write to the file: the last one to close would move the log into it."""
-        last = None if self.mode == "r" else self._connect("ro")
-        if last is not None:  # it may not write, and takes part from its first read on
-            last.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        connection.close()
-        if last is not None:
-            last.close()
-
-    def _here(self) -> sqlite3.Connection:
-        """Return this process's connection: a fork may not use its parent's, and opens one of its own to read."""
-        if self._connection is None:
-            if self.mode != "r":
-                raise WrongProcess(
-                    f"{self.path}: wanted the process that opened it to write, got a fork of it; "
-                    f"open it there with reverie.open(path, mode='r')"
-                )
-            if inode(self._name) != self._inode:
-                raise FileError(
-                    f"{self.path}: wanted the file that was open at the fork, got none or another in its place; "
-                    f"open that with reverie.open"
-                )
-            self._open()
-        assert self._connection is not None
-        return self._connection
-
-    # --- statements ------------------------------------------------------------------------------------
-
-    def do(self, sql: str, values: Sequence[Any] = ()) -> None:
-        """Run a statement."""
-        try:
-            with self._working:
-                self._here().execute(sql, values)
-        except FAILURES as error:
-            raise self._error(error) from error
-
-    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Return all rows of a query."""
-        try:
-            with self._working:
-                return self._here().execute(sql, values).fetchall()
-        except FAILURES as error:
-            raise self._error(error) from error
-
-    def each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
-        """Yield the rows of a query one by one."""
-        try:
-            with self._working:
-                found = self._here().execute(sql, values)
-            while True:
-                with self._working:
-                    some = found.fetchmany(AT_ONCE)
-                if not some:
-                    return
-                yield from some
-        except FAILURES as error:
-            raise self._error(error) from error
-
-    def one(self, sql: str) -> Any:
-        """Return the only value of a query."""
-        return self.rows(sql)[0][0]
 
     # --- transactions ----------------------------------------------------------------------------------
 
@@ -309,7 +56,7 @@ class Database:
     def begin(self) -> None:
         """Read all that follows of one moment, whatever a writer does meanwhile, until `roll_back`."""
         self.do("BEGIN")
-        self.one("SELECT count(*) FROM meta")  # the moment is that of the first read
+        self.rows("SELECT 1 FROM meta LIMIT 1")  # the moment is that of the first read
         file, log = inode(self._name), inode(self._log)
         if self._log_inode is None:  # SQLite has it open since that read
             self._log_inode = log
@@ -379,13 +126,6 @@ class Database:
             self.do(f"PRAGMA schema_version = {mark}")
         self._unmarked = False
 
-    def roll_back(self) -> None:
-        """Leave a transaction without a trace, if there is one."""
-        with suppress(*FAILURES):  # noqa: SIM117  # in one line, an interrupt could come between the two
-            with self._working:
-                if self._connection is not None and self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-
     # --- what there is ---------------------------------------------------------------------------------
 
     @property
@@ -401,7 +141,7 @@ class Database:
 
     def integrity(self) -> list[str]:
         """Return what SQLite finds wrong with its own structures."""
-        return [text for (text,) in self.rows("PRAGMA integrity_check") if text != "ok"]
+        return [text for (text,) in self.each("PRAGMA integrity_check") if text != "ok"]
 
     @property
     def is_astray(self) -> bool:
@@ -434,28 +174,3 @@ class Database:
             self._shorten(log.st_size)
         if self._unmarked:
             self._mark()
-
-    def damaged(self, what: str) -> FileError:
-        """Return the error for content that cannot be."""
-        return FileError(
-            f"{self.path}: wanted a whole file, got a damaged one: {what}; restore it from a copy made by save_as"
-        )
-
-    def _error(self, error: Exception) -> ReplayError:
-        if isinstance(error, (OverflowError, UnicodeError)):
-            return self.damaged(str(error))
-        if isinstance(error, MemoryError):
-            return FileError(f"{self.path}: {MEANINGS['SQLITE_NOMEM']}")
-        name = getattr(error, "sqlite_errorname", None)
-        if name is None and isinstance(error, sqlite3.ProgrammingError) and not self._is_open:
-            return BufferClosed("wanted an open buffer, got one that was closed meanwhile; close it later")
-        known = max((prefix for prefix in MEANINGS if (name or "").startswith(prefix)), key=len, default=None)
-        if known is None or MEANINGS[known] == _UNKNOWN:
-            code = getattr(error, "sqlite_errorcode", type(error).__name__)
-            return FileError(f"{self.path}: {_UNKNOWN} ({name or 'no name'}, {code}: {error}); report it")
-        return FileError(f"{self.path}: {MEANINGS[known]} ({error})")
-
-
-# What a fork must not open, by device and inode, since SQLite's notes of it are wrong here; None stands for every file.
-_unusable: set[Inode | None] = set()
-_left: list[sqlite3.Connection] = []  # the parent's connections that a fork could not let go of

@@ -13,6 +13,7 @@ from reverie.lengths import LengthTable
 Ints = npt.NDArray[np.int64]
 
 RUNNING, TERMINATED, TRUNCATED, CUT = 0, 1, 2, 4  # how an episode ended; the first two may come together
+ENDS = range(CUT + 1)  # terminated and truncated at once included
 NO_ROW = -1
 NO_FINAL = -1
 NEVER = np.iinfo(np.int64).max

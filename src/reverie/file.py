@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
+from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums
 from reverie.database import Database
 from reverie.errors import FileError, FileTaken
 from reverie.lock import WriterLock, put_in_place, writing_process
 from reverie.log import is_foreign
+from reverie.named import named_arrays, named_value, put_named_arrays, put_named_value
 from reverie.place import discard, existing, sync_folder, vacant
 from reverie.runs import RUN
+from reverie.schema import check_names, is_schema, schema_of, sql_names
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
 FORMAT = 1
@@ -72,21 +73,7 @@ class ReplayFile:
         self._quoted = dict(zip(self.columns, quoted, strict=True))
         finals = sql_names([f"final_{name}" for name in obs])
         self._all_values, self._all_finals = ", ".join(quoted), ", ".join(finals)
-        values = ", ".join(f"{name} BLOB NOT NULL" for name in quoted)
-        ends = ", ".join(f"{name} BLOB" for name in finals)
-        self.schema = [
-            "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
-            "CREATE TABLE arrays (name TEXT PRIMARY KEY, form TEXT NOT NULL, checksum INTEGER NOT NULL,"
-            " data BLOB NOT NULL)",
-            "CREATE TABLE runs (number INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first INTEGER NOT NULL,"
-            f" steps INTEGER NOT NULL, checksums BLOB NOT NULL, {values})",
-            "CREATE TABLE steps (number INTEGER PRIMARY KEY, stream INTEGER NOT NULL, id INTEGER NOT NULL,"
-            f" ended INTEGER NOT NULL, checksums BLOB NOT NULL, {values}, {ends})",
-            "CREATE TABLE episodes (number INTEGER PRIMARY KEY, stream INTEGER NOT NULL,"
-            " ordinal INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,"
-            f" ended INTEGER NOT NULL, total REAL NOT NULL, checksums BLOB NOT NULL, {ends})",
-            "CREATE UNIQUE INDEX episodes_of_stream ON episodes (stream, ordinal)",
-        ]
+        self.schema = schema_of(columns, obs)
         self._put_run = _insert("runs", 5 + len(quoted))
         self._put_step = _insert("steps", 5 + len(quoted) + len(finals))
         self._put_episode = _insert("episodes", 8 + len(finals))
@@ -179,13 +166,17 @@ class ReplayFile:
                     f"{path}: wanted format version {FORMAT}, got {version}; "
                     f"open it with the version of reverie that wrote it, or a newer one"
                 )
+            # Not a row is read of what may be a view without an end, nor a name used in SQL that is none.
+            found = db.rows("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid LIMIT 20")
+            bare = cls(db, ["reward"], ["obs"])
+            known = is_schema(found, bare.schema[:2])
+            with db.reading():
+                names = check_names(bare.meta("columns"), bare.meta("obs_columns")) if known else None
+            file = bare if names is None else cls(db, *names)
+            if not is_schema(found, file.schema):
+                raise db.damaged("its tables are not those of a replay file")
             if db.mode == "r+":
                 db.keep_log()
-            bare = cls(db, ["reward"], ["obs"])
-            file = cls(db, bare.meta("columns"), bare.meta("obs_columns"))
-            found = db.rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
-            if [sql for (sql,) in found] != file.schema:
-                raise db.damaged("its tables are not those of a replay file")
         except BaseException:
             db.close()
             raise
@@ -207,44 +198,31 @@ class ReplayFile:
         discard(self.db.place)
         self.close()
 
-    # --- named values ----------------------------------------------------------------------------------
+    # --- named values and arrays -----------------------------------------------------------------------
 
     def meta(self, name: str, default: Any = None) -> Any:
         """Return a named JSON value, or `default` if that is given and there is none."""
-        for value, checksum in self.db.rows("SELECT value, checksum FROM meta WHERE name = ?", (name,)):
-            if type(value) is not str or text_checksum(name, value) != checksum:
-                raise self.db.damaged(f"the checksum of meta {name!r} is wrong")
-            return json.loads(value)
-        if default is None:
-            raise self.db.damaged(f"meta {name!r} is missing")
-        return default
+        return named_value(self.db, name, default)
+
+    def put_meta(self, name: str, value: Any) -> None:
+        """Set a named JSON value.
+
+        Raises:
+            BadSetting: it is too long to be read again.
+        """
+        put_named_value(self.db, name, value)
 
     def names(self) -> list[str]:
         """Return the names of all JSON values."""
-        return [name for (name,) in self.db.rows("SELECT name FROM meta ORDER BY name")]
-
-    def put_meta(self, name: str, value: Any) -> None:
-        """Set a named JSON value."""
-        text = json.dumps(value)
-        self.db.do("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, text_checksum(name, text)))
+        return [name for (name,) in self.db.each("SELECT name FROM meta ORDER BY name")]
 
     def arrays(self) -> dict[str, tuple[str, bytes]]:
         """Return all named arrays: for each its dtype and shape as a text, and its packed bytes."""
-        found = {}
-        for name, form, checksum, data in self.db.rows("SELECT name, form, checksum, data FROM arrays"):
-            if (type(name), type(form), type(data)) != (str, str, bytes):
-                raise self.db.damaged("an array has lost its name")
-            if array_checksum(name, form, data) != checksum:
-                raise self.db.damaged(f"the checksum of array {name!r} is wrong")
-            found[name] = form, data
-        return found
+        return named_arrays(self.db)
 
     def put_arrays(self, arrays: Mapping[str, tuple[str, bytes]]) -> None:
         """Replace all named arrays."""
-        self.db.do("DELETE FROM arrays")
-        for name, (form, data) in arrays.items():
-            checksum = array_checksum(name, form, data)
-            self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", (name, form, checksum, data))
+        put_named_arrays(self.db, arrays)
 
     # --- runs ------------------------------------------------------------------------------------------
 
@@ -260,7 +238,9 @@ class ReplayFile:
     def runs(self) -> list[tuple[Run, bytes]]:
         """Return the numbers of all runs, in order, and their checksums."""
         found = []
-        for row in self.db.each("SELECT number, stream, first, steps, checksums FROM runs ORDER BY number"):
+        for row in self._ascending(
+            "SELECT number, stream, first, steps, checksums FROM runs ORDER BY number"
+        ):
             self._check("run", RUN_FORM, row[:4], row[4])
             found.append((Run(*row[:4]), row[4]))
         return found
@@ -269,13 +249,14 @@ class ReplayFile:
         """Return a run with all its columns."""
         row = self._row_of_run(number, self._all_values)
         run, crcs, blobs = Run(*row[:4]), row[4], row[5:]
-        self._check("run", RUN_FORM, run, crcs, dict(enumerate(blobs)))
+        self._check("run", RUN_FORM, run, crcs, dict(enumerate(blobs)), len(blobs))
         return run, dict(zip(self.columns, blobs, strict=True))
 
     def chunk(self, name: str, number: int) -> bytes:
         """Return one column of a run."""
         *numbers, crcs, packed = self._row_of_run(number, self._quoted[name])
-        self._check("run", RUN_FORM, numbers, crcs, {self.columns.index(name): packed})
+        place = self.columns.index(name)
+        self._check("run", RUN_FORM, numbers, crcs, {place: packed}, place + 1)
         return bytes(packed)
 
     def drop_run(self, number: int) -> None:
@@ -306,13 +287,16 @@ class ReplayFile:
         """Return the rows of newest steps by stream and id, those that a sealed run holds by now included."""
         found = []
         sql = (f"SELECT number, stream, id, ended, checksums, {self._all_values}, {self._all_finals} FROM steps"
-               " ORDER BY stream, id")  # fmt: skip
-        for row in self.db.each(sql):
+               " ORDER BY number")  # fmt: skip
+        for row in self._ascending(sql):
             (number, stream, step, ended), crcs, blobs = row[:4], row[4], row[5:]
-            self._check("step", STEP_FORM, (number, stream, step, ended), crcs, dict(enumerate(blobs)))
+            self._check("step", STEP_FORM, (number, stream, step, ended), crcs, dict(enumerate(blobs)),
+                        len(self.columns))  # fmt: skip
+            if number != stream * RUN + step % RUN:
+                raise self.db.damaged(f"step {step} of stream {stream} lies where it cannot")
             values = dict(zip(self.columns, blobs, strict=False))
             found.append(StepRow(stream, step, ended, values, self._final(blobs[len(self.columns) :])))
-        return found
+        return sorted(found, key=lambda row: row[:2])
 
     def drop_steps(self, stream: int) -> None:
         """Forget the newest steps of a stream."""
@@ -320,8 +304,8 @@ class ReplayFile:
 
     def stops(self) -> tuple[dict[int, int], dict[int, int]]:
         """Return one past the last id of each stream's runs, and of its newest steps, where there are any."""
-        runs = self.db.rows("SELECT stream, max(first + steps) FROM runs GROUP BY stream")
-        steps = self.db.rows("SELECT stream, max(id) + 1 FROM steps GROUP BY stream")
+        runs = self.db.each("SELECT stream, max(first + steps) FROM runs GROUP BY stream")
+        steps = self.db.each("SELECT stream, max(id) + 1 FROM steps GROUP BY stream")
         return dict(runs), dict(steps)
 
     # --- episodes --------------------------------------------------------------------------------------
@@ -336,7 +320,7 @@ class ReplayFile:
         found = []
         sql = ("SELECT number, stream, ordinal, start, stop, ended, total, checksums,"
                f" {self._all_finals} FROM episodes ORDER BY number")  # fmt: skip
-        for row in self.db.each(sql):
+        for row in self._ascending(sql):
             self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
             found.append(EpisodeRow._make((*row[:7], self._final(row[8:]))))
         return found
@@ -371,11 +355,25 @@ class ReplayFile:
     def _final(self, blobs: Sequence[bytes | None]) -> Blobs | None:
         return None if None in blobs else dict(zip(self.obs_columns, blobs, strict=True))  # type: ignore[arg-type]
 
+    def _ascending(self, sql: str) -> Iterator[Any]:
+        """Yield the rows of a table, which come in the order of the number that they begin with."""
+        last = -1
+        for row in self.db.each(sql):
+            if type(row[0]) is not int or row[0] <= last:
+                raise self.db.damaged(f"row {row[0]} follows row {last}")
+            last = row[0]
+            yield row
+
     def _check(self, kind: str, form: str, numbers: Sequence[float], crcs: Any,
-               blobs: Mapping[int, bytes | None] | None = None) -> None:  # fmt: skip
-        """Refuse a row unless its numbers, and the blobs at these places of it, are as they were put."""
+               blobs: Mapping[int, bytes | None] | None = None, values: int = 0) -> None:  # fmt: skip
+        """Refuse a row unless its numbers, and the blobs at these places of it, are as they were put.
+
+        The blobs before the place `values` cannot be NULL.
+        """
         places = [0, *[1 + place for place in blobs or ()]]
         try:
+            if blobs and any(blob is None and place < values for place, blob in blobs.items()):
+                raise TypeError("NULL")
             wanted = checksums(form, numbers, (blobs or {}).values())
             got = b"".join(crcs[4 * place : 4 * place + 4] for place in places)
         except (struct.error, TypeError) as error:
@@ -392,17 +390,3 @@ def _has_foreign_log(place: Path, is_alone: bool) -> bool:
 
 def _insert(table: str, columns: int) -> str:
     return f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})"
-
-
-def sql_names(names: Sequence[str]) -> list[str]:
-    """Return SQL names for flat names: themselves, with a number where SQLite, blind to case, would mix them up."""
-    seen: set[str] = set()
-    quoted = []
-    for name in names:
-        unique, count = name, 1
-        while unique.lower() in seen:
-            count += 1
-            unique = f"{name}~{count}"
-        seen.add(unique.lower())
-        quoted.append(f'"{unique}"')
-    return quoted

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from reverie.episodes import NO_FINAL, RUNNING
 from reverie.errors import BadSetting, FileError
 from reverie.history import ENDED_NAMES
+from reverie.printable import printable
 from reverie.spec import Column
 from reverie.view import View, viewing
 
@@ -26,6 +27,8 @@ LEAST_WIDTH = 150  # so that captions fit
 CAPTION = 40  # height of the two lines below a frame
 GAP, TITLE = 8, 36
 MOST_TILES, MOST_FRAMES = 60, 1_000  # of a PNG, of a GIF: then steps are left out, evenly
+MOST_SIDE, MOST_PIXELS = 8_192, 4_000_000  # of a frame
+GIF_PIXELS, PNG_PIXELS = 36_000_000, 12_000_000  # of all frames together; then steps are left out, too
 END_MS = 1_500  # how long a GIF shows the last frame
 INK, FAINT, PAPER = (20, 20, 20), (225, 225, 225), (255, 255, 255)
 GAIN, LOSS, END = (30, 120, 50), (180, 40, 40), (40, 70, 150)  # below frames with a reward, and the last one
@@ -72,13 +75,16 @@ def film(path: Path, number: int, out: Path, column: str | None = None, every: i
     with viewing(path) as view:
         row = _row_of(view, number)
         chosen = _image_column(view, column)
+        pixels = _pixels(chosen)
         steps = view.index.stop.item(row) - view.index.start.item(row)
         if every is None:
-            every = math.ceil(steps / (MOST_FRAMES if animated else MOST_TILES))
+            most, room = (MOST_FRAMES, GIF_PIXELS) if animated else (MOST_TILES, PNG_PIXELS)
+            every = math.ceil(steps / min(most, room // pixels))
         title = _title(view, row, number)
-        shots = list(_shots(view, row, chosen, every))
+        with view.file.db.reading():
+            shots = list(_shots(view, row, chosen, every))
     try:
-        (_animate if animated else _lay_out)(out, shots, f"{path.name}: {title}", fps)
+        (_animate if animated else _lay_out)(out, shots, printable(f"{path.name}: {title}"), fps)
     except OSError as error:
         raise FileError(
             f"{out}: wanted to write a picture, got {error.strerror or error}; choose another place"
@@ -93,7 +99,9 @@ def _row_of(view: View, number: int) -> int:
     rows = index.live_rows()
     orders = index.order[rows].tolist()
     if not orders:
-        raise BadSetting(f"episode: wanted one of a file that holds episodes, got {number} of an empty one")
+        raise BadSetting(
+            f"episode: wanted one of a file that holds episodes, got {number} of an empty one; record some first"
+        )
     if number not in orders:
         raise BadSetting(
             f"episode: wanted one of the {len(orders):,} that are live, numbered {orders[0]} to {orders[-1]}, "
@@ -127,6 +135,18 @@ def _image_column(view: View, wanted: str | None) -> Column:
     if wanted not in names:
         raise BadSetting(f"column: wanted one of {names}, got {wanted!r}; the file has {told}")
     return images[names.index(wanted)]
+
+
+def _pixels(column: Column) -> int:
+    """Return the pixels of a frame; refuse those too large for a picture."""
+    shape = column.field.shape
+    height, width = shape[1:] if len(shape) == 3 and shape[0] in (1, 3) else shape[:2]
+    if max(height, width) > MOST_SIDE or height * width > MOST_PIXELS:
+        raise BadSetting(
+            f"column: wanted frames of at most {MOST_PIXELS:,} pixels and {MOST_SIDE:,} to a side, got {shape}; "
+            f"choose another with --column"
+        )
+    return height * width
 
 
 def _is_image(column: Column) -> bool:

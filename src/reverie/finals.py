@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.codec import Codec
+from reverie.codec import Codec, unreadable
 from reverie.spec import Column
 
 Array = npt.NDArray[Any]
@@ -97,7 +97,10 @@ class PackedFinals:
         field = self._fields[name]
         rows = np.empty((len(places), *field.shape), field.dtype)
         for row, place in enumerate(places.tolist()):
-            rows[row] = self._codec.unpack(self._at(place, name), field.shape, field.dtype)
+            try:
+                rows[row] = self._codec.unpack(self._at(place, name), field.shape, field.dtype)
+            except ValueError as error:
+                raise unreadable(f"final observation, column {name!r}", error) from error
         return rows
 
     def _at(self, place: int, name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from itertools import pairwise
@@ -11,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.codec import Codec
-from reverie.episodes import NO_FINAL, RUNNING, EpisodeIndex, Ints
+from reverie.door import REWARD
+from reverie.episodes import ENDS, NO_FINAL, RUNNING, EpisodeIndex, Ints
 from reverie.file import Blobs, EpisodeRow, ReplayFile, Run, StepRow
-from reverie.mending import Listed, Places, places, rebuild
+from reverie.limits import MOST_ID, integers
+from reverie.mending import Listed, Places, check_places, places, rebuild
 from reverie.parallel import Helpers
 from reverie.ring import Ring
 from reverie.runs import Runs
@@ -55,17 +58,18 @@ class Loader:
         Raises:
             FileError: the file is damaged.
         """
-        try:
+        with self._file.db.reading():
+            if self._rows is not None:
+                check_places(self._rows, self.index)
             self._load(self._rows)
             self._rows = places(self.index)
-        except (ValueError, TypeError, LookupError, OverflowError) as error:
-            raise self._file.db.damaged(str(error)) from error
 
     def _load(self, before: Places | None) -> None:
         index, file = self.index, self._file
         runs = file.runs()
         steps = file.steps()
         episodes = file.episodes()
+        check_numbers(index.streams, [run for run, _ in runs], steps, episodes)
         head, tail = np.zeros(index.streams, np.int64), np.zeros(index.streams, np.int64)
         newest: list[StepRow] = []
         sealed = np.zeros(index.streams, np.int64)
@@ -83,14 +87,19 @@ class Loader:
         for stream in range(index.streams):
             mine = sorted(of_stream[stream], key=lambda one: one[0].first)
             sealed[stream] = mine[-1][0].first + mine[-1][0].steps if mine else 0
-            rows = [row for row in steps_of[stream] if row.id >= sealed[stream]]
-            if [row.id for row in rows] != list(range(sealed.item(stream), sealed.item(stream) + len(rows))):
+            stop = sealed.item(stream)
+            rows = [row for row in steps_of[stream] if row.id >= stop]
+            # They are those of one run: it is sealed when the next one begins.
+            most = self._runs.rows(self._runs.of_id(stream, stop)[0])
+            if [row.id for row in rows] != list(range(stop, stop + len(rows))) or len(rows) > most:
                 raise file.db.damaged(f"a newest step of stream {stream} is missing")
             newest += rows
             head[stream] = sealed[stream] + len(rows)
             oldest = mine[0][0].first if mine else 0
             tail[stream] = max(head.item(stream) - index.capacity, oldest)
             mine = [one for one in mine if one[0].first + one[0].steps > tail[stream]]
+            if mine and mine[0][0].first > tail[stream]:
+                raise file.db.damaged(f"the oldest run of stream {stream} is missing")
             for one, after in pairwise(mine):
                 if one[0].first + one[0].steps != after[0].first:
                     raise file.db.damaged(f"a run of stream {stream} is missing")
@@ -106,7 +115,7 @@ class Loader:
         ends = self._file.meta("ends", [])
         if ends:
             clean = self._file.meta("clean")
-            tails, heads = np.array(ends[0], np.int64), np.array(ends[1], np.int64)
+            tails, heads = (np.array(integers(one, len(head), MOST_ID), np.int64) for one in ends)
             # An interrupted add may have let a step go in memory alone: a tail may be older here, never newer.
             if (head < heads).any() or (clean and ((head != heads) | (tail > tails)).any()):
                 raise self._file.db.damaged("its first or last steps are missing")
@@ -171,7 +180,9 @@ class Loader:
             if place < 0 or mine[place].stop < row.id or mine[place].ended != RUNNING:
                 raise self._file.db.damaged(f"step {row.id} of stream {row.stream} belongs to no episode")
             last = mine[place]
-            reward = float(np.frombuffer(row.values["reward"], np.float32, offset=1)[0])
+            reward = float(self._codec.unpack(row.values["reward"], REWARD.shape, REWARD.dtype))
+            if not math.isfinite(reward):
+                raise self._file.db.damaged(f"the reward of step {row.id} of stream {row.stream} is {reward}")
             mine[place] = last._replace(
                 stop=row.id + 1, total=last.total + reward, ended=row.ended, final=row.final
             )
@@ -215,3 +226,24 @@ class Loader:
             number = episode.number if episode.number in filed else None
             self._final_places[episode.number] = self._finals.load(number, episode.final, self._codec)
         return self._final_places[episode.number]
+
+
+def check_numbers(
+    streams: int, runs: Sequence[Run], steps: Sequence[StepRow], episodes: Sequence[EpisodeRow]
+) -> None:
+    """Refuse rows with numbers that no buffer of so many streams has, before anything is computed from them.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for run in runs:
+        if not (0 <= run.stream < streams and 0 <= run.first < MOST_ID):
+            raise ValueError(f"run {run.number} cannot be")
+    for row in steps:
+        if not (0 <= row.stream < streams and 0 <= row.id < MOST_ID and row.ended in ENDS):
+            raise ValueError(f"step {row.id} of stream {row.stream} cannot be")
+    for one in episodes:
+        placed = 0 <= one.stream < streams and 0 <= one.start <= one.stop < MOST_ID
+        counted = 0 <= one.number < MOST_ID and 0 <= one.ordinal < MOST_ID
+        if not (placed and counted and one.ended in ENDS and math.isfinite(one.total)):
+            raise ValueError(f"episode {one.number} cannot be")

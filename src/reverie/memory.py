@@ -43,9 +43,10 @@ watch(_noting)
 def available_bytes() -> int | None:
     """Return the bytes this process could still take now, or None where the system does not tell.
 
-    The smallest of: what the kernel calls available, and what the control group's limit leaves.
+    The smallest of: what the kernel calls available, what the control group's limit leaves, and what `ulimit -v` does.
     """
-    limits = [left for left in (_meminfo("MemAvailable:"), _physical_bytes()) if left is not None]
+    told = (_meminfo("MemAvailable:"), _physical_bytes(), _address_space())
+    limits = [left for left in told if left is not None]
     for folder in _CGROUPS:
         limit, used = _number(folder["limit"]), _number(folder["used"])
         if limit is not None and used is not None:
@@ -73,6 +74,22 @@ def _number(path: str) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None  # "max" means no limit
+
+
+def _address_space() -> int | None:
+    """Bytes that this process may still map, if there is a limit."""
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - Windows
+        return None
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return None
+    return max(most - used, 0)
 
 
 def _inactive_file(path: str) -> int:

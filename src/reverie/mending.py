@@ -47,6 +47,29 @@ def places(index: EpisodeIndex) -> Places:
     return Places(index.stream[rows], index.ordinal[rows], rows, np.array(index._free_rows, np.int64))
 
 
+def most_rows(streams: int, capacity: int) -> int:
+    """Return how many rows the episode table of an index may come to have: it doubles when all have a live episode."""
+    return max(64, 2 * streams * (capacity + 1))
+
+
+def check_places(before: Places, index: EpisodeIndex) -> None:
+    """Refuse places that are not those of some index of this size.
+
+    Raises:
+        ValueError: they are not.
+    """
+    most = most_rows(index.streams, index.capacity)
+    for one in before:
+        if one.dtype != np.int64 or one.ndim != 1 or len(one) > most:
+            raise ValueError("its rows of episodes are no such arrays")
+    size = len(before.row) + len(before.free)
+    if not len(before.stream) == len(before.ordinal) == len(before.row) or size > most:
+        raise ValueError("its rows of episodes are too many, or not as many as its episodes")
+    rows = np.concatenate([before.row, before.free])
+    if size and (rows.min() < 0 or rows.max() >= size or len(np.unique(rows)) < size):
+        raise ValueError("its rows of episodes are no rows")
+
+
 def rebuild(
     index: EpisodeIndex, head: Ints, tail: Ints, episodes: Listed, before: Places | None = None
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reverie.buffer import ReplayBuffer
 from reverie.door import seed_number
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, TooLarge
 from reverie.file import ReplayFile
 from reverie.stores import check_residency
 
@@ -59,6 +59,14 @@ def open(path: str | os.PathLike[str], residency: str | None = None, mode: str =
         if mode == "r":
             buffer._again = open, (Path(path).absolute(), residency, "r")
         return buffer
+    except MemoryError as error:
+        file.close()
+        if isinstance(error, TooLarge):
+            raise
+        raise TooLarge(
+            f"{path}: wanted memory for what it holds, got none; open it with residency='packed' or 'disk', or close "
+            f"something"
+        ) from error
     except BaseException:
         file.close()
         raise

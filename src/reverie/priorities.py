@@ -12,10 +12,14 @@ from reverie.door import number
 from reverie.draws import Proposal, Sampler, State, by_episode, try_then_count, uniform_between
 from reverie.episodes import EpisodeIndex, Ints
 from reverie.errors import BadSetting
+from reverie.kept import kept, kept_array, kept_number, unfit
+from reverie.limits import MOST_ID
 from reverie.weights import EpisodeWeights, StepWeights, Undo
 from reverie.windows import Anchors, Drawn
 
 Floats = npt.NDArray[np.float64]
+
+MOST_PRIORITY = 1e40  # what `update_priorities` takes is a float32
 
 
 class Prioritized(Sampler):
@@ -102,9 +106,15 @@ class Prioritized(Sampler):
         return {"highest": self._highest, "steps": self._loaded or self._steps.save()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        self._highest = float(state["highest"])
-        self._loaded = dict(state["steps"])
+        """Take back what `save` returned; priorities are looked at when it draws.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        state = kept(state, "highest", "steps")
+        steps = state["steps"] and kept(state["steps"], "weights", "barred", "seen", "kind")
+        self._highest = kept_number("highest priority", state["highest"], 0.0, MOST_PRIORITY)
+        self._loaded = dict(steps)
         self._steps = StepWeights()
 
 
@@ -151,12 +161,17 @@ class VisitBalanced(Sampler):
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors and count them as drawn."""
         if self._loaded:
-            kept, self._loaded = self._loaded, {}
-            self._visits = np.array(kept["visits"], np.int64)
+            index, state = anchors.index, self._loaded
             if self.by == "step":
-                self._steps.load(kept["steps"], anchors.index)
+                size = index.streams * index.capacity
+                visits = kept_array("visits", state["visits"], np.int64, (size,), 0, MOST_ID)
+                self._steps.load(state["steps"], index)
             else:
-                self._episodes.load(kept["episodes"], anchors.index)
+                visits = kept_array("visits", state["visits"], np.int64, (None,), 0, MOST_ID)
+                if len(visits) > len(index.start):
+                    raise unfit("visits", f"at most {len(index.start)}", f"{len(visits)}")
+                self._episodes.load(state["episodes"], index)
+            self._visits, self._loaded = visits, {}
         draw = self._draw_steps if self.by == "step" else self._draw_episodes
         return draw(anchors, rng, count)
 
@@ -212,6 +227,10 @@ class VisitBalanced(Sampler):
         return {"visits": self._visits.copy(), "steps": self._steps.save(), "episodes": self._episodes.save()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        self._loaded = dict(state)
+        """Take back what `save` returned; counts are looked at when it draws.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        self._loaded = dict(state and kept(state, "visits", "steps", "episodes"))
         self._steps, self._episodes, self._visits = StepWeights(), EpisodeWeights(), np.zeros(0, np.int64)

@@ -9,7 +9,10 @@ import numpy as np
 
 from reverie.draws import Sampler, State, Uniform, check_sampler, serve
 from reverie.episodes import RUNNING, EpisodeIndex, Ints
+from reverie.kept import kept, kept_array, kept_integer, unfit
+from reverie.limits import MOST_ID
 from reverie.process import watch
+from reverie.values import MOST
 from reverie.windows import BOUNDARIES, Anchors, CrossWindows, Drawn
 
 
@@ -50,6 +53,8 @@ class Fresh(Sampler):
         index = self._index = serve(self._index, anchors.index)
         if self._cursor is None:
             self._cursor = np.zeros((2, index.streams), np.int64)
+        if self._cursor.shape[1] != index.streams:
+            raise unfit("cursor", f"{index.streams} streams", f"{self._cursor.shape[1]}")
         # A cursor beyond its head belongs to data that was replaced.
         ids = self._cursor[0]
         self._cursor[0] = np.where(ids > index.head, index.tail, np.maximum(ids, index.tail))
@@ -131,11 +136,17 @@ class Fresh(Sampler):
         return {"cursor": cursor, "turn": self._turn, "fallback": self.fallback.save()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        self._index = None
-        self._cursor = None if state["cursor"] is None else np.array(state["cursor"], np.int64)
-        self._turn = int(state["turn"])
+        """Take back what `save` returned.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        state = kept(state, "cursor", "turn", "fallback")
+        cursor, turn = state["cursor"], kept_integer("turn", state["turn"], 0, MOST)
+        if cursor is not None:
+            cursor = kept_array("cursor", cursor, np.int64, (2, None), 0, MOST_ID)
         self.fallback.load(state["fallback"])
+        self._index, self._cursor, self._turn = None, cursor, turn
 
 
 class Shuffled(Sampler):
@@ -153,7 +164,7 @@ class Shuffled(Sampler):
         self.tiles = bool(tiles)
         self._index: EpisodeIndex | None = None
         self._epoch: State = {}  # what `save` returns
-        self._order = np.zeros(0, np.int64)  # a permutation of the epoch's anchors
+        self._order = np.zeros(0, np.int64)  # a permutation of the epoch's anchors; none yet after `load`
         self._ends = np.zeros(0, np.int64)  # of each episode's anchors in the epoch
         self._marked: tuple[Any, ...] = None, {}, self._order, self._ends
 
@@ -172,6 +183,8 @@ class Shuffled(Sampler):
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return the next `count` anchors in line."""
         self._index = serve(self._index, anchors.index)
+        if self._epoch and not len(self._order):
+            self._resume(anchors.index)
         rows, ids = [], []
         missing, begun = count, 0
         while missing:
@@ -228,13 +241,34 @@ class Shuffled(Sampler):
         return dict(self._epoch)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        self._index = None
-        self._epoch = dict(state)
-        if self._epoch:
-            for name in ("stream", "first", "counts"):
-                self._epoch[name] = np.array(self._epoch[name], np.int64)
-            self._permute()
+        """Take back what `save` returned; the order of the epoch is made again when it draws.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        epoch: State = {}
+        if state:
+            state = kept(state, "stream", "first", "counts", "step", "seed", "place")
+            for name, least in (("stream", 0), ("first", 0), ("counts", 1)):
+                epoch[name] = kept_array(name, state[name], np.int64, (None,), least, MOST)
+            if not len(epoch["stream"]) == len(epoch["first"]) == len(epoch["counts"]) > 0:
+                raise unfit("epoch", "a stream, a first step and a count for each episode", "others")
+            epoch["step"] = kept_integer("step", state["step"], 1, MOST)
+            epoch["seed"] = kept_integer("seed", state["seed"], 0, 2**63 - 1)
+            epoch["place"] = kept_integer("place", state["place"], 0, MOST)
+        self._index, self._epoch = None, epoch
+        self._order, self._ends = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def _resume(self, index: EpisodeIndex) -> None:
+        """Make the order of a loaded epoch again, if it is one of this buffer."""
+        epoch, size = self._epoch, index.streams * index.capacity
+        if (
+            epoch["stream"].max() >= index.streams
+            or epoch["counts"].max() > size
+            or epoch["counts"].sum() > size
+        ):
+            raise unfit("epoch", f"at most {size:,} steps of {index.streams} streams", "others")
+        self._permute()
 
 
 def join(parts: list[tuple[Drawn, Ints]], anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:

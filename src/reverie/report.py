@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from reverie.history import list_episodes
 from reverie.lock import writing_process
 from reverie.memory import format_bytes
 from reverie.place import log_bytes
+from reverie.printable import printable
+from reverie.states import sampler_entries
 from reverie.survey import LACKS_LOG, Sums, sums
 from reverie.view import View, viewing
+
+MOST_SAMPLERS, MOST_TOLD, MOST_OF_SAMPLER = 50, 20, 400  # that are listed; values and characters of each
 
 
 def report(path: Path, episodes: int = 5) -> Iterator[str]:
@@ -31,16 +36,16 @@ def report(path: Path, episodes: int = 5) -> Iterator[str]:
     Raises:
         FileError: it cannot be opened, or is damaged.
     """
-    with viewing(path) as view:
-        yield from _overview(view, path)
+    with viewing(path) as view, view.file.db.reading():
+        yield from map(printable, _overview(view, path))
         yield ""
-        yield from _columns(view, sums(view.file))
+        yield from map(printable, _columns(view, sums(view.file)))
         yield ""
         yield from _streams(view)
         yield ""
         yield from _episodes(view, episodes)
         yield ""
-        yield from _samplers(view.file.meta("samplers"))
+        yield from _samplers(sampler_entries(view.file.meta("samplers")))
 
 
 def _overview(view: View, path: Path) -> Iterator[str]:
@@ -138,9 +143,12 @@ def _episodes(view: View, count: int) -> Iterator[str]:
 def _samplers(states: Sequence[Any]) -> Iterator[str]:
     if not states:
         yield "samplers    none remembers anything"
-    for place, (kind, state) in enumerate(states):
-        told = ", ".join(f"{name} {value}" for name, value in _told(state))
-        yield f"{'samplers' if not place else '':<12}{kind}{f': {told}' if told else ''}"
+    for place, (kind, state) in enumerate(states[:MOST_SAMPLERS]):
+        told = ", ".join(f"{name} {value}" for name, value in islice(_told(state), MOST_TOLD))
+        line = f"{'samplers' if not place else '':<12}{kind}{f': {told}' if told else ''}"
+        yield printable(line, MOST_OF_SAMPLER)
+    if len(states) > MOST_SAMPLERS:
+        yield f"{'':<12}and {len(states) - MOST_SAMPLERS:,} more"
 
 
 def _told(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:

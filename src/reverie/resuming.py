@@ -15,9 +15,12 @@ import numpy as np
 from reverie.codec import Codec
 from reverie.door import seed_number
 from reverie.episodes import EpisodeIndex
+from reverie.errors import BadSetting
 from reverie.file import ReplayFile
+from reverie.limits import most_array_bytes
 from reverie.mending import Places, places
 from reverie.process import watch
+from reverie.schema import is_obs_name
 from reverie.settings import Settings, settings_from
 from reverie.states import (
     Arrays,
@@ -27,6 +30,7 @@ from reverie.states import (
     generator_from,
     generator_state,
     pack_arrays,
+    sampler_entries,
     to_json,
     unpack_arrays,
 )
@@ -50,10 +54,12 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
     """
     # Narrow columns first: SQLite has to walk through what stands before the one that is read.
     columns = [column.name for column in sorted(settings.stored, key=lambda column: column.field.nbytes)]
-    obs = [name for name in columns if name == "obs" or name.startswith("obs/")]
+    obs = [name for name in columns if is_obs_name(name)]
     meta = {**settings.to_json(), "identity": uuid.uuid4().hex, "copy_of": copy_of, "clean": True, "synced": 0,
             "rng": generator_state(rng), "samplers": [], "notes": {}, "ends": []}  # fmt: skip
-    return ReplayFile.create(path, meta, columns, obs)
+    file = ReplayFile.create(path, meta, columns, obs)
+    file.db.limit_row(settings.most_row_bytes)
+    return file
 
 
 @contextmanager
@@ -76,15 +82,25 @@ def read_settings(
         file: the file. A reader's generator is not the file's: any number of them would draw alike.
         residency: replaces the file's unless None.
         seed: of another generator; None means the file's for a writer, and a random one for a reader.
+
+    Raises:
+        FileError: the settings are none, or do not go with the tables.
     """
     meta = {name: file.meta(name) for name in (*SETTINGS, "rng")}
-    try:
-        settings, rng = settings_from(meta, residency), generator_from(meta["rng"])
-    except (KeyError, TypeError, LookupError) as error:
-        raise file.db.damaged(f"its settings are none: {error}") from error
+    with file.db.reading():
+        settings = settings_from(meta, residency)
+        if not fits_tables(settings, file):
+            raise ValueError("its spec has other columns than its tables")
+        rng = generator_from(meta["rng"])
+    file.db.limit_row(settings.most_row_bytes)
     if seed is not None or file.db.mode == "r":
         rng = generator(seed_number(seed))
     return settings, rng
+
+
+def fits_tables(settings: Settings, file: ReplayFile) -> bool:
+    """Whether the tables of a file have the columns of a spec."""
+    return sorted(column.name for column in settings.stored) == sorted(file.columns)
 
 
 def remember(
@@ -103,6 +119,11 @@ def remember(
         [kind, to_json(f"samplers/{place}", state, arrays)]
         for place, (kind, state) in enumerate(samplers.save())
     ]
+    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.row_of_slot))
+    if size > most:
+        raise BadSetting(
+            f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
+        )
     return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays, Codec())
 
 
@@ -114,15 +135,14 @@ def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[
 
 def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], Places | None]:
     """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
-    try:
-        arrays = unpack_arrays(file.arrays(), Codec())
-        samplers.load([(kind, from_json(state, arrays)) for kind, state in file.meta("samplers")])
-        notes = dict(file.meta("notes"))
-    except (ValueError, TypeError, LookupError) as error:
-        raise file.db.damaged(f"what samplers remember is damaged: {error}") from error
-    if "index/row" not in arrays:
-        return notes, None
-    return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))
+    notes: dict[str, Any] = file.meta("notes")
+    with file.db.reading():
+        arrays = unpack_arrays(file.arrays(), Codec(), most_array_bytes(file.meta("capacity")))
+        states = [(kind, from_json(state, arrays)) for kind, state in sampler_entries(file.meta("samplers"))]
+        samplers.load(states, f"{file.db.path}: ")
+        if "index/row" not in arrays:
+            return notes, None
+        return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))
 
 
 class Closable(Protocol):

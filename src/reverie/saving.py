@@ -13,7 +13,7 @@ from reverie.journal import Journal
 from reverie.lock import discard_left, put_in_place
 from reverie.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
 from reverie.process import amid
-from reverie.resuming import SETTINGS, make_file, read_settings
+from reverie.resuming import SETTINGS, fits_tables, make_file, read_settings
 from reverie.settings import Settings
 from reverie.states import Remembered, generator_from
 
@@ -41,7 +41,7 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
         )
     settings, rng = read_settings(source, None)
     identity = source.meta("identity")
-    with _target(path, identity, lambda draft: make_file(draft, settings, rng, identity)) as target:
+    with _target(path, identity, settings, lambda draft: make_file(draft, settings, rng, identity)) as target:
         have, wanted = dict(_by_number(target)), dict(_by_number(source))
         for number in have.keys() - wanted.keys():
             target.drop_run(number)
@@ -76,7 +76,7 @@ def copy_memory(path: Path, identity: str, settings: Settings, remembered: Remem
         journal_of: returns its journal for a file.
     """
     rng = generator_from(remembered[0]["rng"])
-    with _target(path, identity, lambda draft: make_file(draft, settings, rng, identity)) as target:
+    with _target(path, identity, settings, lambda draft: make_file(draft, settings, rng, identity)) as target:
         journal_of(target).put_all(remembered)
 
 
@@ -85,11 +85,14 @@ def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:
 
 
 @contextmanager
-def _target(path: Path, identity: str, make: Callable[[Path], ReplayFile]) -> Iterator[ReplayFile]:
+def _target(
+    path: Path, identity: str, settings: Settings, make: Callable[[Path], ReplayFile]
+) -> Iterator[ReplayFile]:
     """Yield the copy at `path`, open for writing inside of one transaction, or a new one that then goes there."""
     if is_there(path):
         with closing(ReplayFile.open(path, "r+")) as target:
-            if target.meta("copy_of", "-") != identity:
+            target.db.limit_row(settings.most_row_bytes)
+            if target.meta("copy_of", "-") != identity or not fits_tables(settings, target):
                 raise FileTaken(
                     f"{path}: wanted a free path or a copy that this buffer saved there, got another file; "
                     f"choose another path"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reverie.door import REWARD, positive
 from reverie.errors import BadSetting
+from reverie.limits import most_array_bytes
 from reverie.memory import reserve
 from reverie.runs import RUN
+from reverie.schema import MOST_COLUMNS, is_obs_name
 from reverie.spec import Column, StepSpec
 from reverie.stores import check_residency, row_bytes
 
@@ -19,7 +21,8 @@ from reverie.stores import check_residency, row_bytes
 ASSUMED_PACKING = 32
 LEAST_RUNS = 12  # of each stream that a budget must have room for, not packed
 INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
-STREAM_BYTES = 256  # what the index and the stores take for a stream
+STREAM_BYTES = 512  # what the index, the stores, and whoever goes through them, take for a stream
+MOST_STREAMS = 1 << 16
 
 
 class Settings(NamedTuple):
@@ -55,6 +58,14 @@ class Settings(NamedTuple):
         run = 0 if self.residency == "ram" else RUN * sum(column.field.nbytes for column in self.stored)
         return STREAM_BYTES + run
 
+    @property
+    def most_row_bytes(self) -> int:
+        """Bytes that a row of the replay file has at most: a run that does not pack, or an array of a sampler."""
+        columns = self.stored
+        # A compressor that does not give up adds an eighth of a thousandth; here it is allowed more.
+        raw = RUN * sum(column.field.nbytes for column in columns)
+        return max(raw + raw // 64 + 1_000 * len(columns), most_array_bytes(self.capacity))
+
     def to_json(self) -> dict[str, Any]:
         """Return the settings as named JSON values."""
         return {**self._asdict(), "spec": self.spec.to_json(), "run": RUN}
@@ -83,6 +94,12 @@ def check_settings(spec: StepSpec, capacity: int | None, streams: int, residency
     if durability not in (None, "step", "chunk"):
         raise BadSetting(f"durability: wanted 'step' or 'chunk', got {durability!r}; choose what survives")
     streams = positive("streams", streams)
+    if streams > MOST_STREAMS:
+        raise BadSetting(
+            f"streams: wanted at most {MOST_STREAMS:,}, got {streams:,}; share them among several buffers"
+        )
+    if path is not None:
+        _check_columns(stored_columns(spec))
     if capacity is not None:
         capacity = positive("capacity", capacity)
     if max_bytes is not None:
@@ -103,6 +120,16 @@ def check_settings(spec: StepSpec, capacity: int | None, streams: int, residency
     return Settings(spec, capacity, streams, residency, durability or "step", max_bytes)
 
 
+def _check_columns(columns: Sequence[Column]) -> None:
+    """Refuse more columns than a replay file has room for."""
+    count = len(columns) + sum(is_obs_name(column.name) for column in columns)
+    if count > MOST_COLUMNS:
+        raise BadSetting(
+            f"spec: wanted at most {MOST_COLUMNS:,} columns in a replay file, those of an observation twice, got "
+            f"{count:,}; put several values into one array"
+        )
+
+
 def _fit(spec: StepSpec, capacity: int | None, streams: int, residency: str, max_bytes: int) -> int:
     """Return the capacity for a budget of bytes, which must leave each stream room for some runs."""
     columns = stored_columns(spec)
@@ -120,19 +147,22 @@ def _fit(spec: StepSpec, capacity: int | None, streams: int, residency: str, max
 
 
 def settings_from(meta: Mapping[str, Any], residency: str | None) -> Settings:
-    """Return the settings that a file keeps, with another residency if one is given.
+    """Return the settings that a file keeps, with another residency if one is given, checked like anybody's.
 
     Raises:
         KeyError, TypeError, ValueError: they are none.
     """
     if meta["run"] != RUN:
         raise ValueError(f"its runs have {meta['run']} steps, not {RUN}")
-    spec = StepSpec.from_json(meta["spec"])
-    chosen = meta["residency"] if residency is None else residency
+    told = meta["residency"], meta["durability"], meta["max_bytes"]
+    # The file's own first: what it says has to be right even where something else is asked for.
+    own = check_settings(
+        StepSpec.from_json(meta["spec"]), meta["capacity"], meta["streams"], told[0], "", *told[1:]
+    )
+    if residency in (None, own.residency):
+        return own
     # Plain arrays cannot be held to a budget of bytes: there the steps that fitted so far are all there will be.
-    max_bytes = None if chosen == "ram" else meta["max_bytes"]
-    return Settings(spec, int(meta["capacity"]), int(meta["streams"]), check_residency(chosen, True),
-                    meta["durability"], max_bytes)  # fmt: skip
+    return own._replace(residency=residency, max_bytes=None if residency == "ram" else own.max_bytes)
 
 
 def reserve_for(owner: object, settings: Settings) -> None:

@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
+from reverie.limits import MOST_AXES, field_dtype
 from reverie.values import MOST, fits, numeric_array, shown
 
 # The fields every step has. Extra fields may take none of these names, nor those that a batch adds.
 STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
 RESERVED = frozenset({*STEP_FIELDS, "final_obs", "stream", "start", "is_first", "is_last", "is_terminal",
                       "mask", "obs_mask", "train_mask", "weight", "extras"})  # fmt: skip
+
+MOST_VALUES = 2**100  # of one step: no machine has so many, and yet they can be told
 
 Tree = Any  # one array, or a (nested) dict of arrays: Python cannot name the recursion usefully
 
@@ -51,6 +54,10 @@ class Field:
                     f"Field: wanted a shape of positive integers, at most 2**48, got {shown(shape)}; "
                     f"leave out batch and time axes, and use () for a scalar"
                 )
+        if len(axes) > MOST_AXES or math.prod(map(int, axes)) > MOST_VALUES:
+            raise BadSetting(
+                f"Field: wanted at most {MOST_AXES} axes and 2**100 values, got more; store less in a step"
+            )
         self.dtype = _plain_dtype(dtype)
         self.shape = tuple(int(axis) for axis in axes)
         for name, value in (("cast", cast), ("finite", finite)):
@@ -245,7 +252,11 @@ class StepSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StepSpec:
-        """Return the spec that `to_json` described."""
+        """Return the spec that `to_json` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: it described none.
+        """
         return cls(*(_tree_from_json(value[name]) for name in ("obs", "action", "extras")))
 
     def __repr__(self) -> str:
@@ -335,4 +346,10 @@ def _tree_to_json(tree: Tree) -> Any:
 def _tree_from_json(value: Any) -> Tree:
     if isinstance(value, Mapping):
         return {key: _tree_from_json(child) for key, child in value.items()}
-    return Field(tuple(value[0]), value[1], cast="cast" in value[2:], finite="finite" in value[2:])
+    shape, dtype, *options = value
+    if type(shape) is not list:
+        raise ValueError(f"wanted a shape, got {str(shape)[:40]}")
+    field = Field(shape, field_dtype(dtype), cast="cast" in options, finite="finite" in options)
+    if options != list(field.options):
+        raise ValueError(f"wanted options such as 'cast', got {str(options)[:40]}")
+    return field

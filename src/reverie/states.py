@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from reverie.codec import Codec
 from reverie.draws import Sampler
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, FileError
+from reverie.limits import array_form, integer, integers
 
 Arrays = dict[str, npt.NDArray[Any]]
 PackedArrays = dict[str, tuple[str, bytes]]  # name -> dtype and shape as a text, packed bytes
@@ -58,17 +59,38 @@ def pack_arrays(arrays: Arrays, codec: Codec) -> PackedArrays:
     }
 
 
-def unpack_arrays(packed: PackedArrays, codec: Codec) -> Arrays:
+def unpack_arrays(packed: PackedArrays, codec: Codec, most: int) -> Arrays:
     """Return what `pack_arrays` took.
 
+    Args:
+        packed: by name.
+        codec: unpacks them.
+        most: bytes that they may take, all in all.
+
     Raises:
-        ValueError: these are no such bytes.
+        ValueError: these are no such bytes, or tell of more.
     """
-    arrays = {}
-    for name, (form, data) in packed.items():
-        dtype, *shape = form.split(" ")
-        arrays[name] = codec.unpack(data, tuple(map(int, shape)), np.dtype(dtype)).copy()
-    return arrays
+    forms = {name: array_form(form) for name, (form, _) in packed.items()}
+    size = sum(nbytes for *_, nbytes in forms.values())
+    if size > most:
+        raise ValueError(f"its arrays take {size:,} bytes, more than {most:,}")
+    return {
+        name: codec.unpack(packed[name][1], shape, dtype).copy() for name, (dtype, shape, _) in forms.items()
+    }
+
+
+def sampler_entries(value: Any) -> list[tuple[str, Any]]:
+    """Return the kinds and states of samplers, as the file has them.
+
+    Raises:
+        ValueError: this is no list of them.
+    """
+    if type(value) is not list:
+        raise ValueError("the samplers are no list")
+    for entry in value:
+        if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str:
+            raise ValueError(f"a sampler is no kind and state, but {str(entry)[:80]}")
+    return [(kind, state) for kind, state in value]
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
@@ -80,12 +102,21 @@ def generator_state(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
-    """Return the generator whose state this is."""
+    """Return the generator whose state this is.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none. NumPy checks nothing, and reads from wherever `buffer_pos` says.
+    """
     philox = np.random.Philox(0)
-    inner: Any = {name: np.array(state[name], np.uint64) for name in ("counter", "key")}
+    inner: Any = {
+        name: np.array(integers(state[name], count, 2**64), np.uint64)
+        for name, count in (("counter", 4), ("key", 2))
+    }
     philox.state = {"bit_generator": "Philox", "state": inner,
-                    "buffer": np.array(state["buffer"], np.uint64), "buffer_pos": state["buffer_pos"],
-                    "has_uint32": state["has_uint32"], "uinteger": state["uinteger"]}  # fmt: skip
+                    "buffer": np.array(integers(state["buffer"], 4, 2**64), np.uint64),
+                    "buffer_pos": integer(state["buffer_pos"], 5),
+                    "has_uint32": integer(state["has_uint32"], 2),
+                    "uinteger": integer(state["uinteger"], 2**32)}  # fmt: skip
     return np.random.Generator(philox)
 
 
@@ -103,6 +134,7 @@ class SamplerStates:
         self._last: deque[Sampler] = deque(maxlen=self.KEPT)
         self._met: dict[int, weakref.ref[Sampler]] = {}  # id -> sampler, in the order of first use
         self._waiting: list[tuple[str, Any]] = []  # kind and state
+        self._source = ""  # how an error about a state that waits begins
         self._before: tuple[Any, Any] | None = None  # both, as they were before the last one was met
 
     def meet(self, sampler: Sampler) -> None:
@@ -114,7 +146,13 @@ class SamplerStates:
         kind = kind_of(sampler)
         for place, (waiting, state) in enumerate(self._waiting):
             if waiting == kind:
-                sampler.load(state)
+                try:
+                    sampler.load(state)
+                except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+                    raise FileError(
+                        f"{self._source}wanted the state of a {kind}, got one that is none ({error}); "
+                        f"restore the file from a copy made by save_as, or draw with another kind of sampler"
+                    ) from error
                 self._waiting = self._waiting[:place] + self._waiting[place + 1 :]
                 break
         self._met = {key: ref for key, ref in self._met.items() if ref() is not None}
@@ -137,8 +175,9 @@ class SamplerStates:
         states = [(kind_of(sampler), sampler.save()) for sampler in met]
         return [*[(kind, state) for kind, state in states if state], *self._waiting]
 
-    def load(self, states: list[tuple[str, Any]]) -> None:
-        """Let these states wait for their samplers."""
+    def load(self, states: list[tuple[str, Any]], source: str = "") -> None:
+        """Let these states wait for their samplers; `source` is how an error about one of them begins."""
+        self._source = source
         self._met = {}
         self._last.clear()
         self._waiting = [(kind, state) for kind, state in states]

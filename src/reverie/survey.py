@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from reverie.checksums import checksums
 from reverie.errors import FileError
-from reverie.file import ReplayFile, sql_names
+from reverie.file import ReplayFile
+from reverie.schema import sql_names
 
 LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"
 
@@ -38,20 +39,23 @@ def sums(file: ReplayFile) -> Sums:
     names = dict(zip(file.columns, sql_names(file.columns), strict=True))
     ends = dict(zip(file.obs_columns, sql_names([f"final_{name}" for name in file.obs_columns]), strict=True))
 
+    def one(sql: str) -> Row:
+        return tuple(next(file.db.each(sql)))
+
     def lengths(table: str, columns: list[str]) -> Row:
         wanted = ", ".join(f"total(length({column}))" for column in columns)
-        return tuple(int(value) for value in file.db.rows(f"SELECT {wanted} FROM {table}")[0])
+        return tuple(int(value) for value in one(f"SELECT {wanted} FROM {table}"))
 
     runs = dict(zip(names, lengths("runs", list(names.values())), strict=True))
     steps = dict(zip(names, lengths("steps", list(names.values())), strict=True))
     finals = dict(zip(ends, lengths("episodes", list(ends.values())), strict=True))
     one_end = next(iter(ends.values()))  # a final observation has all of its columns, or there is none
     return Sums(
-        int(file.db.one("SELECT total(steps) FROM runs")),
-        file.db.one("SELECT count(*) FROM steps"),
-        file.db.one(f"SELECT count({one_end}) FROM episodes"),
+        int(one("SELECT total(steps) FROM runs")[0]),
+        int(one("SELECT total(1) FROM steps")[0]),
+        int(one(f"SELECT count({one_end}) FROM episodes")[0]),
         {name: Packed(runs[name], steps[name], finals.get(name, 0)) for name in names},
-        int(file.db.one("SELECT total(length(data)) FROM arrays")),
+        int(one("SELECT total(length(data)) FROM arrays")[0]),
     )
 
 
@@ -64,6 +68,8 @@ def scan(file: ReplayFile, table: str) -> Iterator[tuple[int, Row | FileError]]:
     stopped: FileError | None = None
     try:
         for (number,) in file.db.each(f"SELECT rowid FROM {table} ORDER BY rowid"):
+            if numbers and number <= numbers[-1]:
+                raise file.db.damaged(f"row {number} follows row {numbers[-1]}")
             numbers.append(number)
     except FileError as error:
         stopped = error
@@ -78,8 +84,15 @@ def scan(file: ReplayFile, table: str) -> Iterator[tuple[int, Row | FileError]]:
         yield (numbers[-1] + 1 if numbers else 0), stopped
 
 
-def broken(form: str, numbers: Sequence[Any], crcs: Any, blobs: Iterable[Any]) -> set[int] | None:
-    """Return which checksums of a row are wrong: 0 that of its numbers, then its blobs'. None: it is no such row."""
+def broken(
+    form: str, numbers: Sequence[Any], crcs: Any, blobs: Sequence[Any], values: int = 0
+) -> set[int] | None:
+    """Return which checksums of a row are wrong: 0 that of its numbers, then its blobs'. None: it is no such row.
+
+    The first `values` of the blobs cannot be NULL.
+    """
+    if None in blobs[:values]:
+        return None
     try:
         wanted = checksums(form, numbers, blobs)
         if len(wanted) != len(crcs):

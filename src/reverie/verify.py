@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from reverie.checksums import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, text_checksum
-from reverie.codec import PLAIN, ZSTD, Codec
+from reverie.codec import Codec
 from reverie.coverage import Coverage, Rewards, wrong_values
-from reverie.episodes import CUT, RUNNING
-from reverie.errors import FileError
+from reverie.episodes import ENDS, RUNNING
+from reverie.errors import BadSetting, FileError
+from reverie.failures import DOUBTS
 from reverie.file import EpisodeRow, ReplayFile, Run, StepRow
-from reverie.resuming import SETTINGS
+from reverie.limits import MOST_ID, integers, most_array_bytes, parse_json
+from reverie.mending import most_rows
+from reverie.named import check_kind
+from reverie.printable import printable
+from reverie.resuming import SETTINGS, fits_tables
 from reverie.runs import RUN, Runs
 from reverie.settings import Settings, settings_from
 from reverie.spec import Field
 from reverie.states import from_json, generator_from, unpack_arrays
 from reverie.survey import LACKS_LOG, broken, cause, scan, told
+from reverie.weights import checked_episode_weights, checked_step_weights
 
 META = (*SETTINGS, "identity", "copy_of", "columns", "obs_columns", "rng", "samplers", "notes", "clean",
         "synced")  # fmt: skip
-ENDS = range(CUT + 1)  # 0 to 4; `docs/format.md` names them
 # What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
 STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
+
+MOST_FINDING = 1_000  # characters
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +50,7 @@ def verify_file(path: Path) -> Iterator[tuple[str, bool]]:
         audit, found = Audit(file), 0
         for finding in audit.findings():
             found += 1
-            yield finding, True
+            yield printable(finding, MOST_FINDING), True
         if audit.lacks_log():
             yield LACKS_LOG, False
         looked = ", ".join(f"{count:,} {name}" for name, count in audit.counts.items())
@@ -70,6 +75,7 @@ class Audit:
         self._fields: dict[str, Field] = {}
         self._meta: dict[str, Any] = {}
         self._arrays: dict[str, Array] = {}
+        self._ends: tuple[list[int], list[int]] | None = None  # tails and heads, as they were noted
         self._runs: defaultdict[int, list[Run]] = defaultdict(list)  # stream -> its runs, oldest first
         self._steps: defaultdict[int, list[StepRow]] = defaultdict(list)  # stream -> its rows of newest steps
         self._episodes: defaultdict[int, list[EpisodeRow]] = defaultdict(list)  # stream -> its episodes
@@ -87,6 +93,7 @@ class Audit:
             yield from self._check_episodes()
             if self._settings is not None:
                 each = self._settings.capacity // self._settings.streams
+                yield from self._read_ends(self._settings.streams)
                 for stream in range(self._settings.streams):
                     coverage = Coverage(
                         stream,
@@ -108,15 +115,22 @@ class Audit:
         """Whether the file was not closed, and its log is missing."""
         return self._meta.get("clean") is False and self._file.lacks_log()
 
-    def _check_ends(self, stream: int, coverage: Coverage) -> Iterator[str]:
-        """Compare where a stream stands with the note of where it stood at the last flush."""
+    def _read_ends(self, streams: int) -> Iterator[str]:
+        """Read the note of where the streams stood, if there is one."""
         ends = self._meta.get("ends")
         try:
-            tail, head = (int(ends[which][stream]) for which in (0, 1)) if ends else (0, 0)
-        except (TypeError, LookupError, ValueError):
-            yield f"meta 'ends': wanted a tail and a head for each stream, got {ends!r}"
+            if ends:
+                tails, heads = (integers(one, streams, MOST_ID) for one in ends)
+                self._ends = tails, heads
+        except DOUBTS:
+            yield f"meta 'ends': wanted a tail and a head for each stream, got {str(ends)[:80]}"
+
+    def _check_ends(self, stream: int, coverage: Coverage) -> Iterator[str]:
+        """Compare where a stream stands with the note of where it stood at the last flush."""
+        if self._ends is None:
             return
-        clean = ends and self._meta.get("clean") is True
+        tail, head = (one[stream] for one in self._ends)
+        clean = self._meta.get("clean") is True
         if coverage.head < head or (clean and coverage.head != head):
             yield f"stream {stream}: its steps stop at {coverage.head}, at the last flush at {head}"
         if clean and coverage.tail > tail:
@@ -142,8 +156,8 @@ class Audit:
                 if text_checksum(name, value) != checksum:
                     yield f"meta {name!r}: its checksum is wrong"
                     continue
-                self._meta[name] = json.loads(value)
-            except (TypeError, ValueError, RecursionError) as error:
+                self._meta[name] = parse_json(value)
+            except (TypeError, ValueError) as error:
                 yield f"meta {name!r}: it is no JSON ({error})"
         for name in META:
             if name not in self._meta:
@@ -153,40 +167,27 @@ class Audit:
         meta = self._meta
         if all(name in meta for name in SETTINGS):
             try:
-                yield from self._take_settings(settings_from(meta, None))
-            except (KeyError, TypeError, LookupError, ValueError, OverflowError) as error:
+                settings = settings_from(meta, None)
+            except DOUBTS as error:
                 yield f"settings: they are none ({error})"
+            else:
+                fields = {column.name: column.field for column in settings.stored}
+                if fits_tables(settings, self._file):
+                    self._settings, self._fields = settings, fields
+                    self._file.db.limit_row(settings.most_row_bytes)
+                else:
+                    tables = sorted(self._file.columns)
+                    yield f"settings: the spec has the columns {sorted(fields)}, the tables {tables}"
         if "rng" in meta:
             try:
                 generator_from(meta["rng"])
-            except (KeyError, TypeError, LookupError, ValueError, OverflowError) as error:
+            except DOUBTS as error:
                 yield f"meta 'rng': it is no state of a generator ({error!r})"
-        for name, kind in (
-            ("clean", bool),
-            ("synced", int),
-            ("identity", str),
-            ("copy_of", str),
-            ("notes", dict),
-        ):
-            if name in meta and type(meta[name]) is not kind:
-                yield f"meta {name!r}: wanted a JSON {kind.__name__}, got {meta[name]!r}"
-
-    def _take_settings(self, settings: Settings) -> Iterator[str]:
-        capacity, streams = settings.capacity, settings.streams
-        if streams < 1 or capacity < 1 or capacity % streams:
-            yield f"settings: {streams} streams cannot share a capacity of {capacity} steps"
-            return
-        if settings.durability not in ("step", "chunk"):
-            yield f"settings: durability {settings.durability!r} is neither 'step' nor 'chunk'"
-        most = self._meta["max_bytes"]
-        if most is not None and (type(most) is not int or most < 1):
-            yield f"settings: max_bytes {most!r} is no number of bytes"
-        fields = {column.name: column.field for column in settings.stored}
-        obs = [name for name in self._file.columns if name == "obs" or name.startswith("obs/")]
-        if sorted(fields) != sorted(self._file.columns) or obs != list(self._file.obs_columns):
-            yield f"settings: the spec has the columns {sorted(fields)}, the tables {sorted(self._file.columns)}"
-            return
-        self._settings, self._fields = settings, fields
+        for name, value in meta.items():
+            try:
+                check_kind(name, value)
+            except ValueError as error:
+                yield str(error)
 
     def _check_runs(self) -> Iterator[str]:
         for number, row in scan(self._file, "runs"):
@@ -195,7 +196,7 @@ class Audit:
                 yield f"{place}: {cause(row)}"
                 continue
             self.counts["sealed runs"] += 1
-            bad = broken(RUN_FORM, row[:4], row[4], row[5:])
+            bad = broken(RUN_FORM, row[:4], row[4], row[5:], len(self._file.columns))
             yield from told(place, bad, self._file.columns)
             if bad is None or 0 in bad or self._settings is None:
                 continue
@@ -226,7 +227,7 @@ class Audit:
             self.counts["rows of newest steps"] += 1
             blobs = row[5:]
             names = [*self._file.columns, *(f"final_{name}" for name in self._file.obs_columns)]
-            bad = broken(STEP_FORM, row[:4], row[4], blobs)
+            bad = broken(STEP_FORM, row[:4], row[4], blobs, len(self._file.columns))
             yield from told(f"step row {number}", bad, names)
             if bad is None or 0 in bad or self._settings is None:
                 continue
@@ -278,6 +279,7 @@ class Audit:
     # --- what samplers remember ------------------------------------------------------------------------
 
     def _check_arrays(self) -> Iterator[str]:
+        most = most_array_bytes(0 if self._settings is None else self._settings.capacity)
         for number, row in scan(self._file, "arrays"):
             if isinstance(row, FileError):
                 yield f"arrays, row {number}: {cause(row)}"
@@ -288,15 +290,15 @@ class Audit:
                 if array_checksum(name, form, data) != checksum:
                     yield f"array {name!r}: its checksum is wrong"
                     continue
-                self._arrays |= unpack_arrays({name: (form, data)}, self._codec)
-            except (ValueError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+                left = most - sum(array.nbytes for array in self._arrays.values())
+                self._arrays |= unpack_arrays({name: (form, data)}, self._codec, left)
+            except (*DOUBTS, MemoryError) as error:
                 yield f"array {name!r}: it does not unpack ({error})"
 
     def _check_samplers(self) -> Iterator[str]:
         samplers = self._meta.get("samplers", [])
         if not isinstance(samplers, list):
-            yield f"meta 'samplers': wanted a list, got {type(samplers).__name__}"
-            return
+            return  # that was said before
         for number, entry in enumerate(samplers):
             self.counts["samplers"] += 1
             if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
@@ -304,7 +306,7 @@ class Audit:
                 continue
             try:
                 state = from_json(entry[1], self._arrays)
-            except (LookupError, TypeError) as error:
+            except DOUBTS as error:
                 yield f"sampler {number}, {entry[0]}: its array {error} is missing, or damaged"
                 continue
             for finding in self._wrong_state(state):
@@ -317,18 +319,14 @@ class Audit:
                 yield from self._wrong_state(child)
         if not isinstance(state, dict) or self._settings is None:
             return
-        lengths = {"weights": self._settings.capacity, "barred": self._settings.capacity,
-                   "seen": self._settings.streams, "begun": self._settings.streams}  # fmt: skip
-        if state.keys() == EPISODE_WEIGHTS:
-            lengths["weights"] = np.size(state["weights"])  # one for each row of a table that grows
-        if state.keys() in (STEP_WEIGHTS, EPISODE_WEIGHTS):
-            for name, value in state.items():
-                if name in lengths and np.shape(value) != (lengths[name],):
-                    yield f"wanted {lengths[name]} {name}, got an array of shape {np.shape(value)}"
-            weights = np.asarray(state["weights"])
-            if weights.dtype.kind != "f" or not (np.isfinite(weights).all() and (weights >= 0).all()):
-                yield "its weights are not all finite and positive"
-            return
+        streams, each = self._settings.streams, self._settings.capacity // self._settings.streams
+        try:
+            if state.keys() == STEP_WEIGHTS:
+                checked_step_weights(state, streams, each)
+            elif state.keys() == EPISODE_WEIGHTS:
+                checked_episode_weights(state, streams, most_rows(streams, each))
+        except BadSetting as error:
+            yield str(error)
         for child in state.values():
             yield from self._wrong_state(child)
 
@@ -338,10 +336,8 @@ class Audit:
         """Return values of a column, or what is wrong with them."""
         field = self._fields[name]
         try:
-            if packed[:1] not in (PLAIN, ZSTD):
-                raise ValueError(f"it begins with {packed[:1]!r}")
             values = self._codec.unpack(packed, (*lead, *field.shape), field.dtype)
-        except (ValueError, MemoryError) as error:
+        except (*DOUBTS, MemoryError) as error:
             return f"it does not unpack ({error})"
         return wrong_values(name, values) or values
 

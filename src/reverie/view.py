@@ -12,7 +12,7 @@ from reverie.file import ReplayFile
 from reverie.loading import Loader
 from reverie.resuming import read_settings
 from reverie.runs import Runs
-from reverie.settings import Settings
+from reverie.settings import Settings, reserve_for
 from reverie.stores import FinalStore, Store, make_stores
 
 
@@ -38,10 +38,13 @@ def viewing(path: Path) -> Iterator[View]:
     try:
         file.db.begin()
         settings, _ = read_settings(file, None)
+        index_alone = settings._replace(residency="disk", max_bytes=None)
         each = settings.capacity // settings.streams
         obs = [column for column in settings.stored if column.name in file.obs_columns]
-        index = EpisodeIndex(settings.streams, each)
-        store, finals = make_stores("disk", settings.stored, obs, Runs(settings.streams, each), file)
+        reserve_for(file, index_alone)
+        with file.db.reading():
+            index = EpisodeIndex(settings.streams, each)
+            store, finals = make_stores("disk", settings.stored, obs, Runs(settings.streams, each), file)
         Loader(file, settings.stored, index, store, finals).load()
         yield View(file, settings, index, store, finals)
         file.db.roll_back()

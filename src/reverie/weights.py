@@ -10,10 +10,15 @@ import numpy.typing as npt
 
 from reverie.draws import Follows, Proposal, State, by_episode, serve, try_then_count
 from reverie.episodes import EpisodeIndex, Ints
+from reverie.kept import kept, kept_array, kept_integer, unfit
+from reverie.limits import MOST_ID
 from reverie.sumtree import SumTree
-from reverie.windows import Anchors
+from reverie.values import MOST
+from reverie.windows import BOUNDARIES, Anchors, Bools
 
 Floats = npt.NDArray[np.float64]
+
+MOST_WEIGHT = 1e200  # the sum of as many as there can be is still a number
 
 
 class Undo:
@@ -235,15 +240,61 @@ class StepWeights(Follows):
                 "kind": list(self._kind) if self._kind else None}  # fmt: skip
 
     def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
-        """Take back what `save` returned, for a buffer of the same sizes."""
+        """Take back what `save` returned, for a buffer of the same sizes.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        weights, barred, seen, kind = checked_step_weights(state, index.streams, index.capacity)
         self._bind(index)
-        self.weights[:] = state["weights"]
-        self._barred[:] = state["barred"]
+        self.weights[:], self._barred[:], self._seen[:] = weights, barred, seen
         self.barred = int(np.count_nonzero(self._barred))
-        self._seen[:] = state["seen"]
-        kind: Any = state["kind"]
-        self._kind = tuple(kind) if kind else None
+        self._kind = kind
         self.tree.set(np.arange(self.tree.size), np.where(self._barred, 0.0, self.weights))
+
+
+def checked_step_weights(
+    state: Any, streams: int, capacity: int
+) -> tuple[Floats, Bools, Ints, tuple[str, int] | None]:
+    """Return the weights, what is barred, the heads seen, and boundary and length, that `StepWeights` saved.
+
+    Args:
+        state: what was saved.
+        streams, capacity: of the buffer; each stream keeps `capacity` steps.
+
+    Raises:
+        BadSetting: it is no such state.
+    """
+    state, size = kept(state, "weights", "barred", "seen", "kind"), streams * capacity
+    kind = state["kind"]
+    if kind is not None:
+        if not isinstance(kind, (list, tuple)) or len(kind) != 2 or kind[0] not in tuple(BOUNDARIES):
+            raise unfit("kind", "a boundary and a length", str(kind)[:80])
+        kind = kind[0], kept_integer("length", kind[1], 1, MOST)
+    return (
+        kept_array("weights", state["weights"], np.float64, (size,), 0.0, MOST_WEIGHT),
+        kept_array("barred", state["barred"], np.bool_, (size,), 0, 1),
+        kept_array("seen", state["seen"], np.int64, (streams,), 0, MOST_ID),
+        kind,
+    )
+
+
+def checked_episode_weights(state: Any, streams: int, rows: int) -> tuple[Floats, Ints]:
+    """Return the weights and the episodes seen that `EpisodeWeights` saved.
+
+    Args:
+        state: what was saved.
+        streams: of the buffer.
+        rows: of its table of episodes; the weights are at most as many.
+
+    Raises:
+        BadSetting: it is no such state.
+    """
+    state = kept(state, "weights", "begun")
+    weights = kept_array("weights", state["weights"], np.float64, (None,), 0.0, MOST_WEIGHT)
+    if not 0 < len(weights) <= rows:
+        raise unfit("weights", f"at most {rows}", f"{len(weights)}")
+    return weights, kept_array("begun", state["begun"], np.int64, (streams,), 0, MOST_ID)
 
 
 class EpisodeWeights(Follows):
@@ -325,8 +376,12 @@ class EpisodeWeights(Follows):
         return {} if self._index is None else {"weights": self.weights.copy(), "begun": self._begun.copy()}
 
     def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
-        """Take back what `save` returned."""
-        self._index, self._begun = index, np.array(state["begun"], np.int64)
-        self.weights = np.array(state["weights"], np.float64)
+        """Take back what `save` returned.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        self.weights, self._begun = checked_episode_weights(state, index.streams, len(index.start))
+        self._index = index
         self.tree = SumTree(len(self.weights))
         self.tree.set(np.arange(len(self.weights)), self.weights)

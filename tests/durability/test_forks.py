@@ -518,3 +518,21 @@ def test_a_child_may_end_like_any_program(tmp_path):
         with rv.open(tmp_path / f"{name}.replay", mode="r") as buffer:
             assert len(buffer) == steps
             assert buffer._keeper.file.meta("clean")
+
+
+def test_a_child_reads_rows_as_long_as_its_parent_did(tmp_path):
+    """A reader that is opened anew in a child knows how long a row of this file may be, and refuses longer ones."""
+    path, noise = tmp_path / "a.replay", np.random.default_rng(0).integers(0, 256, (64, 1 << 18), np.uint8)
+    spec = rv.StepSpec(rv.Field((1 << 18,), "uint8"), rv.Field((), "int64"))
+    with rv.ReplayBuffer(spec, 64, path=path) as buffer:
+        for step in range(64):
+            buffer.add(obs=noise[step], action=step, reward=0.0, terminated=False, truncated=False)
+    with rv.open(path, "disk", "r") as reader:
+
+        def child() -> None:
+            batch = reader.sample(4, 2)
+            np.testing.assert_array_equal(batch.obs[:, 0], noise[batch.start])
+            with pytest.raises(rv.FileError, match="too big"):
+                reader._keeper.file.db.one("SELECT zeroblob(100000000)")
+
+        Forked(child).wait()

@@ -1,5 +1,7 @@
 """Small specs and comparisons that several engine tests share."""
 
+import sys
+
 import numpy as np
 
 import reverie as rv
@@ -76,3 +78,35 @@ def assert_row_equals(batch, row: int, window) -> None:
         check(getattr(batch, name), getattr(window, name), name)
     assert batch.mask[row].all()
     assert batch.weight[row] == 1.0
+
+
+def interrupted(call, at_line: int, inner: tuple[str, ...], spared: tuple[str, ...]) -> bool:
+    """Run `call` and raise KeyboardInterrupt before the given line of some files; return whether it came.
+
+    Args:
+        call: what is interrupted.
+        at_line: counts the lines run in the files whose names end with one of `inner`, from 1.
+        inner: as said.
+        spared: functions of these files whose lines do not count and are not interrupted.
+    """
+    seen = 0
+
+    def trace(frame, event, _):
+        nonlocal seen
+        if not frame.f_code.co_filename.endswith(inner) or frame.f_code.co_name in spared:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == at_line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False

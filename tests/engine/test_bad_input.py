@@ -212,6 +212,8 @@ MAKERS = {
     "more than the memory": (lambda: rv.ReplayBuffer(SPEC, 10**9), rv.TooLarge, "12.30 TB", "available", "lower"),
     "axis beyond the memory": (lambda: rv.ReplayBuffer(rv.StepSpec(rv.Field((2**40, 2**40), "uint8"), rv.Field((), "int64")), 8),
                                rv.TooLarge, "TB", "available", "lower"),
+    "more axes than NumPy": (lambda: rv.Field((1,) * 33, "uint8"), rv.BadSetting, "at most 32 axes", "more", "store less"),
+    "axes beyond numbers": (lambda: rv.Field((2**48,) * 3, "uint8"), rv.BadSetting, "2**100 values", "more", "store less"),
     "negative axis": (lambda: rv.Field((3, -1), "uint8"), rv.BadSetting, "positive integers", "(3, -1)", "leave out"),
     "fractional axis": (lambda: rv.Field((3.0,), "uint8"), rv.BadSetting, "positive integers", "(3.0,)", "leave out"),
     "unknown dtype": (lambda: rv.Field((), "uint7"), rv.BadSetting, "dtype", "uint7", "name one"),

@@ -180,7 +180,7 @@ def test_helpers_unpack_every_run_once(cores):
     for run in packed._ring._chunks._runs:
         if run is not None:
             run["obs/camera"] = b"\x01broken"
-    with pytest.raises(ValueError, match="no zstd frame"):
+    with pytest.raises(rv.FileError, match="no zstd frame"):
         packed.sample(64, 6)
 
 

@@ -6,8 +6,9 @@ from helpers import scalar_spec
 
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, chi_square_p
-from reverie.mending import replace_stream
+from reverie.mending import replacement
 from reverie.sumtree import SumTree
+from reverie.windows import Anchors
 
 
 def one_stream(steps: int, capacity: int = 100, **settings) -> tuple[rv.ReplayBuffer, rv.Prioritized]:
@@ -293,7 +294,7 @@ def test_a_slot_without_a_live_step_is_never_drawn(make, streams):
         index.make_room(stream)
     assert drawn() == set(range(11, 20))
     for stream in range(streams):
-        replace_stream(index, stream, 4, 0, [(0, 4, 1, -1, 0.0)])
+        replacement(index, stream, 4, 0, [(0, 4, 1, -1, 0.0)])()
     assert drawn() == set(range(4))
 
 
@@ -448,3 +449,30 @@ def test_a_sampler_that_looks_where_no_window_is_says_so(sampler):
     buffer.sample(4, 5)
     with pytest.raises(rv.NoWeight, match=r"got 7 windows whose weights are all 0; .*reach further back"):
         buffer.sample(4, 5, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [rv.Prioritized, rv.VisitBalanced, lambda: rv.VisitBalanced(by="step"), rv.Fresh, rv.Shuffled,
+     lambda: rv.Mixture([(rv.Prioritized(), 1.0), (rv.Shuffled(), 1.0)])],
+)  # fmt: skip
+def test_an_interrupted_draw_after_load_leaves_what_was_loaded(make):
+    """Rewound to before its first draw, a sampler remembers what was loaded, and draws from there."""
+    pair = Pair(60, 2, mean_length=6).grow(50, 40)
+    anchors = Anchors(pair.index, "inside", 2)
+
+    def draw(sampler):
+        drawn = sampler.draw(anchors, np.random.default_rng(7), 12)
+        return drawn.rows.tolist(), drawn.ids.tolist()
+
+    first, again = make(), make()
+    for _ in range(3):
+        draw(first)
+    again.load(first.save())
+    for _ in range(2):  # the state is looked at in the first draw, and is known in the second
+        for _ in range(2):
+            again.mark()
+            draw(again)
+            again.rewind()
+        again.mark()
+        assert draw(again) == draw(first)

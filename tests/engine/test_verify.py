@@ -18,7 +18,6 @@ from reverie.verify import Audit
 
 SPEC = rv.StepSpec({"frame": rv.Field((3, 8, 8), "uint8"), "low": rv.Field((2,), "float32")},
                    rv.Field((), "int64"), {"seen": rv.Field((), "bool")})  # fmt: skip
-SAMPLERS = (rv.Prioritized(), rv.VisitBalanced(), rv.Mixture([(rv.VisitBalanced(by="step"), 1.0)]))
 FORMS = {"runs": (RUN_FORM, 4), "steps": (STEP_FORM, 4), "episodes": (EPISODE_FORM, 7)}
 
 
@@ -35,7 +34,12 @@ def record(path: Path, steps: int = 150, samplers: bool = True, **settings) -> r
             buffer.add(obs=obs(step), action=step, reward=0.1 * step, terminated=ends, truncated=False,
                        stream=stream, final_obs=obs(step + 1) if ends and step % 3 else None, seen=bool(step % 2))  # fmt: skip
     if samplers:
-        for sampler in SAMPLERS:
+        # New ones for each file: a sampler serves one buffer.
+        for sampler in (
+            rv.Prioritized(),
+            rv.VisitBalanced(),
+            rv.Mixture([(rv.VisitBalanced(by="step"), 1.0)]),
+        ):
             buffer.sample(4, 3, sampler=sampler)
     return buffer
 
@@ -65,7 +69,7 @@ def do(path: Path, sql: str, *values) -> None:
         assert connection.execute(sql, values).rowcount != 0, "the statement meets a row"
 
 
-def change(path: Path, table: str, number: int, **values) -> None:
+def change(path: Path, table: str, number: int, /, **values) -> None:
     """Change a row and give it the checksums that go with it."""
     form, count = FORMS[table]
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -204,7 +208,7 @@ def test_a_changed_row_is_found(path, sql, finding):
         ("runs", 2, {"reward": b"\7\2\3"}, "run 2 (stream 0, steps 64 to 95), column 'reward': it does not unpack"),
         ("runs", 2, {"reward": b""}, "run 2 (stream 0, steps 64 to 95), column 'reward': it does not unpack"),
         ("runs", 2, {"reward": b"\0" + np.full(32, np.nan, np.float32).tobytes()}, "run 2 (stream 0, steps 64 to 95), column 'reward': not every reward is finite"),
-        ("runs", 2, {"extras__seen": b"\0" + b"\2" * 32}, "run 2 (stream 0, steps 64 to 95), column 'extras/seen': not every truth value is 0 or 1"),
+        ("runs", 2, {"extras__seen": b"\0" + b"\2" * 32}, "run 2 (stream 0, steps 64 to 95), column 'extras/seen': it does not unpack (not every truth value is 0 or 1)"),
         ("runs", 2, {"reward": b"\0" + np.ones(32, np.float32).tobytes()}, "stream 0: the return of episode 8 is 129.2, the sum of its rewards 17"),
         ("steps", 5, {"ended": 9}, "step row 5: step 133 of stream 0, ended 9, cannot lie there"),
         ("steps", 5, {"id": 132}, "step row 5: step 132 of stream 0, ended 0, cannot lie there"),
@@ -233,7 +237,7 @@ def test_rows_that_cannot_be_are_found(path, table, number, values, finding):
 @pytest.mark.parametrize(
     ("name", "value", "finding"),
     [
-        ("capacity", 201, "settings: 2 streams cannot share a capacity of 201 steps"),
+        ("capacity", 201, "settings: they are none (capacity: wanted a multiple of streams (2), got 201"),
         ("capacity", "many", "settings: they are none"),
         ("run", 16, "settings: they are none (its runs have 16 steps, not 32)"),
         (
@@ -242,11 +246,11 @@ def test_rows_that_cannot_be_are_found(path, table, number, values, finding):
             "settings: the spec has the columns",
         ),
         ("spec", [], "settings: they are none"),
-        ("durability", "often", "settings: durability 'often' is neither 'step' nor 'chunk'"),
-        ("max_bytes", -1, "settings: max_bytes -1 is no number of bytes"),
+        ("durability", "often", "settings: they are none (durability: wanted 'step' or 'chunk', got 'often'"),
+        ("max_bytes", -1, "settings: they are none (max_bytes: wanted an integer of at least 1"),
         ("rng", {"counter": 1}, "meta 'rng': it is no state of a generator"),
         ("clean", 1, "meta 'clean': wanted a JSON bool, got 1"),
-        ("samplers", {}, "meta 'samplers': wanted a list, got dict"),
+        ("samplers", {}, "meta 'samplers': wanted a JSON list, got {}"),
         ("samplers", [["Uniform()"]], "sampler 0: wanted its kind and state, got ['Uniform()']"),
     ],
 )
@@ -259,8 +263,14 @@ def test_settings_that_cannot_be_are_found(path, name, value, finding):
 @pytest.mark.parametrize(
     ("array", "finding"),
     [
-        (np.ones(7), "sampler 0, Prioritized(): wanted 200 weights, got an array of shape (7,)"),
-        (np.full(200, np.nan), "sampler 0, Prioritized(): its weights are not all finite and positive"),
+        (
+            np.ones(7),
+            "sampler 0, Prioritized(): weights of a sampler's state: wanted an array of shape (200,), got one of shape (7,)",
+        ),
+        (
+            np.full(200, np.nan),
+            "sampler 0, Prioritized(): weights of a sampler's state: wanted values from 0 to 1e+200",
+        ),
         (None, "array 'samplers/0/steps/weights': it does not unpack"),
     ],
 )

@@ -15,7 +15,8 @@ from toy_games import Lights
 from reverie.cli import main
 from reverie.iris import commands
 from reverie.iris.config import TokenizerConfig
-from reverie.iris.run import Run, read_checkpoint
+from reverie.iris.folder import read_checkpoint
+from reverie.iris.run import Run
 from reverie.iris.settings import Config, config_from_json, presets
 
 SMALL = ["--preset", "tiny", "--game", "lights", "--epochs", "2"]

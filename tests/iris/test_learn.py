@@ -19,10 +19,11 @@ from PIL import Image
 from rich.console import Console
 
 from reverie import BadSetting
+from reverie.iris.folder import read_checkpoint
 from reverie.iris.games import games
 from reverie.iris.learn import learn, run_learn
 from reverie.iris.pictures import draw_returns
-from reverie.iris.run import Run, read_checkpoint
+from reverie.iris.run import Run
 from reverie.iris.settings import Config, config_to_json, presets
 
 pytest.importorskip("minatar")

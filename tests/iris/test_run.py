@@ -18,8 +18,8 @@ from toy_games import Lights, Wandering
 
 from reverie import BadSetting, EpisodeUniform, FileError, Mixture
 from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
-from reverie.iris.folder import CHECKPOINT
-from reverie.iris.run import Metrics, Run, read_checkpoint
+from reverie.iris.folder import CHECKPOINT, read_checkpoint
+from reverie.iris.run import Metrics, Run
 from reverie.iris.settings import Collection, Config, Sampling, config_from_json, config_to_json, presets
 
 
@@ -420,3 +420,38 @@ def test_numbers_that_make_no_run_are_refused(wrong: Callable[[], object], messa
     """They are refused when they are given, by their names."""
     with pytest.raises(BadSetting, match=message):
         wrong()
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "junk", "cut short", "list", "other", "weights", "optimiser", "name", "chance"]
+)
+def test_a_checkpoint_that_is_none_is_refused_with_the_remedy(
+    kind: str, config: Config, tmp_path: Path
+) -> None:
+    """Whatever lies there in its place: one FileError that says what to do, and no game or file is left open."""
+    run = Run.start(tmp_path, config, lights, game="lights")
+    run.epoch()
+    run.close()
+    path = tmp_path / CHECKPOINT
+    state = read_checkpoint(tmp_path)
+    whole = path.read_bytes()
+    other: object = {
+        "list": [1, 2],
+        "other": {"model": torch.zeros(2)},
+        "weights": {**state, "agent": {}},
+        "optimiser": {**state, "optimisers": {}},
+        "name": {**state, "replay": "../replay-0-1"},
+        "chance": {**state, "chance": torch.zeros(3, dtype=torch.uint8)},
+    }.get(kind)
+    if other is None:
+        path.write_bytes(
+            {"empty": b"", "junk": bytes(range(256)) * 9, "cut short": whole[: len(whole) // 2]}[kind]
+        )
+    else:
+        torch.save(other, path)
+    with pytest.raises(
+        FileError,
+        match=r"wanted the (checkpoint of a run|name of a replay file in its folder), got .*; restore the folder",
+    ):
+        Run.resume(tmp_path, lights)
+    assert not list(tmp_path.glob("replay-live-*"))

@@ -15,11 +15,11 @@ from rich.console import Console
 from reverie import BadSetting
 from reverie.iris.collect import interval
 from reverie.iris.devices import usable_device
-from reverie.iris.folder import CHECKPOINT
+from reverie.iris.folder import CHECKPOINT, kept_epochs, read_checkpoint
 from reverie.iris.games import games
 from reverie.iris.humans import human_normalised
 from reverie.iris.pictures import draw_animation
-from reverie.iris.run import Run, kept_epochs, read_checkpoint
+from reverie.iris.run import Run
 from reverie.iris.settings import Config, check_unchanged, config_from_json, presets
 from reverie.iris.watching import PICTURE_SIDE, dream_of
 from reverie.iris.watching import train as train_run

@@ -13,13 +13,62 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from reverie import BadSetting, FileError
 from reverie.errors import FileMissing
+from reverie.iris.settings import config_from_json
+from reverie.printable import printable
 
 CHECKPOINT = "checkpoint.pt"
 NAME = re.compile(r"replay-\d+-\d+")  # of the replay files that a checkpoint may name
 NUMBERED = re.compile(r"replay-(?:live-)?(\d+)")
+# What a checkpoint holds, beside the name of its replay.
+KINDS = {"seed": int, "game": str, "config": str, "epoch": int, "steps": int, "agent": dict, "optimisers": dict,
+         "collector": str, "frames": torch.Tensor, "chance": torch.Tensor}  # fmt: skip
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return what the checkpoint of a run holds. No code in it is run.
+
+    Raises:
+        BadSetting: there is none.
+        FileError: it is something else, cut short, or damaged, or the replay file that it names is not there.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        raise BadSetting(f"run: wanted a folder with {CHECKPOINT}, got {folder}; start a run there first")
+    with reading(path):
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if type(state) is not dict:
+            raise ValueError(f"it holds a {type(state).__name__}")
+        for name, kind in KINDS.items():
+            if not isinstance(state[name], kind):
+                raise ValueError(f"its {name} is a {type(state[name]).__name__}")
+        config_from_json(state["config"])
+        replay = state["replay"]
+    replay_of(folder, replay)
+    return state
+
+
+def kept_epochs(folder: Path) -> int:
+    """Return how many epochs the run in a folder has kept, 0 if there is none."""
+    return int(read_checkpoint(folder)["epoch"]) if (folder / CHECKPOINT).exists() else 0
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong inside comes of what a checkpoint holds: it becomes one FileError."""
+    try:
+        yield
+    except Exception as error:  # PyTorch has a dozen kinds for a file that it cannot read
+        why = (str(error) or type(error).__name__).partition("\n")[0]
+        raise FileError(
+            f"{path}: wanted the checkpoint of a run, got a damaged one or something else ({printable(why, 200)}); "
+            f"restore the folder from a copy, or start a run in another"
+        ) from error
 
 
 def replay_of(folder: Path, name: object) -> Path:
@@ -30,8 +79,8 @@ def replay_of(folder: Path, name: object) -> Path:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise FileError(
-            f"{folder / CHECKPOINT}: wanted the name of a replay file in its folder, got {name!r}; restore the "
-            f"folder from a copy"
+            f"{folder / CHECKPOINT}: wanted the name of a replay file in its folder, "
+            f"got {printable(repr(name), 200)}; restore the folder from a copy"
         )
     path = folder / name
     if path.resolve().parent != folder.resolve():

@@ -22,10 +22,10 @@ from rich.table import Table
 
 from reverie import BadSetting
 from reverie.iris.collect import Played, interval
-from reverie.iris.folder import CHECKPOINT
+from reverie.iris.folder import CHECKPOINT, kept_epochs, read_checkpoint
 from reverie.iris.games import games
 from reverie.iris.pictures import draw_animation, draw_returns
-from reverie.iris.run import Run, kept_epochs, read_checkpoint
+from reverie.iris.run import Run
 from reverie.iris.settings import Config, check_unchanged, config_from_json, presets
 from reverie.iris.watching import METRICS, PICTURE_SIDE, dream_of, train
 

@@ -37,7 +37,7 @@ from reverie.iris.agent import Agent
 from reverie.iris.collect import Collector, Played, evaluate
 from reverie.iris.config import Optimisation
 from reverie.iris.devices import usable_device
-from reverie.iris.folder import CHECKPOINT, RunFolder, replay_of
+from reverie.iris.folder import CHECKPOINT, RunFolder, read_checkpoint, reading, replay_of
 from reverie.iris.graphs import Imagine
 from reverie.iris.lane import Game, check_game, count_actions
 from reverie.iris.settings import Config, config_from_json, config_to_json, prolonged
@@ -162,7 +162,8 @@ class Run:
 
         Raises:
             BadSetting: there is no run, more epochs are done, another process trains there, or the game has
-                other frames or actions. FileError: its replay is not there. The folder is then as it was.
+                other frames or actions. FileError: its checkpoint is none or damaged, or its replay is not there.
+                The folder is then as it was.
         """
         state = read_checkpoint(folder)
         self = cls._from(state, folder, games, epochs, **settings)
@@ -171,12 +172,8 @@ class Run:
             live = self._claim().copy(replay_of(folder, state["replay"]))
             # The games are put back to where they were, so their episodes may go on.
             self._use(reverie.open(live, residency="ram", episodes="continue"))
-            for name, optimiser in self._optimisers.items():
-                optimiser.load_state_dict(state["optimisers"][name])
-            self.cut = self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
-            torch.set_rng_state(state["chance"])
-            if self.agent.device.type == "cuda":
-                torch.cuda.set_rng_state(state["chance_there"], self.agent.device)
+            with reading(folder / CHECKPOINT):
+                self._load(state)
         return self
 
     @classmethod
@@ -197,13 +194,24 @@ class Run:
         config = config if epochs is None else prolonged(config, state["epoch"], epochs)
         self = cls(folder, config, games, seed=state["seed"], game=state["game"], **settings)
         with self._closed_on_error():
-            known = len(state["agent"]["actor_critic.actor.weight"])
+            with reading(folder / CHECKPOINT):
+                known = len(state["agent"]["actor_critic.actor.weight"])
             check_game(
                 self._playing[0], self._playing[0].reset(seed=self.seed)[0], config.tokenizer.frame, known
             )
-            self.agent.load_state_dict(state["agent"])
+            with reading(folder / CHECKPOINT):
+                self.agent.load_state_dict(state["agent"])
         self.done, self.steps = state["epoch"], state["steps"]
         return self
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Take back what a checkpoint holds beside the weights, the replay and how far the run had come."""
+        for name, optimiser in self._optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.cut = self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
+        torch.set_rng_state(state["chance"])
+        if self.agent.device.type == "cuda":
+            torch.cuda.set_rng_state(state["chance_there"], self.agent.device)
 
     def epoch(self, watch: Watch | None = None) -> Metrics:
         """Play, learn, test and keep one epoch; return what there is to tell of it.
@@ -365,25 +373,6 @@ class Run:
             return whole
         recent = Recent(newest=max(1, len(self.buffer) // 4))
         return Mixture([(whole, 1 - sampling.recent_share), (recent, sampling.recent_share)])
-
-
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return what the checkpoint of a run holds.
-
-    Raises:
-        BadSetting: there is none. FileError: the replay file that it names is not there.
-    """
-    path = folder / CHECKPOINT
-    if not path.exists():
-        raise BadSetting(f"run: wanted a folder with {CHECKPOINT}, got {folder}; start a run there first")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    replay_of(folder, state["replay"])
-    return state
-
-
-def kept_epochs(folder: Path) -> int:
-    """Return how many epochs the run in a folder has kept, 0 if there is none."""
-    return int(read_checkpoint(folder)["epoch"]) if (folder / CHECKPOINT).exists() else 0
 
 
 def _told(phase: str, played: Played) -> Metrics:

@@ -16,8 +16,9 @@ from rich.table import Table
 import reverie
 from reverie import NotEnoughData
 from reverie.iris.dreams import dream
+from reverie.iris.folder import read_checkpoint
 from reverie.iris.pictures import Frames, draw_animation, draw_strip
-from reverie.iris.run import Metrics, Run, read_checkpoint
+from reverie.iris.run import Metrics, Run
 
 METRICS = "metrics.jsonl"
 PHASES = ("play", "tokenizer", "world_model", "actor_critic", "test")
