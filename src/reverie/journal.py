@@ -206,7 +206,7 @@ class Journal:
 
         Args:
             memories: what else has to be remembered.
-            clean: whether the buffer is closed with it, so that an episode that runs goes on after a resume.
+            clean: whether the buffer is closed with it, so that `open` does not take the writer for killed.
         """
         named, arrays = memories
         with self.file.db.syncing():
