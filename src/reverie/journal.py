@@ -206,7 +206,7 @@ class Journal:
 
         Args:
             named, arrays: what else has to be remembered; None where the arrays are as at the last flush.
-            clean: whether the buffer is closed with it, so that an episode that runs goes on after a resume.
+            clean: whether the buffer is closed with it, so that `open` does not take the writer for killed.
         """
         with self.file.db.syncing():
             self.put_rest({**named, "clean": clean}, arrays)

@@ -77,7 +77,7 @@ def _state(view: View, path: Path) -> str:
     if writer is not None:
         return f"{writer} writes to it now"
     if view.file.meta("clean"):
-        return "closed; an episode that runs goes on when it is opened again"
+        return "closed; an episode that runs ends when the next step is added"
     if view.file.lacks_log():
         return LACKS_LOG
     return "its writer ended without closing it; opening it again cuts the episodes that run"

@@ -59,7 +59,7 @@ def test_inspect_tells_what_a_file_holds(path: Path, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[0] == f"file        {path}, a replay file of format version 1"
-    assert lines[1] == "state       closed; an episode that runs goes on when it is opened again"
+    assert lines[1] == "state       closed; an episode that runs ends when the next step is added"
     assert lines[2] == "steps       50 live of 64, in 1 stream; 50 were added in all"
     assert lines[3] == "episodes    3 live: 1 running, 1 terminated, 1 truncated"
     assert lines[4] == "returns     0.50 on average over those that ended, from 0.5 to 0.5"
