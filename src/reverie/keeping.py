@@ -267,8 +267,9 @@ class Keeper:
             if self._journal is not None:
                 self._flush(clean=True)
                 self._journal = self.changes.journal = None
-        except ReplayError:
-            self.file.close()
+        except ReplayError as error:
+            if not isinstance(error.__cause__, MemoryError):  # then closing again may succeed
+                self.file.close()
             raise
         self.file.close()
 
