@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.codec import Codec
+from reverie.errors import TooLarge
 from reverie.memory import reserve
 from reverie.runs import Runs
 from reverie.spec import Column
@@ -150,6 +151,11 @@ class Finals:
         """Bytes of the places in use, and of as many more as there may soon be."""
         return self._places * self._row_bytes
 
+    def _claim(self, places: int) -> None:
+        reserve(
+            self, places * self._row_bytes, f"final observations of {places:,} episodes", held=self.nbytes
+        )
+
     def put(self, values: Mapping[str, Any]) -> int:
         """Store one final observation and return its place."""
         if not self._free:
@@ -204,7 +210,12 @@ class Finals:
             TooLarge: there is no memory for them.
         """
         while len(self._free) < count:
-            old, new = self._places, min(max(2 * self._places, 8), self._limit)
-            reserve(self, new * self._row_bytes, f"final observations of {new:,} episodes", held=self.nbytes)
+            old = self._places
+            least = min(old + count - len(self._free), self._limit)
+            new = max(least, min(max(2 * old, 8), self._limit))
+            try:
+                self._claim(new)
+            except TooLarge:
+                self._claim(new := least)
             self._places = new
             self._free.extend(range(new - 1, old - 1, -1))

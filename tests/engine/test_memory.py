@@ -2,6 +2,7 @@
 
 import gc
 
+import numpy as np
 import pytest
 
 import reverie as rv
@@ -83,3 +84,37 @@ def test_the_system_tells_how_much_memory_there_is():
 def test_bytes_are_written_as_people_write_them(count, text):
     """format_bytes uses powers of 1000."""
     assert memory.format_bytes(count) == text
+
+
+def test_a_final_observation_that_does_not_fit_is_refused_and_changes_nothing(monkeypatch):
+    """Where memory for final observations runs out, `add` says so; what is there stays, and steps without go in."""
+    spec = rv.StepSpec(rv.Field((1000,), "uint8"), rv.Field((), "int64"))
+    held, frame = rv.ReplayBuffer(spec, 100, seed=0), np.ones(1000, np.uint8)
+
+    def add(final):
+        held.add(obs=frame, action=0, reward=1.0, terminated=True, truncated=False, final_obs=final)
+
+    for _ in range(8):  # as many places as are made at first
+        add(frame)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 999)
+    said = held.nbytes
+    with pytest.raises(
+        rv.TooLarge, match=r"final observations of 9 episodes: wanted 9\.00 kB of memory, got 999 B"
+    ):
+        add(frame)
+    assert (len(held), held.nbytes, held.count_windows(1)) == (8, said, 8)
+    add(None)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1500)  # for one more, not for eight
+    add(frame)
+    assert (len(held), held.nbytes - said) == (10, 1000)
+    assert held.sample(64, 1).obs_mask[:, -1].any()
+
+
+def test_a_buffer_says_what_final_observations_take():
+    """With one-step episodes a buffer says that it takes a final observation for each step, and never more."""
+    spec = rv.StepSpec(rv.Field((1000,), "uint8"), rv.Field((), "int64"))
+    held, frame = rv.ReplayBuffer(spec, 100, seed=0), np.ones(1000, np.uint8)
+    empty = held.nbytes
+    for _ in range(300):
+        held.add(obs=frame, action=0, reward=1.0, terminated=True, truncated=False, final_obs=frame)
+    assert 100 * 1000 <= held.nbytes - empty <= 101 * 1000 + 100 * 100  # and the table of 100 episodes
