@@ -44,6 +44,7 @@ class TokenizerConfig:
             published.
         lean: much smaller networks around one grid: after the patches two steps that add one convolution
             each, of sides 3 and 1, without norms or attention, and as many in the decoder. Off as published.
+            With `local` all sides are 1, and training computes each distinct patch of a batch once.
         channels: feature maps at every level, a multiple of 32.
         levels: resolutions that the convolutions visit; each level halves the one before.
         res_blocks: residual blocks a level in the encoder; the decoder has one more.
@@ -54,6 +55,9 @@ class TokenizerConfig:
             average of the encoder outputs that chose it.
         average_decay: how much of that average stays after an update.
         bounded: a sigmoid keeps decoded frames in 0..1; as published, nothing does.
+        background: read and paint what differs from a background, the median of some frames before the first
+            update; patches without anything new are painted exactly. Wants `lean`, `local` and `bounded`. Off
+            as published.
         precision: of the convolutions, in training and in use alike, so that a frame has the same tokens in
             every phase. Codes are compared in float32 in any case.
     """
@@ -71,6 +75,7 @@ class TokenizerConfig:
     codebook: Literal["gradient", "average"] = "gradient"
     average_decay: float = 0.98
     bounded: bool = False
+    background: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -90,10 +95,15 @@ class TokenizerConfig:
                 f"local: wanted one level and no attention, got levels = {self.levels} and "
                 f"attention_at = {self.attention_at}; patches that are tokenised alone have no grid"
             )
-        if self.lean and (self.levels > 1 or self.attention_at or self.local):
+        if self.lean and (self.levels > 1 or self.attention_at):
             raise BadSetting(
-                f"lean: wanted one level, no attention and local off, got levels = {self.levels}, "
-                f"attention_at = {self.attention_at} and local = {self.local}; lean networks have none of these"
+                f"lean: wanted one level and no attention, got levels = {self.levels} and "
+                f"attention_at = {self.attention_at}; lean networks have neither"
+            )
+        if self.background and not (self.lean and self.local and self.bounded):
+            raise BadSetting(
+                f"background: wanted lean, local and bounded on, got {self.lean}, {self.local} and {self.bounded}; "
+                f"only a patch that is painted by itself can look like its background"
             )
         divisor = self.patch * 2 ** (self.levels - 1)
         if self.frame[1] != self.frame[2] or self.frame[1] % divisor:
