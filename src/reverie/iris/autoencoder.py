@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.iris.config import NORM_GROUPS, TokenizerConfig
+from reverie.iris.patches import Fold, Unfold
 
 
 class _Kit(NamedTuple):
@@ -95,9 +96,10 @@ def _lean(inward: int, channels: int, outward: int, kernel: int) -> list[nn.Modu
 
 def build_encoder(config: TokenizerConfig) -> nn.Sequential:
     if config.lean:
-        folded, kernel = config.frame[0] * config.patch**2, 1 if config.local else 3
+        shape, kernel = config.patch_shape, 1 if config.local else 3
+        folded = config.frame[0] * shape[0] * shape[1]
         lean = _lean(folded, config.channels, config.token_dim, kernel)
-        return nn.Sequential(nn.PixelUnshuffle(config.patch), *lean)
+        return nn.Sequential(Fold(shape), *lean)
     kit = _Kit.of(config, normed=not config.local)
     side = config.frame[1] // config.patch
     layers = [nn.PixelUnshuffle(config.patch), kit.conv(config.frame[0] * config.patch**2, kit.channels)]
@@ -112,11 +114,12 @@ def build_encoder(config: TokenizerConfig) -> nn.Sequential:
 
 def build_decoder(config: TokenizerConfig) -> nn.Sequential:
     if config.lean:
-        folded, kernel = config.frame[0] * config.patch**2, 1 if config.local else 3
+        shape, kernel = config.patch_shape, 1 if config.local else 3
+        folded = config.frame[0] * shape[0] * shape[1]
         lean = _lean(config.token_dim, config.channels, folded, kernel)
-        return nn.Sequential(*lean, nn.PixelShuffle(config.patch))
+        return nn.Sequential(*lean, Unfold(shape))
     kit = _Kit.of(config, normed=True)
-    side = config.grid
+    side = config.grid[0]
     layers = [kit.conv(config.token_dim, kit.channels), *kit.middle()]
     for level in range(config.levels):
         if level:

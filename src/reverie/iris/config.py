@@ -39,6 +39,8 @@ class TokenizerConfig:
         frame: (channels, height, width) of a frame; height and width are equal.
         patch: fold squares of `patch` × `patch` pixels into channels before the first convolution. 1 as
             published; more makes a small tokenizer much cheaper, for convolutions then run on a smaller grid.
+        patch_width: how wide patches are that are no squares, for `lean` tokenizers; `patch` is their height.
+            None makes squares.
         local: let the encoder see every patch by itself: convolutions of side 1 everywhere, and in the encoder
             no norms and no attention. Equal patches then get equal tokens, which are easy to predict. Off as
             published.
@@ -64,6 +66,7 @@ class TokenizerConfig:
 
     frame: tuple[int, int, int] = (3, 64, 64)
     patch: int = 1
+    patch_width: int | None = None
     local: bool = False
     lean: bool = False
     channels: int = 64
@@ -100,6 +103,11 @@ class TokenizerConfig:
                 f"lean: wanted one level and no attention, got levels = {self.levels} and "
                 f"attention_at = {self.attention_at}; lean networks have neither"
             )
+        if self.patch_width is not None and not (self.lean and self.frame[2] % max(1, self.patch_width) == 0):
+            raise BadSetting(
+                f"patch_width: wanted a divisor of the width {self.frame[2]} and lean on, got {self.patch_width} and "
+                f"lean = {self.lean}; only lean tokenizers have patches that are no squares"
+            )
         if self.background and not (self.lean and self.local and self.bounded):
             raise BadSetting(
                 f"background: wanted lean, local and bounded on, got {self.lean}, {self.local} and {self.bounded}; "
@@ -113,14 +121,20 @@ class TokenizerConfig:
             )
 
     @property
-    def grid(self) -> int:
-        """How many tokens a frame has on each side."""
-        return self.frame[1] // self.patch >> (self.levels - 1)
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self.patch, self.patch_width or self.patch
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How many tokens a frame has from top to bottom, and from left to right."""
+        height, width = self.patch_shape
+        return self.frame[1] // height >> (self.levels - 1), self.frame[2] // width >> (self.levels - 1)
 
     @property
     def tokens_per_frame(self) -> int:
         """K, how many tokens stand for a frame."""
-        return self.grid * self.grid
+        return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,11 @@
-"""The squares of pixels that become tokens, and which of them are alike."""
+"""The rectangles of pixels that become tokens, and which of them are alike."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SPREAD = 8192.0  # more than any patch's number, so that the numbers of different places are never equal
 
@@ -26,16 +26,47 @@ class Distinct(NamedTuple):
     count: Tensor
 
 
-def cut(frames: Tensor, side: int) -> Tensor:
-    """Return frames (B, C, H, W) as their patches (B, K, C·side·side), K in row-major order."""
-    batch, channels, height, width = frames.shape
-    grid = frames.reshape(batch, channels, height // side, side, width // side, side)
+class Fold(nn.Module):
+    """Folds frames (B, C, H, W) into one vector for each patch, (B, C·h·w, H/h, W/w).
+
+    Args:
+        shape: (h, w), height and width of a patch.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, frames: Tensor) -> Tensor:
+        (height, width), (batch, channels, rows, columns) = self.shape, frames.shape
+        x = frames.reshape(batch, channels, rows // height, height, columns // width, width)
+        return x.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+class Unfold(nn.Module):
+    """Undoes `Fold`."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, folded: Tensor) -> Tensor:
+        (height, width), (batch, _, down, across) = self.shape, folded.shape
+        x = folded.reshape(batch, -1, height, width, down, across).permute(0, 1, 4, 2, 5, 3)
+        return x.reshape(batch, -1, down * height, across * width)
+
+
+def cut(frames: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return frames (B, C, H, W) as their patches of that height and width (B, K, C·h·w), K in row-major order."""
+    batch, channels, rows, columns = frames.shape
+    height, width = shape
+    grid = frames.reshape(batch, channels, rows // height, height, columns // width, width)
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def side_by_side(patches: Tensor, channels: int, side: int) -> Tensor:
-    """Return patches (U, C·side·side) as one image (1, C, side, U·side), in which they stand in a row."""
-    return patches.view(-1, channels, side, side).permute(1, 2, 0, 3).flatten(2).unsqueeze(0)
+def side_by_side(patches: Tensor, channels: int, shape: tuple[int, int]) -> Tensor:
+    """Return patches (U, C·h·w) as one image (1, C, h, U·w), in which they stand in a row."""
+    return patches.view(-1, channels, *shape).permute(1, 2, 0, 3).flatten(2).unsqueeze(0)
 
 
 def distinct(patches: Tensor) -> Distinct:

@@ -120,9 +120,8 @@ class Tokenizer(nn.Module):
 
     def look_up(self, tokens: Tensor) -> Tensor:
         """Return the codebook vectors (…, D, h, w) of tokens (…, K) int64."""
-        grid = self.config.grid
         z_q: Tensor = self.embedding(tokens).transpose(-1, -2)  # (…, D, K)
-        return z_q.reshape(*z_q.shape[:-1], grid, grid)
+        return z_q.reshape(*z_q.shape[:-1], *self.config.grid)
 
     @torch.no_grad()
     def revive(self, dead: Tensor, z: Tensor) -> None:
@@ -174,11 +173,14 @@ class Tokenizer(nn.Module):
         output = self._decoded(z_q.reshape(-1, *z_q.shape[-3:]))
         if background is not None:
             # What looks like the background is shown as the background, exactly: its corrections are none.
-            side = self.config.patch
-            empty = z_q.new_zeros(1, self.config.frame[0], side, side)
+            height, width = self.config.patch_shape
+            empty = z_q.new_zeros(1, self.config.frame[0], height, width)
             nothing = self._decoded(self.embedding(self._nearest(self.embed(empty, empty))).mT.unsqueeze(2))
-            correction = output - nothing.repeat(1, 1, *(size // side for size in output.shape[-2:]))
-            output = background.logit(DARKEST) + F.hardshrink(correction, faintest)
+            places = output.shape[2] // height, output.shape[3] // width
+            correction = output - nothing.repeat(1, 1, *places)
+            if faintest:  # otherwise it would still swallow the gradient of a correction that is none
+                correction = F.hardshrink(correction, faintest)
+            output = background.logit(DARKEST) + correction
         return output.view(*lead, *output.shape[1:])
 
     def _decoded(self, z_q: Tensor) -> Tensor:
@@ -274,28 +276,28 @@ def _losses_of_patches(
     equal ones, so one stands for all.
     """
     config = tokenizer.config
-    patches = cut(frames, config.patch)  # (B, K, C·p·p)
+    patches = cut(frames, config.patch_shape)  # (B, K, C·h·w)
     found = distinct(patches)
 
     def there(frame: Tensor) -> Tensor:
-        at_place = cut(frame.unsqueeze(0), config.patch)[0][found.place]
-        return side_by_side(at_place, config.frame[0], config.patch)
+        at_place = cut(frame.unsqueeze(0), config.patch_shape)[0][found.place]
+        return side_by_side(at_place, config.frame[0], config.patch_shape)
 
-    x = side_by_side(patches.flatten(0, 1)[found.first], config.frame[0], config.patch)  # (1, C, p, U·p)
+    x = side_by_side(patches.flatten(0, 1)[found.first], config.frame[0], config.patch_shape)  # (1, C, h, U·w)
     background = None if tokenizer.background is None else there(tokenizer.background)
     z = tokenizer.embed(x, background)  # (1, D, 1, U)
     tokens = tokenizer._nearest(z)
     z_q = tokenizer.embedding(tokens).mT.unsqueeze(2)
     painted = tokenizer.paint(z + (z_q - z).detach(), background)
     share = len(found.count) / len(found.inverse) * found.count.float()  # (U,), mean 1: how many each stands for
-    weight = share.repeat_interleave(config.patch).expand_as(x[:, :1])
+    weight = share.repeat_interleave(config.patch_shape[1]).expand_as(x[:, :1])
     if mean_frame is not None:
         weight = weight * _pixel_weight(x, there(mean_frame), settings.pixel_weight)
     reconstruction = F.binary_cross_entropy_with_logits(painted, x, weight)
     codebook = (share * (z_q - z.detach()).square()).mean()
     commitment = settings.commitment * (share * (z - z_q.detach()).square()).mean()
     total = settings.reconstruction_weight * reconstruction + codebook + commitment
-    grid = (len(frames), config.grid, config.grid, -1)
+    grid = (len(frames), *config.grid, -1)
     encoded = Encoded(
         *(vectors[0, :, 0].T[found.inverse].view(grid).movedim(-1, 1) for vectors in (z, z_q)),
         tokens[0][found.inverse].view(len(frames), -1),
