@@ -42,7 +42,9 @@ def test_a_perfect_dream_is_nearer_than_every_guess(
     """A model that moves the square as the game does is never wrong, and knows what came before."""
     columns: list[np.ndarray] = []
 
-    def reset(self: Imagination, frame: torch.Tensor, before: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def reset(
+        self: Imagination, frame: torch.Tensor, before: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
         assert before[0].shape[1:] == (3, 3, 16, 16)
         assert before[1].shape[1:] == (3,)
         columns.append(frame[:, 0, 4].argmax(1).numpy())

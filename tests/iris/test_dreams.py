@@ -76,7 +76,14 @@ def test_short_games_have_short_dreams(agent: Agent) -> None:
         for step in range(40):
             ends = step % length == length - 1
             obs = np.full((3, 16, 16), step, np.uint8)
-            buffer.add(obs=obs, action=0, reward=0.0, terminated=ends, truncated=False, final_obs=obs if ends else None)
+            buffer.add(
+                obs=obs,
+                action=0,
+                reward=0.0,
+                terminated=ends,
+                truncated=False,
+                final_obs=obs if ends else None,
+            )
         assert len(dream(agent.tokenizer, agent.world_model, buffer, 0).actions) == steps
 
 

@@ -58,8 +58,8 @@ def test_equal_patches_of_a_place_are_one() -> None:
     patches = torch.randint(0, 2, (50, 4, 3)).float() / 255
     found = distinct(patches)
     kinds = [(row % 4, patch.numpy().tobytes()) for row, patch in enumerate(patches.flatten(0, 1))]
-    assert len(found.count) == len(set(kinds))
-    for number, (first, place, count) in enumerate(zip(found.first, found.place, found.count, strict=True)):
+    assert len(found.counts) == len(set(kinds))
+    for number, (first, place, count) in enumerate(zip(found.first, found.place, found.counts, strict=True)):
         alike = [row for row, kind in enumerate(kinds) if kind == kinds[int(first)]]
         assert (int(first), int(place), int(count)) == (alike[0], alike[0] % 4, len(alike))
         assert (found.inverse[alike] == number).all()

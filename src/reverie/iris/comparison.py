@@ -135,10 +135,7 @@ def compare(
             there.append([_mean(seen[is_there]) for seen, _ in found])
             both = [seen & is_there for seen, _ in found]
             off.append(
-                [
-                    _mean(np.hypot(*(at - place)[which].T))
-                    for (_, at), which in zip(found, both, strict=True)
-                ]
+                [_mean(np.hypot(*(at - place)[which].T)) for (_, at), which in zip(found, both, strict=True)]
             )
             unreal.append(_mean(found[0][0][~is_there]))
     labels = list(shown)

@@ -17,13 +17,13 @@ class Distinct(NamedTuple):
         first: (U,) int64, a patch of each kind, as a row of all B·K.
         place: (U,) int64 in 0..K-1, where in the frame they are.
         inverse: (B·K,) int64 in 0..U-1, the kind of every patch.
-        count: (U,) int64, how many there are of a kind.
+        counts: (U,) int64, how many there are of a kind.
     """
 
     first: Tensor
     place: Tensor
     inverse: Tensor
-    count: Tensor
+    counts: Tensor
 
 
 class Fold(nn.Module):
@@ -78,7 +78,8 @@ def distinct(patches: Tensor) -> Distinct:
     places, pixels = patches.shape[1:]
     weights = torch.linspace(1, 2, pixels, dtype=torch.float64, device=patches.device).sqrt()
     number = patches.double() @ weights + SPREAD * torch.arange(places, device=patches.device)
-    _, inverse, count = number.flatten().unique(return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(number, return_inverse=True, return_counts=True)
+    inverse = inverse.flatten()
     rows = torch.arange(len(inverse), device=patches.device)
-    first = torch.full_like(count, len(inverse)).scatter_reduce_(0, inverse, rows, "amin")
-    return Distinct(first, first % places, inverse, count)
+    first = torch.full_like(counts, len(inverse)).scatter_reduce_(0, inverse, rows, "amin")
+    return Distinct(first, first % places, inverse, counts)

@@ -107,7 +107,9 @@ def draw_strip(
         middle = x + (width - GAP) // 2
         pen.text((middle, line // 2), f"step {step}", INK, font, anchor="mm")
         if captions:
-            pen.multiline_text((middle, (line + header) // 2), captions[column], INK, font, anchor="mm", align="center")
+            pen.multiline_text(
+                (middle, (line + header) // 2), captions[column], INK, font, anchor="mm", align="center"
+            )
         for row, frames in enumerate(rows.values()):
             sheet.paste(_enlarged(frames[step], scale), (x, header + height * row))
     for row, label in enumerate(rows):

@@ -65,9 +65,8 @@ def compared(comparison: Comparison) -> str:
     lines = [
         f"Dreams of {comparison.windows} windows that training never saw, with the actions really taken there. The "
         f"guesses",
-        "repeat the window's first frame or the last real one; \"tokens\" is the true frame as the tokenizer shows",
-        "it. \"Visibly wrong\" is a pixel of which a channel is off by more than "
-        f"{VISIBLE} of 255.",
+        'repeat the window\'s first frame or the last real one; "tokens" is the true frame as the tokenizer shows',
+        f'it. "Visibly wrong" is a pixel of which a channel is off by more than {VISIBLE} of 255.',
         "",
         "      pixels visibly wrong             mean distance, of 255",
         "step   dream  first   last  tokens     dream  first   last  tokens",

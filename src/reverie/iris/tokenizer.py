@@ -221,9 +221,7 @@ def tokenizer_losses(
         BadSetting: the settings want a mean frame or a perceptual distance and none was given.
     """
     if settings.pixel_weight and mean_frame is None:
-        raise BadSetting(
-            "mean_frame: wanted a frame for pixel_weight, got None; pass the data's mean frame"
-        )
+        raise BadSetting("mean_frame: wanted a frame for pixel_weight, got None; pass the data's mean frame")
     config = tokenizer.config
     if config.lean and config.local and config.bounded and settings.reconstruction == "cross_entropy":
         return _losses_of_patches(tokenizer, frames, settings, mean_frame)
@@ -283,13 +281,17 @@ def _losses_of_patches(
         at_place = cut(frame.unsqueeze(0), config.patch_shape)[0][found.place]
         return side_by_side(at_place, config.frame[0], config.patch_shape)
 
-    x = side_by_side(patches.flatten(0, 1)[found.first], config.frame[0], config.patch_shape)  # (1, C, h, U·w)
+    x = side_by_side(
+        patches.flatten(0, 1)[found.first], config.frame[0], config.patch_shape
+    )  # (1, C, h, U·w)
     background = None if tokenizer.background is None else there(tokenizer.background)
     z = tokenizer.embed(x, background)  # (1, D, 1, U)
     tokens = tokenizer._nearest(z)
     z_q = tokenizer.embedding(tokens).mT.unsqueeze(2)
     painted = tokenizer.paint(z + (z_q - z).detach(), background)
-    share = len(found.count) / len(found.inverse) * found.count.float()  # (U,), mean 1: how many each stands for
+    share = (
+        len(found.counts) / len(found.inverse) * found.counts.float()
+    )  # (U,), mean 1: how many each stands for
     weight = share.repeat_interleave(config.patch_shape[1]).expand_as(x[:, :1])
     if mean_frame is not None:
         weight = weight * _pixel_weight(x, there(mean_frame), settings.pixel_weight)
@@ -298,10 +300,8 @@ def _losses_of_patches(
     commitment = settings.commitment * (share * (z - z_q.detach()).square()).mean()
     total = settings.reconstruction_weight * reconstruction + codebook + commitment
     grid = (len(frames), *config.grid, -1)
-    encoded = Encoded(
-        *(vectors[0, :, 0].T[found.inverse].view(grid).movedim(-1, 1) for vectors in (z, z_q)),
-        tokens[0][found.inverse].view(len(frames), -1),
-    )
+    every = [vectors[0, :, 0].T[found.inverse].view(grid).movedim(-1, 1) for vectors in (z, z_q)]
+    encoded = Encoded(every[0], every[1], tokens[0][found.inverse].view(len(frames), -1))
     return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
 
 
