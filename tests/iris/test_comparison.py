@@ -63,7 +63,10 @@ def test_a_perfect_dream_is_nearer_than_every_guess(
     assert found.worse_at(found.wrong) == found.worse_at(found.distance) == []
     assert (found.there["square"][DREAM] == 1).all()
     assert not found.off["square"][DREAM].any()
-    assert "nearer to the game than both guesses at every step" in compared(found)
+    told = compared(found)
+    assert told.count("beats both guesses at every step") == 3
+    assert "NOT" not in told
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def test_guesses_are_measured_as_they_are(agent: Agent, buffer: rv.ReplayBuffer) -> None:
@@ -83,7 +86,7 @@ def test_a_dream_of_an_untrained_model_is_told_to_be_worse(agent: Agent, buffer:
     """The verdict names the steps at which a guess is as near."""
     found = compare(agent.tokenizer, agent.world_model, buffer, 0, windows=20, steps=3)
     assert found.worse_at(found.wrong) == [1, 2, 3]
-    assert "NOT nearer to the game than both guesses at step 1, 2, 3" in compared(found)
+    assert "does NOT beat both guesses at steps 1, 2, 3" in compared(found)
     assert not found.there
 
 

@@ -44,7 +44,7 @@ def test_the_demonstration_leaves_three_pictures(tmp_path: Path) -> None:
     for path in result.files:
         assert str(path) in told
     assert "tokenizer        4 of 4" in told  # a file gets lines, too
-    assert "NOT nearer to the game than both guesses" in told  # after so little training
+    assert "does NOT beat both guesses" in told  # after so little training
 
 
 def test_a_strip_shows_every_pixel_as_a_square(tmp_path: Path) -> None:

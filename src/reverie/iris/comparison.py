@@ -76,7 +76,7 @@ class Comparison:
     unreal: dict[str, Series]
 
     def worse_at(self, measure: dict[str, Series]) -> list[int]:
-        """Return the steps, from 1, at which the dream is no nearer than both guesses are."""
+        """Return the steps, from 1, at which the dream is not nearer than both guesses are."""
         best = np.minimum(*(measure[guess] for guess in GUESSES))
         return (np.flatnonzero(~(measure[DREAM] < best)) + 1).tolist()
 

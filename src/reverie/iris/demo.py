@@ -22,10 +22,8 @@ from reverie.iris.tokenizer import Tokenizer
 from reverie.iris.train import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.world_model import WorldModel
 
-STEPS, HELD_OUT_STEPS = (
-    16_000,
-    2_000,
-)  # of the recording that training sees, and of the one that it never does
+STEPS = 16_000  # of the recording that training sees
+HELD_OUT_STEPS = 2_000  # of the one that it never does
 DREAM_STEPS = 10
 TEMPERATURE = 0.5  # below 1: a model trained for minutes gives unlikely tokens too much credit
 EVERY = 2  # steps from one column of the picture to the next
@@ -111,14 +109,8 @@ def run_demo(
             buffer = ReplayBuffer(spec, steps, seed=seed)
             held_out = ReplayBuffer(spec, held_out_steps, seed=seed)
             reading.begin("recording", steps)
-            record(
-                env,
-                buffer,
-                None,
-                steps,
-                seed=seed,
-                on_step=lambda done: reading.show(done, f"{game}, played at random"),
-            )
+            played = f"{game}, played at random"
+            record(env, buffer, None, steps, seed=seed, on_step=lambda done: reading.show(done, played))
             record(env, held_out, None, held_out_steps, seed=seed + 1)
             meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
 

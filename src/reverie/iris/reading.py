@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from math import isnan
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -10,9 +10,11 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from reverie.iris.comparison import DREAM, FIRST, LAST, TOKENS, Comparison
+from reverie.iris.comparison import DREAM, FIRST, LAST, TOKENS, Comparison, Series
 from reverie.iris.dreams import VISIBLE
 
+LABELS = (DREAM, FIRST, LAST, TOKENS)
+_HEADER = "step  " + "   ".join(2 * ["".join(f"{label:>7}" for label in LABELS)])
 LINES = 10  # of progress, for each part, where the output is no terminal
 
 
@@ -62,52 +64,59 @@ class Reading:
 
 def compared(comparison: Comparison) -> str:
     """Return the tables of a comparison and what they come to, as text of 80 columns."""
-    lines = [
-        f"Dreams of {comparison.windows} windows that training never saw, with the actions really taken there. The "
-        f"guesses",
-        'repeat the window\'s first frame or the last real one; "tokens" is the true frame as the tokenizer shows',
-        f'it. "Visibly wrong" is a pixel of which a channel is off by more than {VISIBLE} of 255.',
-        "",
-        "      pixels visibly wrong             mean distance, of 255",
-        "step   dream  first   last  tokens     dream  first   last  tokens",
-    ]
-    labels = (DREAM, FIRST, LAST, TOKENS)
     wrong, distance = comparison.wrong, comparison.distance
-    for step in range(len(wrong[DREAM])):
-        lines.append(
-            f"{step + 1:>4}  "
-            + _cells((wrong[label][step] for label in labels), 2)
-            + "    "
-            + _cells((distance[label][step] for label in labels), 3)
-        )
+    lines = [
+        f"{comparison.windows} windows that training never saw, dreamt with the actions really taken there.",
+        "first, last: the window's first frame, or the last real one, repeated.",
+        "tokens: the true frame as the tokenizer shows it.",
+        f"visibly wrong: a pixel of which a channel is off by more than {VISIBLE} of 255.",
+        "",
+        "          pixels visibly wrong           mean distance, of 255",
+        _HEADER,
+    ]
+    lines += _table((wrong, 2), (distance, 3))
     for thing in comparison.there:
-        there, off = comparison.there[thing], comparison.off[thing]
         lines += [
             "",
-            f"the {thing}: in how many of the frames that have it really, how far off in pixels, and in how many that "
-            f"have it not",
-            "step   dream  first   last  tokens     dream  first   last  tokens     dream",
+            f"the {thing}",
+            "       share of frames with it        pixels away from its place     where",
+            "       in which it is shown           where it is shown              none is",
+            f"{_HEADER}     dream",
         ]
-        for step in range(len(wrong[DREAM])):
-            lines.append(
-                f"{step + 1:>4}  "
-                + _cells((there[label][step] for label in labels), 2)
-                + "    "
-                + _cells((off[label][step] for label in labels), 2)
-                + "    "
-                + _cells([comparison.unreal[thing][step]], 2)
-            )
-    lines += ["", _verdict("pixels visibly wrong", comparison.worse_at(wrong)),
-              _verdict("mean distance", comparison.worse_at(distance))]  # fmt: skip
+        there, off, unreal = comparison.there[thing], comparison.off[thing], comparison.unreal[thing]
+        lines += [
+            f"{row}    {'     -' if isnan(more) else f'{more:6.2f}'}"
+            for row, more in zip(_table((there, 2), (off, 2)), unreal, strict=True)
+        ]
+    lines += [
+        "",
+        _verdict("pixels visibly wrong", comparison.worse_at(wrong)),
+        _verdict("mean distance", comparison.worse_at(distance)),
+        *(
+            _verdict(f"place of the {thing}", comparison.worse_at(off))
+            for thing, off in comparison.off.items()
+        ),
+    ]
     return "\n".join(lines)
 
 
-def _cells(values: Iterable[float], digits: int) -> str:
-    return " ".join(f"{value:6.{digits}f}" for value in values)
+def _table(*measures: tuple[dict[str, Series], int]) -> list[str]:
+    """Return a line for each step, with a number for each label of each measure to so many digits."""
+    lines = []
+    for step in range(len(measures[0][0][DREAM])):
+        cells = "   ".join(
+            " ".join(
+                "     -" if isnan(series[label][step]) else f"{series[label][step]:6.{digits}f}"
+                for label in LABELS
+            )
+            for series, digits in measures
+        )
+        lines.append(f"{step + 1:>4}   {cells}")
+    return lines
 
 
 def _verdict(measure: str, worse: list[int]) -> str:
     if not worse:
-        return f"{measure}: the dream is nearer to the game than both guesses at every step"
+        return f"{measure}: the dream beats both guesses at every step"
     steps = ", ".join(map(str, worse))
-    return f"{measure}: the dream is NOT nearer to the game than both guesses at step {steps}"
+    return f"{measure}: the dream does NOT beat both guesses at steps {steps}"

@@ -189,9 +189,11 @@ def config_from_json(text: str) -> Config:
 
 
 _DEMO = Config(
-    # Without a background most of the training would go into walls that never move.
+    # Rows of pixels as patches: the paddle is one token, the ball another. Without a background most of the
+    # training would go into walls that never move.
     tokenizer=TokenizerConfig(
-        patch=16,
+        patch=8,
+        patch_width=64,
         local=True,
         lean=True,
         channels=256,
@@ -218,7 +220,7 @@ _DEMO = Config(
     ),
     # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same.
     world_model_training=Optimisation(
-        steps=1100,
+        steps=2200,
         batch_size=8,
         learning_rate=2e-3,
         final_learning_rate=1e-4,
