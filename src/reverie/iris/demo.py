@@ -25,7 +25,7 @@ from reverie.iris.world_model import WorldModel
 STEPS = 16_000  # of the recording that training sees
 HELD_OUT_STEPS = 2_000  # of the one that it never does
 DREAM_STEPS = 10
-TEMPERATURE = 0.5  # below 1: a model trained for minutes gives unlikely tokens too much credit
+TEMPERATURE = 0.0  # the emulator leaves nothing to chance, so the likeliest token is the one to show
 EVERY = 2  # steps from one column of the picture to the next
 
 
