@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from reverie import BadSetting
+from reverie.iris.comparison import DREAM
 from reverie.iris.demo import run_demo
 from reverie.iris.dreams import DIFFERENCE, IMAGINED, REAL, RECONSTRUCTED
 from reverie.iris.pictures import draw_strip
@@ -45,6 +46,17 @@ def test_the_demonstration_leaves_three_pictures(tmp_path: Path) -> None:
         assert str(path) in told
     assert "tokenizer        4 of 4" in told  # a file gets lines, too
     assert "does NOT beat both guesses" in told  # after so little training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_dream_obeys(tmp_path: Path, seed: int) -> None:
+    """As it comes, the demonstration's dream beats both guesses at every step, in pixels and in where things are."""
+    found = run_demo(tmp_path, seed=seed, console=Console(file=io.StringIO())).comparison
+    for measure in (found.wrong, found.distance, found.off["paddle"], found.off["ball"]):
+        assert found.worse_at(measure) == []
+    assert (found.there["paddle"][DREAM] > 0.95).all()
+    assert (found.there["ball"][DREAM] > 0.6).all()
 
 
 def test_a_strip_shows_every_pixel_as_a_square(tmp_path: Path) -> None:
