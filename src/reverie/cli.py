@@ -205,7 +205,7 @@ def demo(
     steps: int = 16_000,
     seed: int = 0,
 ) -> None:
-    """Train a small IRIS from a replay buffer, and show what it dreams.
+    """Train a small IRIS from a replay buffer, and show what it dreams and how near that comes to the game.
 
     Args:
         out: folder for what the demonstration writes.
