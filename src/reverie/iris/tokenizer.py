@@ -20,7 +20,9 @@ from reverie.iris.patches import cut, distinct, side_by_side
 from reverie.iris.transformer import in_precision
 
 DARKEST = 1e-3  # black and white of a background are this and one less this, whose logits are finite
-FAINT_CORRECTION = 0.2  # of a background's logits: what nobody would see, though it is everywhere
+FAINT_CORRECTION = (
+    0.2  # of a background's logits: at most 13 of 255, too faint to see, and otherwise everywhere
+)
 REVIVED_SHARE = 0.2  # of the uniform share of outputs: what a revived code's average starts with
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -281,17 +283,15 @@ def _losses_of_patches(
         at_place = cut(frame.unsqueeze(0), config.patch_shape)[0][found.place]
         return side_by_side(at_place, config.frame[0], config.patch_shape)
 
-    x = side_by_side(
-        patches.flatten(0, 1)[found.first], config.frame[0], config.patch_shape
-    )  # (1, C, h, U·w)
+    kinds = patches.flatten(0, 1)[found.first]  # (U, C·h·w)
+    x = side_by_side(kinds, config.frame[0], config.patch_shape)  # (1, C, h, U·w)
     background = None if tokenizer.background is None else there(tokenizer.background)
     z = tokenizer.embed(x, background)  # (1, D, 1, U)
     tokens = tokenizer._nearest(z)
     z_q = tokenizer.embedding(tokens).mT.unsqueeze(2)
     painted = tokenizer.paint(z + (z_q - z).detach(), background)
-    share = (
-        len(found.counts) / len(found.inverse) * found.counts.float()
-    )  # (U,), mean 1: how many each stands for
+    # How many each kind stands for, (U,), scaled to a mean of 1: means over kinds are then means over patches.
+    share = found.counts * (len(found.counts) / len(found.inverse))
     weight = share.repeat_interleave(config.patch_shape[1]).expand_as(x[:, :1])
     if mean_frame is not None:
         weight = weight * _pixel_weight(x, there(mean_frame), settings.pixel_weight)
