@@ -22,8 +22,8 @@ from reverie.iris.tokenizer import Tokenizer
 from reverie.iris.train import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.world_model import WorldModel
 
-STEPS = 16_000  # of the recording that training sees
-HELD_OUT_STEPS = 2_000  # of the one that it never does
+STEPS = 20_000  # of the recording that training sees
+HELD_OUT_STEPS = 4_000  # of the one that it never does
 DREAM_STEPS = 10
 TEMPERATURE = 0.0  # the emulator leaves nothing to chance, so the likeliest token is the one to show
 EVERY = 2  # steps from one column of the picture to the next

@@ -199,7 +199,7 @@ _DEMO = Config(
         channels=256,
         levels=1,
         attention_at=(),
-        codebook_size=512,
+        codebook_size=1024,
         token_dim=32,
         codebook="average",
         average_decay=0.95,
@@ -213,7 +213,7 @@ _DEMO = Config(
         pixel_weight=10.0,
         revive_every=25,
     ),
-    tokenizer_training=Optimisation(steps=3000, batch_size=64, learning_rate=3e-3, final_learning_rate=1e-4),
+    tokenizer_training=Optimisation(steps=3600, batch_size=64, learning_rate=3e-3, final_learning_rate=1e-4),
     # As many blocks as the three known steps and ten imagined ones need.
     world_model=WorldModelConfig(
         blocks=14, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
