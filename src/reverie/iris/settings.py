@@ -199,7 +199,7 @@ _DEMO = Config(
         channels=256,
         levels=1,
         attention_at=(),
-        codebook_size=1024,
+        codebook_size=512,
         token_dim=32,
         codebook="average",
         average_decay=0.95,
@@ -220,7 +220,7 @@ _DEMO = Config(
     ),
     # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same.
     world_model_training=Optimisation(
-        steps=2200,
+        steps=2500,
         batch_size=8,
         learning_rate=2e-3,
         final_learning_rate=1e-4,
