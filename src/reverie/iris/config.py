@@ -223,6 +223,8 @@ class Optimisation:
         first_learning_rate: in the epoch in which it begins; None is no exception.
         final_learning_rate: None keeps the rate constant, as published; a number lowers it there linearly
             over the run.
+        warm_up: updates, when this training begins, over which the rate rises linearly from nothing; 0, as
+            published, begins with the whole rate.
         weight_decay: on the weights of linear layers alone.
         clip: the largest norm of the gradient.
         epsilon: what Adam adds to the root of its second moment.
@@ -235,6 +237,7 @@ class Optimisation:
     learning_rate: float = 1e-4
     first_learning_rate: float | None = None
     final_learning_rate: float | None = None
+    warm_up: int = 0
     weight_decay: float = 0.0
     clip: float = 10.0
     epsilon: float = 1e-8
@@ -242,6 +245,7 @@ class Optimisation:
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size)
         at_least(0, weight_decay=self.weight_decay, start_after=self.start_after, steps=self.steps)
+        at_least(0, warm_up=self.warm_up)
         at_least(0, first_steps=self.first_steps or 0)
         rates = {
             "learning_rate": self.learning_rate,
@@ -263,10 +267,17 @@ class Optimisation:
         """
         steps = self.first_steps if first and self.first_steps is not None else self.steps
         if first and self.first_learning_rate is not None:
-            return steps * [self.first_learning_rate]
-        final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
-        fall = final - self.learning_rate
-        return [self.learning_rate + fall * (begin + (end - begin) * step / steps) for step in range(steps)]
+            rates = steps * [self.first_learning_rate]
+        else:
+            final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
+            fall = final - self.learning_rate
+            rates = [
+                self.learning_rate + fall * (begin + (end - begin) * step / steps) for step in range(steps)
+            ]
+        if first or not begin:
+            for step in range(min(steps, self.warm_up)):
+                rates[step] *= (step + 1) / self.warm_up
+        return rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

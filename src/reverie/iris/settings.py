@@ -218,11 +218,13 @@ _DEMO = Config(
     world_model=WorldModelConfig(
         blocks=14, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
     ),
-    # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same.
+    # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same. Without a
+    # warm-up one run in three never finds out what the actions do.
     world_model_training=Optimisation(
-        steps=2500,
+        steps=2800,
         batch_size=8,
         learning_rate=2e-3,
+        warm_up=200,
         final_learning_rate=1e-4,
         weight_decay=0.01,
         clip=1.0,
