@@ -219,7 +219,7 @@ _DEMO = Config(
         blocks=14, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
     ),
     # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same. Without a
-    # warm-up one run in three never finds out what the actions do.
+    # warm-up some runs never find out what the actions do.
     world_model_training=Optimisation(
         steps=2800,
         batch_size=8,
