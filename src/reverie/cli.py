@@ -205,10 +205,10 @@ def film(
 def demo(
     out: Annotated[Path, tyro.conf.arg(help="folder for what the demonstration writes")] = Path("runs/demo"),
     game: str = "Breakout",
-    steps: int = 5_000,
+    steps: int = 20_000,
     seed: int = 0,
 ) -> None:
-    """Train a small IRIS from a replay buffer, and show what it dreams.
+    """Train a small IRIS from a replay buffer, and show what it dreams and how near that comes to the game.
 
     Args:
         out: folder for what the demonstration writes.

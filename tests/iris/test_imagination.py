@@ -49,6 +49,35 @@ def test_it_equals_a_plain_dream_that_forgets_when_the_context_is_full(
         assert torch.allclose(frame, tokenizer.decode_tokens(torch.tensor([tokens])), atol=1e-5)
 
 
+def test_it_knows_what_came_before_its_first_frame(tokenizer: Tokenizer, world_model: WorldModel) -> None:
+    """After two known steps the next frame is the likeliest after the whole sequence, known steps included."""
+    roughen(tokenizer, world_model)
+    game = Imagination(tokenizer, world_model, temperature=0)  # from here on nothing drops out
+    seen = torch.rand(1, 3, 3, 16, 16)
+    known = torch.tensor([[2, 0]])
+    tokens = tokenizer.encode(seen).tokens[0]
+    sequence = [*tokens[0].tolist(), 2, *tokens[1].tolist(), 0, *tokens[2].tolist(), 1]
+    for _ in range(4):
+        sequence.append(int(world_model(torch.tensor([sequence])).observation[0, -1].argmax()))
+    game.reset(seen[:, 2], (seen[:, :2], known))
+    frame = game.step(torch.tensor([1])).frame
+    assert torch.allclose(frame, tokenizer.decode_tokens(torch.tensor([sequence[-4:]])), atol=1e-5)
+    game.reset(seen[:, 2])
+    assert not torch.allclose(game.step(torch.tensor([1])).frame, frame, atol=1e-3)
+
+
+def test_more_steps_before_than_the_context_holds_are_refused(
+    tokenizer: Tokenizer, world_model: WorldModel
+) -> None:
+    """Six blocks of context hold the first frame and at most five steps before it."""
+    game = Imagination(tokenizer, world_model)
+    frames, actions = torch.rand(1, 6, 3, 16, 16), torch.zeros(1, 6, dtype=torch.int64)
+    game.reset(frames[:, 5], (frames[:, :5], actions[:, :5]))
+    game.step(actions[:, 0])
+    with pytest.raises(BadSetting, match="fewer steps than the 6"):
+        game.reset(frames[:, 5], (frames, actions))
+
+
 def test_the_context_is_cleared_exactly_when_the_next_step_does_not_fit(
     tokenizer: Tokenizer, world_model: WorldModel
 ) -> None:

@@ -143,6 +143,15 @@ def test_the_learning_rate_follows_its_line() -> None:
     assert falling.rates()[50] == pytest.approx(6e-4)
 
 
+def test_a_warm_up_raises_the_rate_when_training_begins() -> None:
+    """The first updates have a growing part of their rate; an epoch that goes on has none of that."""
+    warm = Optimisation(steps=6, learning_rate=1.0, first_learning_rate=2.0, warm_up=4)
+    assert warm.rates() == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert warm.rates(0.5, 1.0, first=True) == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert warm.rates(0.5, 1.0) == 6 * [1.0]
+    assert Optimisation(steps=2, learning_rate=1.0, warm_up=4).rates() == [0.25, 0.5]
+
+
 def test_too_little_data_is_refused_by_the_buffer(tokenizer: Tokenizer, world_model: WorldModel) -> None:
     """Episodes shorter than the context give no window."""
     spec = StepSpec(obs=Field((3, 16, 16), "uint8"), action=Field((), "int64"))

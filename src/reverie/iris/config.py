@@ -39,11 +39,14 @@ class TokenizerConfig:
         frame: (channels, height, width) of a frame; height and width are equal.
         patch: fold squares of `patch` × `patch` pixels into channels before the first convolution. 1 as
             published; more makes a small tokenizer much cheaper, for convolutions then run on a smaller grid.
+        patch_width: how wide patches are that are no squares, for `lean` tokenizers; `patch` is their height.
+            None makes squares.
         local: let the encoder see every patch by itself: convolutions of side 1 everywhere, and in the encoder
             no norms and no attention. Equal patches then get equal tokens, which are easy to predict. Off as
             published.
         lean: much smaller networks around one grid: after the patches two steps that add one convolution
             each, of sides 3 and 1, without norms or attention, and as many in the decoder. Off as published.
+            With `local` all sides are 1, and training computes each distinct patch of a batch once.
         channels: feature maps at every level, a multiple of 32.
         levels: resolutions that the convolutions visit; each level halves the one before.
         res_blocks: residual blocks a level in the encoder; the decoder has one more.
@@ -54,12 +57,16 @@ class TokenizerConfig:
             average of the encoder outputs that chose it.
         average_decay: how much of that average stays after an update.
         bounded: a sigmoid keeps decoded frames in 0..1; as published, nothing does.
+        background: read and paint what differs from a background, the median of some frames before the first
+            update; patches without anything new are painted exactly. Wants `lean`, `local` and `bounded`. Off
+            as published.
         precision: of the convolutions, in training and in use alike, so that a frame has the same tokens in
             every phase. Codes are compared in float32 in any case.
     """
 
     frame: tuple[int, int, int] = (3, 64, 64)
     patch: int = 1
+    patch_width: int | None = None
     local: bool = False
     lean: bool = False
     channels: int = 64
@@ -71,6 +78,7 @@ class TokenizerConfig:
     codebook: Literal["gradient", "average"] = "gradient"
     average_decay: float = 0.98
     bounded: bool = False
+    background: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -90,10 +98,20 @@ class TokenizerConfig:
                 f"local: wanted one level and no attention, got levels = {self.levels} and "
                 f"attention_at = {self.attention_at}; patches that are tokenised alone have no grid"
             )
-        if self.lean and (self.levels > 1 or self.attention_at or self.local):
+        if self.lean and (self.levels > 1 or self.attention_at):
             raise BadSetting(
-                f"lean: wanted one level, no attention and local off, got levels = {self.levels}, "
-                f"attention_at = {self.attention_at} and local = {self.local}; lean networks have none of these"
+                f"lean: wanted one level and no attention, got levels = {self.levels} and "
+                f"attention_at = {self.attention_at}; lean networks have neither"
+            )
+        if self.patch_width is not None and not (self.lean and self.frame[2] % max(1, self.patch_width) == 0):
+            raise BadSetting(
+                f"patch_width: wanted a divisor of the width {self.frame[2]} and lean on, got {self.patch_width} and "
+                f"lean = {self.lean}; only lean tokenizers have patches that are no squares"
+            )
+        if self.background and not (self.lean and self.local and self.bounded):
+            raise BadSetting(
+                f"background: wanted lean, local and bounded on, got {self.lean}, {self.local} and {self.bounded}; "
+                f"only a patch that is painted by itself can look like its background"
             )
         divisor = self.patch * 2 ** (self.levels - 1)
         if self.frame[1] != self.frame[2] or self.frame[1] % divisor:
@@ -103,14 +121,20 @@ class TokenizerConfig:
             )
 
     @property
-    def grid(self) -> int:
-        """How many tokens a frame has on each side."""
-        return self.frame[1] // self.patch >> (self.levels - 1)
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self.patch, self.patch_width or self.patch
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How many tokens a frame has from top to bottom, and from left to right."""
+        height, width = self.patch_shape
+        return self.frame[1] // height >> (self.levels - 1), self.frame[2] // width >> (self.levels - 1)
 
     @property
     def tokens_per_frame(self) -> int:
         """K, how many tokens stand for a frame."""
-        return self.grid * self.grid
+        return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +223,8 @@ class Optimisation:
         first_learning_rate: in the epoch in which it begins; None is no exception.
         final_learning_rate: None keeps the rate constant, as published; a number lowers it there linearly
             over the run.
+        warm_up: updates, when this training begins, over which the rate rises linearly from nothing; 0, as
+            published, begins with the whole rate.
         weight_decay: on the weights of linear layers alone.
         clip: the largest norm of the gradient.
         epsilon: what Adam adds to the root of its second moment.
@@ -211,6 +237,7 @@ class Optimisation:
     learning_rate: float = 1e-4
     first_learning_rate: float | None = None
     final_learning_rate: float | None = None
+    warm_up: int = 0
     weight_decay: float = 0.0
     clip: float = 10.0
     epsilon: float = 1e-8
@@ -218,6 +245,7 @@ class Optimisation:
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size)
         at_least(0, weight_decay=self.weight_decay, start_after=self.start_after, steps=self.steps)
+        at_least(0, warm_up=self.warm_up)
         at_least(0, first_steps=self.first_steps or 0)
         rates = {
             "learning_rate": self.learning_rate,
@@ -239,10 +267,17 @@ class Optimisation:
         """
         steps = self.first_steps if first and self.first_steps is not None else self.steps
         if first and self.first_learning_rate is not None:
-            return steps * [self.first_learning_rate]
-        final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
-        fall = final - self.learning_rate
-        return [self.learning_rate + fall * (begin + (end - begin) * step / steps) for step in range(steps)]
+            rates = steps * [self.first_learning_rate]
+        else:
+            final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
+            fall = final - self.learning_rate
+            rates = [
+                self.learning_rate + fall * (begin + (end - begin) * step / steps) for step in range(steps)
+            ]
+        if first or not begin:
+            for step in range(min(steps, self.warm_up)):
+                rates[step] *= (step + 1) / self.warm_up
+        return rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,23 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Display
 
 from reverie import ReplayBuffer, StepSpec
 from reverie.gymnasium import atari, record
-from reverie.iris.dreams import IMAGINED, REAL, RECONSTRUCTED, dream
-from reverie.iris.pictures import Frames, draw_animation, draw_losses, draw_strip
+from reverie.iris.comparison import SIGHTS, Comparison, compare
+from reverie.iris.dreams import BEFORE, IMAGINED, REAL, Dream, dream
+from reverie.iris.pictures import draw_animation, draw_losses, draw_strip
+from reverie.iris.reading import Reading, compared
 from reverie.iris.settings import presets
 from reverie.iris.tokenizer import Tokenizer
 from reverie.iris.train import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.world_model import WorldModel
 
-HELD_OUT_STEPS = 400  # a second recording, that training never sees
-TEMPERATURE = 0.7  # below 1: a model trained for two minutes gives unlikely tokens too much credit
+STEPS = 20_000  # of the recording that training sees
+HELD_OUT_STEPS = 4_000  # of the one that it never does
+DREAM_STEPS = 10
+TEMPERATURE = 0.0  # the emulator leaves nothing to chance, so the likeliest token is the one to show
+EVERY = 2  # steps from one column of the picture to the next
 
 
 @contextmanager
@@ -51,24 +53,24 @@ class DemoResult:
     Attributes:
         files: the pictures: losses.png, dream.png, dream.gif.
         tokenizer, world_model: what their training reported.
-        rows: label -> (T, 3, H, W) uint8, the frames of the dream picture.
-        reconstruction_error, imagination_error: mean distance of these rows from the real one, in 0..255.
+        dream: what the pictures show.
+        comparison: how near many dreams come to the game, beside two guesses.
         duration_s: how long it all took.
     """
 
     files: tuple[Path, ...]
     tokenizer: History
     world_model: History
-    rows: dict[str, Frames]
-    reconstruction_error: float
-    imagination_error: float
+    dream: Dream
+    comparison: Comparison
     duration_s: float
 
 
 def run_demo(
     out: Path,
     *,
-    steps: int = 5_000,
+    steps: int = STEPS,
+    held_out_steps: int = HELD_OUT_STEPS,
     seed: int = 0,
     game: str = "Breakout",
     tokenizer_steps: int | None = None,
@@ -77,11 +79,12 @@ def run_demo(
 ) -> DemoResult:
     """Record a game played at random, train the `demo` preset on it, and write three pictures into `out`.
 
-    The dream starts from a frame of a second recording that training never sees.
+    All dreams start from frames of a second recording that training never sees.
 
     Args:
         out: the folder, made if missing; files of the same names in it are replaced.
         steps: steps to record, each 4 frames of the game.
+        held_out_steps: steps of the second recording.
         seed: fixes every random choice. The arithmetic of the processor still differs between machines.
         game: an Atari game.
         tokenizer_steps, world_model_steps: updates; None for the preset's.
@@ -100,68 +103,67 @@ def run_demo(
     if world_model_steps is not None:
         world_model_training = replace(world_model_training, steps=world_model_steps)
     out.mkdir(parents=True, exist_ok=True)
-    # Narrow enough for a terminal of 80 columns.
-    columns = (TextColumn("{task.description:<11}"), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("{task.fields[report]}"))  # fmt: skip
-    with _repeatably(seed), Display(*columns, console=console) as display:
-        task = display.add_task("recording", total=steps, report="")
+    with _repeatably(seed), Reading(console) as reading:
         with closing(atari(game)) as env:
             spec = StepSpec.from_env(env)
             buffer = ReplayBuffer(spec, steps, seed=seed)
-            held_out = ReplayBuffer(spec, HELD_OUT_STEPS, seed=seed)
-            record(
-                env, buffer, None, steps, seed=seed, on_step=lambda done: display.update(task, completed=done)
-            )
-            display.update(task, report=f"{game}, {len(buffer.episodes)} episodes, random actions")
-            record(env, held_out, None, HELD_OUT_STEPS, seed=seed + 1)
-            actions = int(env.action_space.n)  # type: ignore[attr-defined]
+            held_out = ReplayBuffer(spec, held_out_steps, seed=seed)
+            reading.begin("recording", steps)
+            played = f"{game}, played at random"
+            record(env, buffer, None, steps, seed=seed, on_step=lambda done: reading.show(done, played))
+            record(env, held_out, None, held_out_steps, seed=seed + 1)
+            meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
 
         tokenizer = Tokenizer(config.tokenizer)
         training = train_tokenizer(tokenizer, buffer, tokenizer_training, config.tokenizer_loss)
-        tokenizer_history = _watch(display, "tokenizer", tokenizer_training.steps, training)
+        tokenizer_history = _watch(reading, "tokenizer", tokenizer_training.steps, training)
         world_model = WorldModel(
             config.world_model,
             tokens_per_frame=config.tokenizer.tokens_per_frame,
             codebook_size=config.tokenizer.codebook_size,
-            actions=actions,
+            actions=len(meanings),
         )
         training = train_world_model(world_model, tokenizer, buffer, world_model_training, boundary="inside")
-        world_model_history = _watch(display, "world model", world_model_training.steps, training)
+        world_model_history = _watch(reading, "world model", world_model_training.steps, training)
 
-        rows = dream(tokenizer, world_model, held_out, seed, temperature=TEMPERATURE)
+        dreamt = dream(tokenizer, world_model, held_out, seed, steps=DREAM_STEPS, temperature=TEMPERATURE)
+        comparison = compare(tokenizer, world_model, held_out, seed, steps=DREAM_STEPS, temperature=TEMPERATURE,
+                             sights=SIGHTS.get(game.lower()))  # fmt: skip
     files = (out / "losses.png", out / "dream.png", out / "dream.gif")
     draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
-    draw_strip(files[1], rows)
-    draw_animation(files[2], rows)
+    draw_strip(files[1], dreamt.rows, every=EVERY, captions=_captions(dreamt, meanings))
+    draw_animation(files[2], dreamt.rows)
     result = DemoResult(
-        files,
-        tokenizer_history,
-        world_model_history,
-        rows,
-        _distance(rows[RECONSTRUCTED], rows[REAL]),
-        _distance(rows[IMAGINED], rows[REAL]),
-        perf_counter() - began,
+        files, tokenizer_history, world_model_history, dreamt, comparison, perf_counter() - began
     )
     _explain(console, result)
     return result
 
 
-def _watch(display: Display, title: str, steps: int, training: Iterator[Progress]) -> History:
+def _watch(reading: Reading, title: str, steps: int, training: Iterator[Progress]) -> History:
     """Run a training to its end under the eyes of the user."""
     history = History()
-    task = display.add_task(title, total=steps, report="")
+    reading.begin(title, steps)
     for progress in training:
         history.add(progress)
         report = (
             f"loss {history.recent('total'):.3f}  {history.sequences_per_s:,.0f} sequences/s  "
             f"{history.waiting_share:.1%} waiting"
         )
-        display.update(task, advance=1, report=report)
+        reading.show(progress.step + 1, report)
     return history
 
 
-def _distance(frames: Frames, others: Frames) -> float:
-    return float(np.abs(frames.astype(np.int16) - others).mean())
+def _captions(dreamt: Dream, meanings: list[str]) -> list[str]:
+    """Return what was done on the way to each column of the picture, and which rewards came in game and dream."""
+    captions = [f"{BEFORE} steps before\nare known, too"]
+    steps = len(dreamt.actions)
+    for stop in range(EVERY, steps + 1, EVERY):
+        way = slice(stop - EVERY, stop)
+        done = ", ".join(meanings[action].lower() for action in dreamt.actions[way])
+        rewards, imagined = dreamt.rewards[way].sum(), dreamt.imagined_rewards[way].sum()
+        captions.append(f"{done}\nreward {rewards:g}, dream {imagined:g}")
+    return captions
 
 
 def _explain(console: Console, result: DemoResult) -> None:
@@ -169,11 +171,10 @@ def _explain(console: Console, result: DemoResult) -> None:
     tokenizer, world_model = result.tokenizer, result.world_model
     console.print(
         f"\n{losses}  the losses of both models, update by update"
-        f"\n{strip}  a game that training never saw: {REAL}, {RECONSTRUCTED}, {IMAGINED}"
+        f"\n{strip}  a game that training never saw, and the dream of it: {REAL}, {IMAGINED}"
         f"\n{animation}  the same, moving"
-        f"\n\nreconstructed frames are off by {result.reconstruction_error:.2f} of 255 per pixel, "
-        f"imagined ones by {result.imagination_error:.2f} (they may take another course than the game did)"
-        f"\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
+        f"\n\n{compared(result.comparison)}"
+        f"\n\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
         f"to {world_model.recent('observation'):.2f} nats"
         f"\nthe buffer fed {tokenizer.sequences_per_s:,.0f} frames/s to the tokenizer and "
         f"{world_model.sequences_per_s:,.0f} windows/s to the world model, which waited for it during "

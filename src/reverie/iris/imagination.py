@@ -68,13 +68,31 @@ class Imagination:
         self._cache: Cache | None = None
 
     @torch.no_grad()
-    def reset(self, frame: Tensor) -> Tensor:
-        """Begin at real frames (B, C, H, W) in 0..1 and return them as the tokenizer shows them."""
+    def reset(self, frame: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Begin at real frames (B, C, H, W) in 0..1 and return them as the tokenizer shows them.
+
+        Args:
+            frame: where the games begin.
+            before: what was seen, (B, T, C, H, W), and done, (B, T) int64, in the T steps before; a frame shows
+                where a thing is, and only the one before it shows where it goes. None knows of nothing.
+
+        Raises:
+            BadSetting: more steps before than the model's context holds beside the game's first.
+        """
         encoded = self.tokenizer.encode(frame)
         self._tokens = self._unread = encoded.tokens
         if self._cache is None or self._cache.batch != len(frame):
             self._cache = self.world_model.new_cache(len(frame))
         self._cache.clear()
+        if before is not None and before[1].numel():
+            frames, actions = before
+            if frames.shape[1] >= self.world_model.config.blocks:
+                raise BadSetting(
+                    f"before: wanted fewer steps than the {self.world_model.config.blocks} of the model's context, "
+                    f"got {frames.shape[1]}; pass the newest ones"
+                )
+            blocks = torch.cat((self.tokenizer.encode(frames).tokens, actions.unsqueeze(2)), 2)
+            self.world_model.read(blocks.flatten(1), self._cache)
         return self.tokenizer.decode(encoded.z_q).clamp(0, 1)
 
     @torch.no_grad()

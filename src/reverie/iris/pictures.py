@@ -83,7 +83,9 @@ def draw_returns(
     figure.savefig(path, dpi=120)
 
 
-def draw_strip(path: Path, rows: Mapping[str, Frames], *, every: int = 2, scale: int = 3) -> None:
+def draw_strip(
+    path: Path, rows: Mapping[str, Frames], *, every: int = 2, scale: int = 3, captions: Sequence[str] = ()
+) -> None:
     """Write a PNG with a labelled row of frames for each entry, a column for every `every`th step.
 
     Args:
@@ -91,16 +93,23 @@ def draw_strip(path: Path, rows: Mapping[str, Frames], *, every: int = 2, scale:
         rows: label -> frames, all of one shape; frame t of each row belongs to step t.
         every: steps from one column to the next.
         scale: every pixel becomes a square of this side, nothing is smoothed.
+        captions: what stands under the number of each column's step, for every column one; none leaves no room.
     """
     _check_rows(rows)
-    label_width, header = 150, 24
+    line = 24
+    label_width, header = 150, line * (1 + max((caption.count("\n") + 1 for caption in captions), default=0))
     columns = range(0, len(next(iter(rows.values()))), every)
     height, width = (scale * side + GAP for side in next(iter(rows.values())).shape[2:])
     sheet = Image.new("RGB", (label_width + width * len(columns), header + height * len(rows)), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for column, step in enumerate(columns):
         x = label_width + width * column
-        pen.text((x + (width - GAP) // 2, header // 2), f"step {step}", INK, font, anchor="mm")
+        middle = x + (width - GAP) // 2
+        pen.text((middle, line // 2), f"step {step}", INK, font, anchor="mm")
+        if captions:
+            pen.multiline_text(
+                (middle, (line + header) // 2), captions[column], INK, font, anchor="mm", align="center"
+            )
         for row, frames in enumerate(rows.values()):
             sheet.paste(_enlarged(frames[step], scale), (x, header + height * row))
     for row, label in enumerate(rows):

@@ -234,31 +234,42 @@ def check_unchanged(
 
 
 _DEMO = Config(
+    # Rows of pixels as patches: the paddle is one token, the ball another. Without a background most of the
+    # training would go into walls that never move.
     tokenizer=TokenizerConfig(
         patch=8,
+        patch_width=64,
         local=True,
-        channels=96,
+        lean=True,
+        channels=256,
         levels=1,
-        res_blocks=1,
         attention_at=(),
         codebook_size=512,
         token_dim=32,
+        codebook="average",
+        average_decay=0.95,
         bounded=True,
+        background=True,
     ),
     tokenizer_loss=TokenizerLoss(
-        reconstruction="cross_entropy", commitment=0.25, pixel_weight=15.0, revive_every=50
+        reconstruction="cross_entropy",
+        reconstruction_weight=3.0,
+        commitment=0.25,
+        pixel_weight=10.0,
+        revive_every=25,
     ),
-    tokenizer_training=Optimisation(
-        steps=1200, batch_size=16, learning_rate=3e-3, final_learning_rate=2e-4, clip=1.0
-    ),
+    tokenizer_training=Optimisation(steps=3600, batch_size=64, learning_rate=3e-3, final_learning_rate=1e-4),
+    # As many blocks as the three known steps and ten imagined ones need.
     world_model=WorldModelConfig(
-        blocks=8, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
+        blocks=14, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
     ),
-    # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same.
+    # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same. Without a
+    # warm-up some runs never find out what the actions do.
     world_model_training=Optimisation(
-        steps=1300,
-        batch_size=2,
-        learning_rate=1e-3,
+        steps=2800,
+        batch_size=8,
+        learning_rate=2e-3,
+        warm_up=200,
         final_learning_rate=1e-4,
         weight_decay=0.01,
         clip=1.0,

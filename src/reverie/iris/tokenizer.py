@@ -14,9 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import BadSetting
-from reverie.iris.config import NORM_GROUPS, TokenizerConfig, TokenizerLoss
+from reverie.iris.autoencoder import build_decoder, build_encoder
+from reverie.iris.config import TokenizerConfig, TokenizerLoss
+from reverie.iris.patches import cut, distinct, side_by_side
 from reverie.iris.transformer import in_precision
 
+DARKEST = 1e-3  # black and white of a background are this and one less this, whose logits are finite
+FAINT_CORRECTION = (
+    0.2  # of a background's logits: at most 13 of 255, too faint to see, and otherwise everywhere
+)
 REVIVED_SHARE = 0.2  # of the uniform share of outputs: what a revived code's average starts with
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -56,17 +62,19 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = _encoder(config)
+        self.encoder = build_encoder(config)
         self.pre_quant = nn.Conv2d(config.token_dim, config.token_dim, 1)
         self.embedding = nn.Embedding(config.codebook_size, config.token_dim)
         self.post_quant = nn.Conv2d(config.token_dim, config.token_dim, 1)
-        self.decoder = _decoder(config)
+        self.decoder = build_decoder(config)
         bound = 1 / config.codebook_size
         nn.init.uniform_(self.embedding.weight, -bound, bound)
         averaged = config.codebook == "average"
         self.embedding.weight.requires_grad_(not averaged)
         self.usage: Tensor | None  # (V,) float32, how many outputs chose each code, a moving average
         self.register_buffer("usage", torch.ones(config.codebook_size) if averaged else None)
+        self.background: Tensor | None  # (C, H, W) float32 in 0..1, what patches are told apart from
+        self.register_buffer("background", torch.zeros(config.frame) if config.background else None)
 
     def encode(self, frames: Tensor) -> Encoded:
         """Return the tokens of frames (…, C, H, W), float in 0..1.
@@ -83,18 +91,24 @@ class Tokenizer(nn.Module):
                 f"got {frames.dtype} shaped {tuple(frames.shape)}; convert with frames.float() / 255"
             )
         lead = frames.shape[:-3]
-        with in_precision(self.config.precision, frames.device):
-            z = self.pre_quant(self.encoder(2 * frames.reshape(-1, *want) - 1)).float()  # (B, D, h, w)
+        z = self.embed(frames.reshape(-1, *want), self.background)  # (B, D, h, w)
         tokens = self._nearest(z)  # (B, K)
         z_q = self.look_up(tokens)
         return Encoded(z.view(*lead, *z.shape[1:]), z_q.view(*lead, *z.shape[1:]), tokens.view(*lead, -1))
+
+    def embed(self, frames: Tensor, background: Tensor | None) -> Tensor:
+        """Return what the encoder makes of frames or patches (B, C, H, W) before a background: (B, D, h, w) float32."""
+        seen = 2 * frames - 1 if background is None else 2 * (frames - background)
+        with in_precision(self.config.precision, frames.device):
+            z: Tensor = self.pre_quant(self.encoder(seen)).float()
+        return z
 
     def decode(self, z_q: Tensor) -> Tensor:
         """Return frames (…, C, H, W) of codebook vectors (…, D, h, w).
 
         Their nominal range is 0..1; nothing clamps them, so that training sees how far they miss.
         """
-        return self.shown(self.paint(z_q))
+        return self.shown(self.paint(z_q, self.background, faintest=FAINT_CORRECTION))
 
     @torch.no_grad()
     def encode_decode(self, frames: Tensor) -> Tensor:
@@ -108,9 +122,8 @@ class Tokenizer(nn.Module):
 
     def look_up(self, tokens: Tensor) -> Tensor:
         """Return the codebook vectors (…, D, h, w) of tokens (…, K) int64."""
-        grid = self.config.grid
         z_q: Tensor = self.embedding(tokens).transpose(-1, -2)  # (…, D, K)
-        return z_q.reshape(*z_q.shape[:-1], grid, grid)
+        return z_q.reshape(*z_q.shape[:-1], *self.config.grid)
 
     @torch.no_grad()
     def revive(self, dead: Tensor, z: Tensor) -> None:
@@ -150,12 +163,32 @@ class Tokenizer(nn.Module):
         mean = (kept.unsqueeze(1) * self.embedding.weight + (1 - decay) * total) / self.usage.unsqueeze(1)
         self.embedding.weight.copy_(mean)
 
-    def paint(self, z_q: Tensor) -> Tensor:
-        """Return what the decoder makes of codebook vectors: logits of frames if they are bounded."""
+    def paint(self, z_q: Tensor, background: Tensor | None, *, faintest: float = 0.0) -> Tensor:
+        """Return what the decoder makes of codebook vectors: logits of frames if they are bounded.
+
+        Args:
+            z_q: (…, D, h, w).
+            background: (…, C, H, W) in 0..1, what the decoder corrects; None where it paints the whole.
+            faintest: corrections of a logit below this are left out.
+        """
         lead = z_q.shape[:-3]
-        with in_precision(self.config.precision, z_q.device):
-            output: Tensor = self.decoder(self.post_quant(z_q.reshape(-1, *z_q.shape[-3:]))).float()
+        output = self._decoded(z_q.reshape(-1, *z_q.shape[-3:]))
+        if background is not None:
+            # What looks like the background is shown as the background, exactly: its corrections are none.
+            height, width = self.config.patch_shape
+            empty = z_q.new_zeros(1, self.config.frame[0], height, width)
+            nothing = self._decoded(self.embedding(self._nearest(self.embed(empty, empty))).mT.unsqueeze(2))
+            places = output.shape[2] // height, output.shape[3] // width
+            correction = output - nothing.repeat(1, 1, *places)
+            if faintest:  # otherwise it would still swallow the gradient of a correction that is none
+                correction = F.hardshrink(correction, faintest)
+            output = background.logit(DARKEST) + correction
         return output.view(*lead, *output.shape[1:])
+
+    def _decoded(self, z_q: Tensor) -> Tensor:
+        with in_precision(self.config.precision, z_q.device):
+            output: Tensor = self.decoder(self.post_quant(z_q)).float()
+        return output
 
     def shown(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.bounded else (output + 1) / 2
@@ -189,19 +222,19 @@ def tokenizer_losses(
     Raises:
         BadSetting: the settings want a mean frame or a perceptual distance and none was given.
     """
+    if settings.pixel_weight and mean_frame is None:
+        raise BadSetting("mean_frame: wanted a frame for pixel_weight, got None; pass the data's mean frame")
+    config = tokenizer.config
+    if config.lean and config.local and config.bounded and settings.reconstruction == "cross_entropy":
+        return _losses_of_patches(tokenizer, frames, settings, mean_frame)
     encoded = tokenizer.encode(frames)
     z, z_q = encoded.z, encoded.z_q
     # Straight through: the decoder sees the codebook vectors, the encoder gets their gradient.
-    painted = tokenizer.paint(z + (z_q - z).detach())
+    painted = tokenizer.paint(z + (z_q - z).detach(), tokenizer.background)
     x, y = 2 * frames - 1, 2 * tokenizer.shown(painted) - 1
-    weight = 1.0 + torch.zeros_like(x[:, :1])
-    if settings.pixel_weight:
-        if mean_frame is None:
-            raise BadSetting(
-                "mean_frame: wanted a frame for pixel_weight, got None; pass the data's mean frame"
-            )
-        distance = 2 * (frames - mean_frame).abs().amax(1, keepdim=True)  # (B, 1, H, W), in 0..2
-        weight = weight + settings.pixel_weight * distance
+    weight = torch.ones_like(x[:, :1])
+    if mean_frame is not None:
+        weight = _pixel_weight(frames, mean_frame, settings.pixel_weight)
     error = (x - y).abs()
     if settings.reconstruction == "perceptual":
         if perceptual is None:
@@ -231,123 +264,48 @@ def tokenizer_losses(
     return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
 
 
+def _pixel_weight(frames: Tensor, mean_frame: Tensor, pixel_weight: float) -> Tensor:
+    return 1 + pixel_weight * 2 * (frames - mean_frame).abs().amax(1, keepdim=True)  # (B, 1, H, W)
+
+
+def _losses_of_patches(
+    tokenizer: Tokenizer, frames: Tensor, settings: TokenizerLoss, mean_frame: Tensor | None
+) -> tuple[TokenizerLosses, Encoded]:
+    """Return what `tokenizer_losses` does for cross entropy, from each distinct patch of the batch once.
+
+    Most patches of a game look as they always do. A tokenizer that sees every patch by itself makes the same of
+    equal ones, so one stands for all.
+    """
+    config = tokenizer.config
+    patches = cut(frames, config.patch_shape)  # (B, K, C·h·w)
+    found = distinct(patches)
+
+    def there(frame: Tensor) -> Tensor:
+        at_place = cut(frame.unsqueeze(0), config.patch_shape)[0][found.place]
+        return side_by_side(at_place, config.frame[0], config.patch_shape)
+
+    kinds = patches.flatten(0, 1)[found.first]  # (U, C·h·w)
+    x = side_by_side(kinds, config.frame[0], config.patch_shape)  # (1, C, h, U·w)
+    background = None if tokenizer.background is None else there(tokenizer.background)
+    z = tokenizer.embed(x, background)  # (1, D, 1, U)
+    tokens = tokenizer._nearest(z)
+    z_q = tokenizer.embedding(tokens).mT.unsqueeze(2)
+    painted = tokenizer.paint(z + (z_q - z).detach(), background)
+    # How many each kind stands for, (U,), scaled to a mean of 1: means over kinds are then means over patches.
+    share = found.counts * (len(found.counts) / len(found.inverse))
+    weight = share.repeat_interleave(config.patch_shape[1]).expand_as(x[:, :1])
+    if mean_frame is not None:
+        weight = weight * _pixel_weight(x, there(mean_frame), settings.pixel_weight)
+    reconstruction = F.binary_cross_entropy_with_logits(painted, x, weight)
+    codebook = (share * (z_q - z.detach()).square()).mean()
+    commitment = settings.commitment_weight * (share * (z - z_q.detach()).square()).mean()
+    total = settings.reconstruction_weight * reconstruction + codebook + commitment
+    grid = (len(frames), *config.grid, -1)
+    every = [vectors[0, :, 0].T[found.inverse].view(grid).movedim(-1, 1) for vectors in (z, z_q)]
+    encoded = Encoded(every[0], every[1], tokens[0][found.inverse].view(len(frames), -1))
+    return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
+
+
 def _squared_distance(rows: Tensor, others: Tensor) -> Tensor:
     # The usual shortcut by a matrix product leaves rounding errors where equal rows should have distance 0.
     return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").square()
-
-
-class _Kit(NamedTuple):
-    """How one side of the tokenizer builds its layers."""
-
-    channels: int
-    kernel: int  # side of the convolutions
-    normed: bool
-    attention_at: tuple[int, ...] | None  # None: nowhere, not even in the middle
-
-    @classmethod
-    def of(cls, config: TokenizerConfig, *, normed: bool) -> _Kit:
-        if config.local:
-            return cls(config.channels, 1, normed, None)
-        return cls(config.channels, 3, normed, config.attention_at)
-
-    def conv(self, inward: int, outward: int) -> nn.Conv2d:
-        return nn.Conv2d(inward, outward, self.kernel, padding=self.kernel // 2)
-
-    def norm(self) -> nn.Module:
-        return nn.GroupNorm(NORM_GROUPS, self.channels, eps=1e-6) if self.normed else nn.Identity()
-
-    def step(self, outward: int) -> list[nn.Module]:
-        return [self.norm(), nn.SiLU(), self.conv(self.channels, outward)]
-
-    def level(self, side: int, blocks: int) -> list[nn.Module]:
-        layers: list[nn.Module] = []
-        for _ in range(blocks):
-            layers.append(_Residual(self))
-            if self.attention_at and side in self.attention_at:
-                layers.append(_Attention(self))
-        return layers
-
-    def middle(self) -> list[nn.Module]:
-        between = [] if self.attention_at is None else [_Attention(self)]
-        return [_Residual(self), *between, _Residual(self)]
-
-
-class _Residual(nn.Module):
-    """Adds a correction made of two convolutions."""
-
-    def __init__(self, kit: _Kit) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*kit.step(kit.channels), *kit.step(kit.channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        corrected: Tensor = x + self.body(x)
-        return corrected
-
-
-class _Attention(nn.Module):
-    """Adds what each place of the grid reads from all others, with a single head."""
-
-    def __init__(self, kit: _Kit) -> None:
-        super().__init__()
-        self.norm = kit.norm()
-        self.query, self.key, self.value, self.project = (
-            nn.Conv2d(kit.channels, kit.channels, 1) for _ in range(4)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
-        query, key, value = (layer(y).flatten(2).mT for layer in (self.query, self.key, self.value))
-        read = F.scaled_dot_product_attention(query, key, value)  # (B, h·w, C)
-        added: Tensor = x + self.project(read.mT.reshape(x.shape))
-        return added
-
-
-class _Step(nn.Module):
-    """Adds what one convolution sees."""
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = x + self.conv(x).relu()
-        return added
-
-
-def _lean(inward: int, channels: int, outward: int) -> list[nn.Module]:
-    steps = [_Step(channels, 3), _Step(channels, 1)]
-    return [nn.Conv2d(inward, channels, 1), nn.ReLU(), *steps, nn.Conv2d(channels, outward, 1)]
-
-
-def _encoder(config: TokenizerConfig) -> nn.Sequential:
-    if config.lean:
-        folded = config.frame[0] * config.patch**2
-        return nn.Sequential(
-            nn.PixelUnshuffle(config.patch), *_lean(folded, config.channels, config.token_dim)
-        )
-    kit = _Kit.of(config, normed=not config.local)
-    side = config.frame[1] // config.patch
-    layers = [nn.PixelUnshuffle(config.patch), kit.conv(config.frame[0] * config.patch**2, kit.channels)]
-    for level in range(config.levels):
-        if level:
-            # One more row and column on the right and below, so that the grid halves exactly.
-            layers += [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(kit.channels, kit.channels, 3, stride=2)]
-            side //= 2
-        layers += kit.level(side, config.res_blocks)
-    return nn.Sequential(*layers, *kit.middle(), *kit.step(config.token_dim))
-
-
-def _decoder(config: TokenizerConfig) -> nn.Sequential:
-    if config.lean:
-        folded = config.frame[0] * config.patch**2
-        return nn.Sequential(*_lean(config.token_dim, config.channels, folded), nn.PixelShuffle(config.patch))
-    kit = _Kit.of(config, normed=True)
-    side = config.grid
-    layers = [kit.conv(config.token_dim, kit.channels), *kit.middle()]
-    for level in range(config.levels):
-        if level:
-            layers += [nn.Upsample(scale_factor=2), kit.conv(kit.channels, kit.channels)]
-            side *= 2
-        layers += kit.level(side, config.res_blocks + 1)
-    layers += kit.step(config.frame[0] * config.patch**2)
-    return nn.Sequential(*layers, nn.PixelShuffle(config.patch))

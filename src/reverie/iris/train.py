@@ -135,14 +135,17 @@ def train_tokenizer(
     """
     optimiser = optimiser or new_optimiser(tokenizer, settings)
     device = tokenizer.embedding.weight.device
+    # A codebook that no update has moved yet is placed as a whole. One that goes on from an earlier call is not:
+    # that would give every token another meaning.
+    fresh = not optimiser.state
+    if tokenizer.background is not None and fresh:
+        some = buffer.sample(MEAN_FRAME_STEPS, 1, boundary="pad_right", sampler=sampler)
+        tokenizer.background.copy_(to_frames(np.median(some.obs[:, 0], axis=0).astype(np.uint8), device))
     mean_frame = None
     if loss.pixel_weight:
         some = buffer.sample(MEAN_FRAME_STEPS, 1, boundary="pad_right", sampler=sampler)
         mean_frame = to_frames(some.obs[:, 0], device).mean(0)
     idle = torch.ones(tokenizer.config.codebook_size, dtype=torch.bool, device=device)  # unused since revival
-    # A codebook that no update has moved yet is placed as a whole. One that goes on from an earlier call is not:
-    # that would give every token another meaning.
-    fresh = not optimiser.state
     tokenizer.train()
     batch = None
     for step, rate in enumerate(settings.rates() if rates is None else rates):

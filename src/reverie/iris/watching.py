@@ -135,7 +135,7 @@ def dream_of(run: Run) -> dict[str, Frames] | None:
             agent = run.agent
             return dream(
                 agent.tokenizer, agent.world_model, buffer, run.seed, actor_critic=agent.actor_critic
-            )
+            ).rows
         except NotEnoughData:
             return None
 
