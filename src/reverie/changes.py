@@ -189,8 +189,11 @@ class Changes:
         if write is not None:
             try:
                 write()
-            except FileError:
-                self._pending = None  # it was refused: nothing was written
+            except FileError as error:
+                # It was refused: nothing was written. But memory may be lacking for what follows a write that
+                # was done; then the file is asked later.
+                if not isinstance(error.__cause__, MemoryError):
+                    self._pending = None
                 raise
         publish()
         self._pending = None

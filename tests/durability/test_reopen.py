@@ -170,3 +170,64 @@ def test_what_an_interrupt_kept_from_memory_comes_there_with_the_next_call(what,
         wanted = "running" if what == "step" and then != "cut" else "cut"
         assert left.episodes["ended"].tolist()[len(stops) - 1] == wanted
     buffer.close()
+
+
+class LacksMemory:
+    """A connection whose memory is used up right after it has done what SQL begins with a word."""
+
+    def __init__(self, connection, word: str) -> None:
+        self._connection, self._word, self.had_enough = connection, word, True
+
+    def __getattr__(self, name: str):
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str, *values):
+        found = self._connection.execute(sql, *values)
+        if sql.startswith(self._word) and self.had_enough:
+            self.had_enough = False
+            raise MemoryError
+        return found
+
+
+@pytest.mark.parametrize("residency", RESIDENCIES)
+@pytest.mark.parametrize(
+    ("what", "word"), [("step", "INSERT OR REPLACE INTO steps"), ("step", "COMMIT"), ("cut", "COMMIT"), ("note", "COMMIT")]
+)
+def test_a_write_that_was_done_has_happened_though_memory_was_lacking_then(what, word, residency, tmp_path):
+    """The error comes after the file has the change: memory has it, too, and so has the next one to open the file."""
+    path = tmp_path / "a.replay"
+    spec = rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"), {"note": rv.Field((), "int64")})
+    buffer = rv.ReplayBuffer(spec, 128, path=path, residency=residency, seed=0)
+
+    def step(number: int) -> None:
+        buffer.add(obs=number, action=0, reward=1.0, terminated=word == "COMMIT" and number % 3 == 2, truncated=False,
+                   note=0)  # fmt: skip
+
+    for number in range(4 if what != "step" else 2):
+        step(number)
+    batch = buffer.sample(8, 1)
+    step(2 if what == "step" else 4)  # brings the random state, so that the next one may be a transaction of its own
+    connection = buffer._keeper.file.db._connection
+    buffer._keeper.file.db._connection = lacks = LacksMemory(connection, word)
+    with pytest.raises(rv.FileError, match="memory"):
+        if what == "step":
+            step(3)
+        elif what == "cut":
+            buffer.cut()
+        else:
+            buffer.write_back(batch, note=np.ones((8, 1), np.int64))
+    assert not lacks.had_enough
+    buffer._keeper.file.db._connection = connection
+    step(9)
+    assert len(buffer) == (5 if what == "step" else 6)
+
+    def shown() -> tuple[object, ...]:
+        batch = buffer.sample(400, 1, boundary="pad_right")
+        rows = zip(batch.obs[:, 0].tolist(), batch.extras["note"][:, 0].tolist(), strict=True)
+        return buffer.episodes["stop"].tolist(), sorted(set(rows))
+
+    before = shown()
+    buffer.close()
+    buffer = rv.open(path)
+    assert shown() == before
+    buffer.close()
