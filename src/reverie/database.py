@@ -25,6 +25,7 @@ class Database(Connection):
         self._log_inode: Inode | None = None
         self._unmarked = False  # whether the next transaction begins a log
         self._limit = self._most_bytes = 0  # of the log before it is emptied; 0: there is no log
+        self._least_bytes = 0  # of the file, which does not shrink unless another program cuts it
 
     def keep_log(self) -> None:
         """Write through a log that outlives a killed process, and is synced when it moves into the file."""
@@ -37,6 +38,7 @@ class Database(Connection):
         self.do("PRAGMA wal_autocheckpoint = 0")  # `check` does it: each log is to begin with a mark
         self._log_inode = inode(self._log)
         self._limit = self._most_bytes = CHECKPOINT_PAGES * int(self.one("PRAGMA page_size"))
+        self._measure()
         self._unmarked = True  # what a killed process left may have a mark, and may be no valid log at all
 
     # --- transactions ----------------------------------------------------------------------------------
@@ -105,6 +107,7 @@ class Database(Connection):
             return True
         busy, _, _ = self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0]
         self._most_bytes = self._limit
+        self._measure()
         return not busy
 
     def _shorten(self, size: int) -> None:
@@ -148,13 +151,25 @@ class Database(Connection):
         """Whether the file or its log is not the one that was opened any more."""
         log = inode(self._log)
         follows = log is None and self.mode == "r"  # a reader has it open still, and nobody writes another
-        return inode(self._name) != self._inode or not (follows or log == self._log_inode)
+        return self._has_gone() or not (follows or log == self._log_inode)
+
+    def _measure(self) -> None:
+        with suppress(OSError):  # it has gone, which the next change finds out
+            self._least_bytes = os.stat(self._name).st_size
+
+    def _has_gone(self) -> bool:
+        """Whether the file is not at its place any more, or was cut short there, as by a copy over it."""
+        try:
+            found = os.stat(self._name)
+        except OSError:
+            return True
+        return (found.st_dev, found.st_ino) != self._inode or found.st_size < self._least_bytes
 
     def check(self) -> None:
         """Refuse to write into what is no longer there, or through a connection that a fork copied."""
         self._here()
         self.roll_back()  # of what an interrupt left
-        if inode(self._name) != self._inode:
+        if self._has_gone():
             raise FileError(
                 f"{self.path}: wanted the file that was opened, got none or another in its place; "
                 f"keep what is in memory with save_as"

@@ -15,7 +15,7 @@ from reverie.budget import Budget
 from reverie.changes import Changes
 from reverie.draws import Sampler
 from reverie.episodes import EpisodeIndex
-from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
+from reverie.errors import BufferClosed, FileError, FileTaken, ReplayError, WrongProcess
 from reverie.file import ReplayFile
 from reverie.journal import Journal
 from reverie.loading import Loader
@@ -229,7 +229,20 @@ class Keeper:
             copy_memory(path, self._identity_of_file(), self._settings, self._remember(), self._journal_of)
             return
         try:
-            with snapshot(self.file.db.place) as source:
+            self._copy_file(self.file, path, turn)
+        except FileTaken:
+            raise
+        except FileError:  # of the copy, or of a file that is damaged while what is in memory is not
+            if self._journal is None or self._store.reads_file:
+                raise
+            with self.turns:
+                copy_memory(
+                    path, self._identity_of_file(), self._settings, self._remember(), self._journal_of
+                )
+
+    def _copy_file(self, file: ReplayFile, path: Path, turn: ExitStack) -> None:
+        try:
+            with snapshot(file.db.place) as source:
                 ends = [self._index.tail.tolist(), self._index.head.tolist()]
                 if self._journal is not None:
                     self._copier = threading.get_ident()

@@ -43,6 +43,7 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
     identity = source.meta("identity")
     with _target(path, identity, settings, lambda draft: make_file(draft, settings, rng, identity)) as target:
         have, wanted = dict(_by_number(target)), dict(_by_number(source))
+        _check_heads(source, ends)
         for number in have.keys() - wanted.keys():
             target.drop_run(number)
         for number, run in wanted.items():
@@ -78,6 +79,14 @@ def copy_memory(path: Path, identity: str, settings: Settings, remembered: Remem
     rng = generator_from(remembered[0]["rng"])
     with _target(path, identity, settings, lambda draft: make_file(draft, settings, rng, identity)) as target:
         journal_of(target).put_all(remembered)
+
+
+def _check_heads(source: ReplayFile, ends: list[list[int]]) -> None:
+    """Refuse a file that has other newest steps than the buffer that keeps it: something was copied over it."""
+    runs, steps = source.stops()
+    heads = [max(runs.get(stream, 0), steps.get(stream, 0)) for stream in range(len(ends[1]) if ends else 0)]
+    if ends and heads != ends[1]:
+        raise source.db.damaged("its newest steps are others than those that were written")
 
 
 def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +177,7 @@ def test_a_system_that_knows_flock_alone_locks_with_that(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "residency"),
     [*(("deleted", residency) for residency in RESIDENCIES), ("renamed", "packed"), ("replaced", "disk"),
-     ("folder deleted", "packed"), ("folder renamed", "ram")]
+     ("folder deleted", "packed"), ("folder renamed", "ram"), ("cut short", "ram")]
 )  # fmt: skip
 def test_memory_is_kept_with_save_as_when_the_file_has_gone(kind, residency, tmp_path):
     """The next add is refused and says so; save_as then works from memory, and what it wrote is whole."""
@@ -197,6 +198,8 @@ def test_memory_is_kept_with_save_as_when_the_file_has_gone(kind, residency, tmp
         os.replace(folder / "b.replay", path)
     elif kind == "folder deleted":
         shutil.rmtree(folder)
+    elif kind == "cut short":
+        os.truncate(path, 0)
     else:
         folder.rename(tmp_path / "elsewhere")
     for call in (lambda: grow(buffer, 1), buffer.flush, buffer.cut):
@@ -217,6 +220,27 @@ def test_memory_is_kept_with_save_as_when_the_file_has_gone(kind, residency, tmp
     if kind == "replaced":
         Path(f"{path}-wal").unlink(missing_ok=True)
         assert holds(path, "r+") == 7
+
+
+@pytest.mark.parametrize("residency", ["ram", "packed"])
+def test_memory_is_kept_with_save_as_when_something_was_copied_over_the_file(residency, tmp_path):
+    """A longer file was written over the one in use, which nobody can notice: save_as writes what memory holds."""
+    path, copy = tmp_path / "a.replay", tmp_path / "copy.replay"
+    with rv.ReplayBuffer(scalar_spec(), 1000, path=tmp_path / "b.replay") as other:
+        grow(other, 700)
+    buffer = rv.ReplayBuffer(scalar_spec(), 96, path=path, residency=residency, seed=0)
+    grow(buffer, 100)
+    buffer.flush()
+    grow(buffer, 30)
+    shutil.copyfile(tmp_path / "b.replay", path)
+    assert path.stat().st_size > 0
+    buffer.save_as(copy)
+    assert holds(copy) == 130
+    is_whole(copy)
+    with rv.open(copy, mode="r") as again:
+        np.testing.assert_array_equal(again.episodes, buffer.episodes)
+    with suppress(rv.FileError):
+        buffer.close()
 
 
 def test_a_writer_whose_file_was_replaced_leaves_the_new_ones_log_alone(tmp_path):

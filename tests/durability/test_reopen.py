@@ -191,7 +191,8 @@ class LacksMemory:
 
 @pytest.mark.parametrize("residency", RESIDENCIES)
 @pytest.mark.parametrize(
-    ("what", "word"), [("step", "INSERT OR REPLACE INTO steps"), ("step", "COMMIT"), ("cut", "COMMIT"), ("note", "COMMIT")]
+    ("what", "word"),
+    [("step", "INSERT OR REPLACE INTO steps"), ("step", "COMMIT"), ("cut", "COMMIT"), ("note", "COMMIT")],
 )
 def test_a_write_that_was_done_has_happened_though_memory_was_lacking_then(what, word, residency, tmp_path):
     """The error comes after the file has the change: memory has it, too, and so has the next one to open the file."""
@@ -206,16 +207,14 @@ def test_a_write_that_was_done_has_happened_though_memory_was_lacking_then(what,
     for number in range(4 if what != "step" else 2):
         step(number)
     batch = buffer.sample(8, 1)
-    step(2 if what == "step" else 4)  # brings the random state, so that the next one may be a transaction of its own
+    # It brings the random state, so that the next one may be a transaction of its own.
+    step(2 if what == "step" else 4)
     connection = buffer._keeper.file.db._connection
     buffer._keeper.file.db._connection = lacks = LacksMemory(connection, word)
+    calls = {"step": lambda: step(3), "cut": buffer.cut,
+             "note": lambda: buffer.write_back(batch, note=np.ones((8, 1), np.int64))}  # fmt: skip
     with pytest.raises(rv.FileError, match="memory"):
-        if what == "step":
-            step(3)
-        elif what == "cut":
-            buffer.cut()
-        else:
-            buffer.write_back(batch, note=np.ones((8, 1), np.int64))
+        calls[what]()
     assert not lacks.had_enough
     buffer._keeper.file.db._connection = connection
     step(9)
