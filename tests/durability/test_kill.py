@@ -35,7 +35,7 @@ class Told:
 def write(path: Path, story: Story, told: Told, seed: int, residency: str, durability: str, batch: bool, most: int) -> None:  # fmt: skip
     """Add steps as fast as possible; now and then cut, draw, write back and flush."""
     if path.exists():
-        buffer = rv.open(path, residency)
+        buffer = rv.open(path, residency, episodes="continue")  # the story goes on where it was
         check(buffer, story, noted=told.noted)
     else:
         buffer = rv.ReplayBuffer(spec(), story.capacity, streams=story.streams, seed=story.seed,
