@@ -114,7 +114,9 @@ def test_errors_are_measured_in_the_units_of_their_authors(
     """Half the range everywhere is 0.5 in Δ-IRIS's loss, 0.3025 in all, and 1 in IRIS's, which spans -1..1."""
     assert wanted in (0.3025, 1.0)
     frames = torch.full((2, 3, 16, 16), 0.75)
-    monkeypatch.setattr(Tokenizer, "paint", lambda self, z_q, background: torch.full_like(frames, 2 * 0.25 - 1))
+    monkeypatch.setattr(
+        Tokenizer, "paint", lambda self, z_q, background: torch.full_like(frames, 2 * 0.25 - 1)
+    )
     settings = TokenizerLoss(reconstruction=reconstruction)  # type: ignore[arg-type]
     losses, _ = tokenizer_losses(tokenizer, frames, settings, perceptual=lambda x, y: torch.zeros(2))
     assert losses.reconstruction.item() == pytest.approx(wanted, abs=1e-6)
