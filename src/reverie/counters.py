@@ -138,8 +138,9 @@ class RingCounters(Bound):
         """Find the episodes again in `terminals`."""
         idx, full, steps, episodes = self.idx, self.full, self.steps, self.episodes
         count = self.size if full else idx
-        # The head must lie at slot idx; when the step counter agrees, ids simply go on from it.
-        head = steps if steps % self.size == idx and steps >= count else idx + self.size * full
+        # The head must lie at slot idx; when the step counter agrees, ids of a full ring simply go on from it.
+        # Those of any other begin at 0: in a file, runs lie before a later one.
+        head = steps if full and steps % self.size == idx and steps >= count else idx + self.size * full
         tail = head - count
         slots = np.arange(tail, head) % self.size
         terminals, rewards = self.terminals[slots], self.rewards[slots].astype(np.float64)

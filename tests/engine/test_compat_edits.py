@@ -147,3 +147,23 @@ def test_the_steps_go_on_after_an_end_was_written():
     for _ in range(3):
         pair.add()
     assert (3, 4, 5, 6, 7, 8) in windows(pair.buffer, 5)
+
+
+@pytest.mark.parametrize("laps", [0, 1, 3])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("size", "idx"), [(5, 0), (5, 3), (32, 1), (40, 8), (40, 36), (64, 5)])
+def test_whatever_counters_are_set_the_files_open_again(size, idx, full, laps, tmp_path):
+    """Steps of many laps in a ring that is not full, as a trainer's checkpoint may have them: file and copy are whole."""
+    buffer = recorded(2 * size, {3, 7}, size, path=tmp_path / "a.replay")
+    buffer.idx, buffer.full, buffer.steps = idx, full, laps * size + idx
+    for number in range(3):
+        buffer.add(frame(100 + number), 0, 0.0, False)
+    slots = (buffer.idx - np.arange(len(buffer), 0, -1)) % size
+    wanted = numbers(buffer.observations[slots]).tolist()
+    counters = [buffer.idx, buffer.full, buffer.steps, buffer.episodes]
+    buffer.save_as(tmp_path / "copy.replay")
+    buffer.close()
+    for name in ("a", "copy"):
+        with rv.IRISReplayBuffer.open(tmp_path / f"{name}.replay") as again:
+            assert [again.idx, again.full, again.steps, again.episodes] == counters
+            assert numbers(again.observations[slots]).tolist() == wanted

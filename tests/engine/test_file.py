@@ -418,6 +418,26 @@ def test_a_copy_is_whole_and_goes_on_as_the_buffer_does(tmp_path, residency):
     twins.kept.close()
 
 
+@pytest.mark.parametrize("residency", ["ram", "packed"])
+@pytest.mark.parametrize("capacity", [1, 3, RUN, RUN + 1])
+def test_a_copy_of_a_small_ring_is_whole_wherever_its_head_is(tmp_path, capacity, residency):
+    """A ring of no more than one run has none before the newest, also when it has just come round."""
+    buffer = rv.ReplayBuffer(scalar_spec(), capacity, residency=residency, seed=0)
+    for step in range(3 * capacity + 1):
+        buffer.add(obs=step, action=0, reward=0.0, terminated=step % 5 == 4, truncated=False, final_obs=None)
+        if (step + 1) % capacity > 1:
+            continue
+        path = tmp_path / f"{step}.replay"
+        buffer.save_as(path)
+        with rv.open(path) as copy:
+            assert copy.episodes["stop"].tolist() == buffer.episodes["stop"].tolist()
+            for more in range(step + 1, step + capacity + 2):
+                copy.add(obs=more, action=0, reward=0.0, terminated=False, truncated=False)
+        with rv.open(path, mode="r") as copy:
+            drawn = copy.sample(400, 1, boundary="pad_right").obs[:, 0]
+            assert set(drawn.tolist()) == set(range(step + 2, step + capacity + 2))
+
+
 def test_a_copy_brought_up_to_date_is_not_written_again(tmp_path):
     """After ten new steps, a second save_as writes a few rows, not the thousands there are."""
     path = tmp_path / "copy.replay"
