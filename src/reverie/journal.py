@@ -241,11 +241,11 @@ class Journal:
             tail, head = index.tail.item(stream), index.head.item(stream)
             # The newest run counts as being written, even if it is whole: it is sealed when the next one begins.
             newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
-            if (
-                newest == tail == head - index.capacity > 0
-            ):  # a ring of one run: none before it says where it begins
-                newest = head
             first = min(tail - runs.of_id(stream, tail)[1], newest)
+            if newest == tail == head - index.capacity > 0:
+                first -= (
+                    index.capacity
+                )  # a ring of one run: the one before it, gone by now, says where it begins
             while first < newest:
                 number, _ = runs.of_id(stream, first)
                 run = Run(number, stream, first, runs.rows(number))

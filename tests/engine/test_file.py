@@ -438,6 +438,23 @@ def test_a_copy_of_a_small_ring_is_whole_wherever_its_head_is(tmp_path, capacity
             assert set(drawn.tolist()) == set(range(step + 2, step + capacity + 2))
 
 
+@pytest.mark.parametrize("residency", ["ram", "packed", "disk"])
+@pytest.mark.parametrize("capacity", [1, 3, RUN])
+def test_a_small_ring_whose_file_has_gone_is_saved_as_it_is(tmp_path, capacity, residency):
+    """The newest run of a ring of one run has not been sealed: what the file has of that run is the lap before."""
+    path = tmp_path / "a.replay"
+    buffer = rv.ReplayBuffer(scalar_spec(), capacity, residency=residency, path=path, seed=0)
+    for step in range(2 * capacity):
+        buffer.add(obs=step, action=0, reward=0.0, terminated=False, truncated=False)
+    path.rename(tmp_path / "gone.replay")
+    buffer.save_as(tmp_path / "copy.replay")
+    with rv.open(tmp_path / "copy.replay", mode="r") as copy:
+        drawn = copy.sample(400, 1, boundary="pad_right").obs[:, 0]
+        assert set(drawn.tolist()) == set(range(capacity, 2 * capacity))
+    with pytest.raises(rv.FileError):
+        buffer.close()
+
+
 def test_a_copy_brought_up_to_date_is_not_written_again(tmp_path):
     """After ten new steps, a second save_as writes a few rows, not the thousands there are."""
     path = tmp_path / "copy.replay"
