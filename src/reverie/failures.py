@@ -56,7 +56,7 @@ MEANINGS = {
     "SQLITE_CANTOPEN": "wanted to open the file and its log, got a refusal; "
     "check that the folder exists and may be written to",
     "SQLITE_IOERR": "wanted the disk to do as it was told, got a failure; check the disk and try again",
-    "SQLITE_IOERR_NOMEM": "wanted memory to read the file, got none; close something",
+    "SQLITE_IOERR_NOMEM": "wanted memory to read or write the file, got none; close something",
     "SQLITE_IOERR_LOCK": "wanted to lock the file, got a file system without locks; put it on a local disk",
     "SQLITE_IOERR_RDLOCK": "wanted to lock the file, got a file system without locks; put it on a local disk",
     "SQLITE_IOERR_UNLOCK": "wanted to unlock the file, got a failure of the file system; put it on a local disk",
@@ -66,7 +66,7 @@ MEANINGS = {
     "SQLITE_IOERR_SHMLOCK": "wanted to lock the index of the log, got a file system without locks; "
     "put the file on a local disk",
     "SQLITE_IOERR_CORRUPTFS": "wanted a whole file system, got damage in it; repair it",
-    "SQLITE_NOMEM": "wanted memory to read the file, got none; close something",
+    "SQLITE_NOMEM": "wanted memory to read or write the file, got none; close something",
     "SQLITE_TOOBIG": "wanted a value that SQLite can hold, got one too large; seal smaller runs",
     "SQLITE_NOLFS": "wanted a file system for large files, got one for small ones; put the file on another disk",
     "SQLITE_INTERRUPT": "wanted an answer, got an interrupt; ask again",
