@@ -236,6 +236,7 @@ class Keeper:
             if self._journal is None or self._store.reads_file:
                 raise
             with self.turns:
+                self.check_open()  # others went on meanwhile
                 copy_memory(
                     path, self._identity_of_file(), self._settings, self._remember(), self._journal_of
                 )

@@ -127,7 +127,7 @@ def test_named_values_that_cannot_be_are_refused(path, name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("synced", [1]), ("synced", -1), ("synced", 2**61), ("rewrites", [1]), ("rewrites", -1), ("rewrites", True),
-     ("copy_of", [1]), ("identity", [1])],
+     ("copy_of", [1])],
 )  # fmt: skip
 def test_a_named_value_of_another_kind_is_refused_when_it_is_used(path, name, value):
     """What only a writer or a copy needs stops these, and leaves memory with what it had."""
@@ -135,6 +135,18 @@ def test_a_named_value_of_another_kind_is_refused_when_it_is_used(path, name, va
     with pytest.raises(rv.FileError, match=f"meta {name!r}: wanted a"), rv.open(path) as buffer:
         buffer.save_as(path.with_name("copy.replay"))
     assert any(f"meta {name!r}: wanted a" in finding for finding in findings(path))
+
+
+def test_an_identity_of_another_kind_is_found_and_kept_out_of_copies(path):
+    """A copy is made from memory then, and is whole; `verify` tells what is wrong with the file."""
+    set_meta(path, "identity", [1])
+    with rv.open(path) as buffer:
+        wanted = buffer.episodes.tolist()
+        buffer.save_as(path.with_name("copy.replay"))
+    assert any("meta 'identity': wanted a" in finding for finding in findings(path))
+    assert not findings(path.with_name("copy.replay"))
+    with rv.open(path.with_name("copy.replay")) as copy:
+        assert copy.episodes.tolist() == wanted
 
 
 @pytest.mark.parametrize(
