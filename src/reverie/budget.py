@@ -47,11 +47,7 @@ class Budget:
 
     def is_asked(self, streams: Sequence[int]) -> bool:
         """Whether the next step of one of these streams begins a run."""
-        return self._beginning(streams) > 0
-
-    def _beginning(self, streams: Sequence[int]) -> int:
-        """Return how many runs begin with the next step of each of `streams`."""
-        return sum(self._runs.of_id(stream, self._index.head.item(stream))[1] == 0 for stream in streams)
+        return any(self._runs.of_id(stream, self._index.head.item(stream))[1] == 0 for stream in streams)
 
     def evictions(self, streams: Sequence[int]) -> list[Eviction]:
         """Return what has to go before the next step of each of `streams`.
@@ -59,7 +55,7 @@ class Budget:
         Where there is a file, the runs are dropped there, inside of the caller's transaction.
         """
         index = self._index
-        beginning = self._beginning(streams)
+        beginning = sum(self._runs.of_id(stream, index.head.item(stream))[1] == 0 for stream in streams)
         wanted, freed, tails = beginning * self._run_bytes, 0, index.tail.copy()
         chosen: list[Eviction] = []
         while beginning and self._used() - freed + wanted > self._limit:

@@ -50,8 +50,9 @@ class Journal:
         self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
         self.filed = index.head.copy()  # stream -> one past the last id that the file has
         self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
-        # stream -> the first episode that the file may have
-        self._dropped = np.zeros(index.streams, np.int64)
+        self._dropped = np.zeros(
+            index.streams, np.int64
+        )  # stream -> the first episode that the file may have
         # stream -> head, episodes begun, running episode as they were when all of them was put into the file
         self._put = np.full((3, index.streams), -1)
         self.rewrites = file.meta("rewrites", 0)  # how often steps were rewritten
@@ -242,8 +243,9 @@ class Journal:
             newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
             first = min(tail - runs.of_id(stream, tail)[1], newest)
             if newest == tail == head - index.capacity > 0:
-                # A ring of one run: the one before it, gone by now, says where it begins.
-                first -= index.capacity
+                first -= (
+                    index.capacity
+                )  # a ring of one run: the one before it, gone by now, says where it begins
             while first < newest:
                 number, _ = runs.of_id(stream, first)
                 run = Run(number, stream, first, runs.rows(number))

@@ -52,11 +52,13 @@ class Keeper:
         self.closed = False
         self.notes: dict[str, Any] = {}
         self.turns = threading.Condition()
+        self._journal: Journal | None = None
         self._samplers = SamplerStates()
         self._used: Sampler | None = None  # by a draw or an update that is not through
         self._uses = 0  # draws and updates so far
-        # Episodes begun and dropped, and uses, at the last flush.
-        self._flushed: tuple[int, int, int] | None = None
+        self._flushed: tuple[int, int, int] | None = (
+            None  # episodes begun and dropped, and uses, at the last flush
+        )
         self._identity = uuid.uuid4().hex  # by which copies know whose they are
         # Whether random numbers were drawn, and notes taken, that the file does not know of.
         self._drawn = self._noted = False
@@ -77,13 +79,8 @@ class Keeper:
         """In a forked child: draw random numbers of its own, and be told of every step, to refuse it."""
         self._is_copy, self.changes.check = True, self.check_writable
         self._was_writer = self._was_writer or self._journal is not None
-        self.changes.journal = None
+        self._journal = self.changes.journal = None
         own_stream(self._rng)
-
-    @property
-    def _journal(self) -> Journal | None:
-        """What writes to the file: None without a file, and for a reader."""
-        return self.changes.journal
 
     @property
     def path(self) -> Path | None:
@@ -105,7 +102,7 @@ class Keeper:
         if loader is not None:
             journal.go_on_from(loader)
             self._drawn = True  # the generator may have another seed than the file knows
-        self.changes.journal = journal
+        self._journal = self.changes.journal = journal
 
     def was_killed(self) -> bool:
         """Whether the process that wrote to the file before was killed; from now on it is this one."""
@@ -283,7 +280,7 @@ class Keeper:
             self.settle()
             if self._journal is not None:
                 self._flush(clean=True)
-                self.changes.journal = None
+                self._journal = self.changes.journal = None
         except ReplayError as error:
             if not isinstance(error.__cause__, MemoryError):  # then closing again may succeed
                 self.file.close()
