@@ -60,7 +60,11 @@ def borrow(place: str | os.PathLike[str], write: bool) -> int:
 def give_back(handle: int, write: bool) -> None:
     """Close a descriptor, now or when no connection needs the locks on its file any more."""
     with _turn:
-        inode = inode_of(handle)
+        try:
+            inode = inode_of(handle)
+        except OSError:  # nobody can tell what it is of
+            _close(handle)
+            return
         if _connections[inode] > 0:
             _waiting[inode].append((handle, write))
         else:
