@@ -36,7 +36,6 @@ def pixel_buffer() -> rv.ReplayBuffer:
 def feeds(rounds: int) -> list[Row]:
     """Time a feed, a mirror and its gather, each beside its plain copy, and how long a steady consumer waits."""
     import torch
-
     from reverie.torch import DeviceMirror, feed
     from reverie.torch.columns import Plan
 

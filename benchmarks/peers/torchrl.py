@@ -55,8 +55,9 @@ class Slice(Peer):
 
     def record(self, steps: Steps, batch: tuple[int, ...]) -> Any:
         """Return steps as a TensorDict."""
-        import torch
         from tensordict import TensorDict
+
+        import torch
 
         def tensor(values: Any) -> Any:
             return torch.as_tensor(np.asarray(values))

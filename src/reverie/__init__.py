@@ -2,7 +2,7 @@
 
 from reverie.batch import RowBatch, SequenceBatch, StepBatch
 from reverie.buffer import ReplayBuffer
-from reverie.compat import IRISReplayBuffer
+from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
 from reverie.errors import (
     BadSetting,
     BufferClosed,
@@ -29,7 +29,6 @@ from reverie.samplers import (
     VisitBalanced,
 )
 from reverie.spec import Field, StepSpec
-from reverie.trajectory import IRISOnPolicyBuffer
 
 __version__ = "0.1.0"
 

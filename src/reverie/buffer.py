@@ -13,28 +13,39 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
-from reverie.door import distinct_streams, natural, positive, seed_number, stream_number
-from reverie.draws import check_sampler
-from reverie.episodes import EpisodeIndex
-from reverie.feedback import checked_extras, checked_priorities, sampler_of
-from reverie.file import ReplayFile
-from reverie.following import Follower
-from reverie.gather import Gatherer
-from reverie.history import EpisodeTable, describe
-from reverie.intake import Intake
-from reverie.keeping import Keeper
-from reverie.layout import Layouts, is_obs
-from reverie.loading import Loader
-from reverie.memory import Blocks
+from reverie.checks import distinct_streams, natural, positive, seed_number, stream_number
+from reverie.engine import (
+    EpisodeTable,
+    Gatherer,
+    Intake,
+    Keeper,
+    Layouts,
+    checked_extras,
+    checked_priorities,
+    describe,
+    is_obs,
+    sampler_of,
+)
+from reverie.file import (
+    Follower,
+    Loader,
+    ReplayFile,
+    Settings,
+    check_settings,
+    close_at_exit,
+    generator,
+    make_file,
+    make_stores,
+    read_settings,
+    removed_on_error,
+    reserve_for,
+)
+from reverie.index import Anchors, EpisodeIndex, Runs, Windows, anchors_of, check_boundary
 from reverie.origin import Origins
 from reverie.process import Shared
-from reverie.resuming import close_at_exit, generator, make_file, read_settings, removed_on_error
-from reverie.runs import Runs
-from reverie.samplers import Sampler, Uniform
-from reverie.settings import Settings, check_settings, reserve_for
+from reverie.samplers import Sampler, Uniform, check_sampler
 from reverie.spec import StepSpec, Tree
-from reverie.stores import make_stores
-from reverie.windows import Anchors, Windows, anchors_of, check_boundary
+from reverie.store import Blocks
 
 
 class ReplayBuffer(Shared):

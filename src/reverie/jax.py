@@ -9,9 +9,8 @@ import jax
 import numpy.typing as npt
 
 from reverie.buffer import ReplayBuffer
-from reverie.device import DeviceBatch, DeviceRows, DeviceSequences, convert
-from reverie.draws import Sampler
-from reverie.feeds import Feed, drawing
+from reverie.feeds import DeviceBatch, DeviceRows, DeviceSequences, Feed, convert, drawing
+from reverie.samplers import Sampler
 
 __all__ = ["Feed", "feed"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch
-from reverie.door import number, positive
+from reverie.checks import number, positive
 from reverie.errors import BadSetting
 
 Bools = npt.NDArray[np.bool_]

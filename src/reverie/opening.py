@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 from reverie.buffer import ReplayBuffer
-from reverie.door import seed_number
+from reverie.checks import seed_number
 from reverie.errors import BadSetting, TooLarge
-from reverie.file import ReplayFile
-from reverie.stores import check_residency
+from reverie.file import ReplayFile, check_residency
 
 
 def open(path: str | os.PathLike[str], residency: str | None = None, mode: str = "r+", *,

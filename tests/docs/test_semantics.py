@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reverie import samplers
-from reverie.windows import BOUNDARIES
+from reverie.index.windows import BOUNDARIES
+from reverie.samplers import mixture as samplers
 
 PAGE = (Path(__file__).parents[2] / "docs/semantics.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import assert_row_equals, fill, rich_obs, rich_spec, rich_step, scalar_spec
 
 import reverie as rv
 from reverie.testing import NaiveBuffer
+from support.buffers import assert_row_equals, fill, rich_obs, rich_spec, rich_step, scalar_spec
 
 
 def pixel_spec() -> rv.StepSpec:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers import assert_row_equals, rich_obs, rich_spec, rich_step
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import reverie as rv
 from reverie.testing import NaiveBuffer
+from support.buffers import assert_row_equals, rich_obs, rich_spec, rich_step
 
 pytestmark = pytest.mark.long
 

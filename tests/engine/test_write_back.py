@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import rich_spec, rich_step, scalar_spec
 
 import reverie as rv
 from reverie.conformance import Pair, assert_shows
-from reverie.windows import BOUNDARIES
+from reverie.index.windows import BOUNDARIES
+from support.buffers import rich_spec, rich_step, scalar_spec
 
 
 def tags(buffer: rv.ReplayBuffer, steps: int) -> dict:

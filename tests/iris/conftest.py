@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from reverie.iris.agent import Agent
-from reverie.iris.config import (
+import torch
+from reverie.iris.config.parts import (
     ActorCriticConfig,
     ActorCriticLoss,
     Optimisation,
     TokenizerConfig,
     WorldModelConfig,
 )
-from reverie.iris.settings import Collection, Config, Evaluation
-from reverie.iris.tokenizer import Tokenizer
-from reverie.iris.world_model import WorldModel
+from reverie.iris.config.run import Collection, Config, Evaluation
+from reverie.iris.models.agent import Agent
+from reverie.iris.models.tokenizer import Tokenizer
+from reverie.iris.models.world_model import WorldModel
 
 ACTIONS = 3
 

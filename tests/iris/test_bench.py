@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+import torch
 from reverie import BadSetting
-from reverie.iris.agent import Agent
 from reverie.iris.bench import Speed, imagine_without_cache, measure, run_bench, updates_of
-from reverie.iris.config import Optimisation
-from reverie.iris.settings import Config, presets
+from reverie.iris.config.parts import Optimisation
+from reverie.iris.config.run import Config, presets
+from reverie.iris.models.agent import Agent
 
 
 def test_a_published_run_has_the_published_number_of_updates() -> None:
@@ -30,7 +30,7 @@ def test_a_published_run_has_the_published_number_of_updates() -> None:
 
 def test_without_the_cache_the_same_games_are_imagined(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the likeliest of everything, both give the same frames."""
-    for module in ("agent", "imagination", "bench"):
+    for module in ("models.agent", "models.imagination", "bench"):
         monkeypatch.setattr(f"reverie.iris.{module}.draw", lambda logits, *_: logits.argmax(1))
     frame = torch.rand(3, 3, 16, 16)
     played = agent.imagine(frame.unsqueeze(1), torch.ones(3, 1, dtype=torch.bool))

@@ -1,22 +1,29 @@
 """The reference client: IRIS (Micheli, Alonso, Fleuret, ICLR 2023), whole, on reverie's replay."""
 
-from reverie.iris.actor_critic import ActorCritic, lambda_returns
-from reverie.iris.agent import Agent, Rollout
-from reverie.iris.collect import Collector, evaluate
 from reverie.iris.config import (
     ActorCriticConfig,
     ActorCriticLoss,
+    Collection,
+    Config,
+    Evaluation,
     Optimisation,
+    Sampling,
     TokenizerConfig,
     TokenizerLoss,
     WorldModelConfig,
+    presets,
 )
-from reverie.iris.graphs import Imagine
-from reverie.iris.imagination import Imagination
-from reverie.iris.settings import Collection, Config, Evaluation, Sampling, presets
-from reverie.iris.tokenizer import Tokenizer
-from reverie.iris.train import train_actor_critic, train_tokenizer, train_world_model
-from reverie.iris.world_model import WorldModel
+from reverie.iris.learning import Collector, evaluate, train_actor_critic, train_tokenizer, train_world_model
+from reverie.iris.models import (
+    ActorCritic,
+    Agent,
+    Imagination,
+    Imagine,
+    Rollout,
+    Tokenizer,
+    WorldModel,
+    lambda_returns,
+)
 
 __all__ = [
     "ActorCritic",

@@ -17,24 +17,21 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-import torch
-from torch import Tensor
 
+import torch
 from reverie import BadSetting, EpisodeUniform, Field, ReplayBuffer, StepSpec
-from reverie.iris.agent import Agent
-from reverie.iris.chance import draw
-from reverie.iris.config import Optimisation
-from reverie.iris.devices import usable_device
-from reverie.iris.graphs import Imagine
-from reverie.iris.settings import Config, presets
-from reverie.iris.train import (
+from reverie.iris.config import Config, Optimisation, presets
+from reverie.iris.learning import (
     TOKENS,
     Progress,
     mirror_tokens,
     train_actor_critic,
     train_tokenizer,
     train_world_model,
+    usable_device,
 )
+from reverie.iris.models import Agent, Imagine, draw
+from torch import Tensor
 
 ACTIONS = 4
 STORED_STEPS = 1_000

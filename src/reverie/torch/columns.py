@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from reverie.episodes import Ints
+import torch
 from reverie.errors import SpecMismatch
+from reverie.index import Ints
 from reverie.torch.tensors import in_words, word_of
 
 # An address is what stands in a plan: 0 for padding, slot + 1 for a step, and beyond these one for each

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+import torch
 from reverie import opening
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
-from reverie.device import DeviceRows, DeviceSequences, build, tree_map
-from reverie.door import natural, positive, seed_number
-from reverie.draws import Sampler, check_sampler
+from reverie.checks import natural, positive, seed_number
 from reverie.errors import BadSetting
+from reverie.feeds import DeviceRows, DeviceSequences, build, tree_map
+from reverie.index import check_boundary
+from reverie.samplers import Sampler, check_sampler
 from reverie.torch.tensors import TensorBatch, check_dtypes, views
-from reverie.windows import check_boundary
 
 MOST_WORKERS = 1024
 

@@ -9,24 +9,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+import torch
 from reverie.batch import Batch, RowBatch
 from reverie.buffer import ReplayBuffer
-from reverie.device import build, without_fields
-from reverie.door import natural, positive
-from reverie.draws import Sampler, check_sampler
-from reverie.episodes import NO_FINAL, RUNNING, Ints
+from reverie.checks import natural, positive
+from reverie.engine import Gatherer, Layout, Layouts
 from reverie.errors import BadSetting
-from reverie.feeds import check_buffer
-from reverie.gather import Gatherer
-from reverie.layout import Layout, Layouts
+from reverie.feeds import build, check_buffer, without_fields
+from reverie.index import NO_FINAL, RUNNING, Ints, anchors_of
 from reverie.process import Bound, Refused, watch
-from reverie.samplers import Uniform
+from reverie.samplers import Sampler, Uniform, check_sampler
 from reverie.spec import Field, StepSpec, Tree, tree_build, tree_leaves
 from reverie.torch.columns import PADDING, Derived, DeviceColumn, Plan
 from reverie.torch.tensors import TensorBatch, as_device, check_dtypes, tensor_dtype, views
-from reverie.windows import anchors_of
 
 UPLOAD_BYTES = 32_000_000  # staged on the host at a time while the mirror catches up
 ADDRESS = Field((), "int64")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+import torch
 from reverie.buffer import ReplayBuffer
-from reverie.device import DeviceBatch
+from reverie.engine import Layout
 from reverie.errors import BadSetting
-from reverie.layout import Layout
+from reverie.feeds import DeviceBatch
 
 TensorBatch = DeviceBatch[torch.Tensor]
 # The widest integers that divide a row: moving 8 bytes at a time is several times faster than one.

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-
 from reverie.batch import Batch, RowBatch
 from reverie.buffer import ReplayBuffer
-from reverie.device import build, convert, without_fields
-from reverie.draws import Sampler
-from reverie.feeds import Feed, drawing
-from reverie.layout import Layout
+from reverie.engine import Layout
+from reverie.feeds import Feed, build, convert, drawing, without_fields
+from reverie.samplers import Sampler
 from reverie.spec import StepSpec
 from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, views
 

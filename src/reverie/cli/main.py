@@ -1,0 +1,303 @@
+"""The `reverie` command: record games, look into replay files, train agents on them, and see them dream."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import reverie
+from reverie.checks import natural, positive
+from reverie.errors import ReplayError
+from reverie.printable import printable
+from reverie.store import format_bytes
+
+DESCRIPTION = "A replay engine for world models. `reverie --version` names the version."
+USER_ERROR = 2  # exit status, as for a misspelt option
+FINDINGS = 1  # exit status of a verification that found something
+INTERRUPTED = 130  # exit status that shells give to Ctrl-C
+EXTRA_OF = {"gymnasium": "atari", "ale_py": "atari", "PIL": "atari", "torch": "iris",
+            "tensorboard": "iris", "matplotlib": "iris"}  # missing module -> the extra that brings it  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (the process's own if None) and return its exit status.
+
+    An error of the user's prints one line to stderr and returns 2; so does a missing extra. `verify` returns 1
+    if it found something.
+
+    Raises:
+        SystemExit: after `--help`, or when the arguments cannot be parsed.
+    """
+    args = sys.argv[1:] if argv is None else list(argv)
+    if args == ["--version"]:
+        print(f"reverie {reverie.__version__}")
+        return 0
+    try:
+        if args[:1] == ["train"]:  # its flags are the fields of a preset, which needs PyTorch to be read
+            from reverie.iris.app import train as train_with
+
+            train_with(args[1:])
+            return 0
+        commands: dict[str, Callable[..., Any]] = {
+            "record": record,
+            "inspect": inspect,
+            "verify": verify,
+            "film": film,
+            "demo": demo,
+            "train": train,
+            "eval": evaluate,
+            "dream": dream,
+            "learn": learn,
+            "bench": bench,
+        }
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="reverie", description=DESCRIPTION, args=args
+        )
+    except ReplayError as error:
+        print(f"reverie: {printable(error)}", file=sys.stderr)
+        return USER_ERROR
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA_OF and missing != "minatar":
+            raise
+        # MinAtar wants plotting libraries for its viewer alone, so no extra brings it.
+        wanted = "--no-deps MinAtar" if missing == "minatar" else f"'reverie[{EXTRA_OF[missing]}]'"
+        remedy = f"pip install {wanted}"
+        print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt as error:
+        print(
+            f"reverie: {str(error) or 'interrupted'}", file=sys.stderr
+        )  # who has work to keep says what is kept
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(status or 0)
+
+
+def record(
+    game: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")],
+    steps: int = 5_000,
+    seed: int = 0,
+    capacity: int | None = None,
+    full_games: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Record a game played at random, and report what came of it.
+
+    Args:
+        game: an Atari game in any spelling, such as Breakout or ms_pacman.
+        steps: agent steps to record; each is 4 frames of the game.
+        seed: fixes the game and the actions.
+        capacity: steps that the buffer keeps; all of them if not given.
+        full_games: end an episode with the game, as in testing, and not with each life, as in training.
+        out: a new replay file to record into; without it the steps are in memory alone, and then gone.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from reverie.gymnasium import atari
+    from reverie.gymnasium import record as record_steps
+
+    steps = positive("steps", steps)  # before a file is made
+    env = atari(game, train=not full_games)
+    try:
+        spec = reverie.StepSpec.from_env(env)
+        buffer = reverie.ReplayBuffer(spec, steps if capacity is None else capacity, seed=seed, path=out)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[rate]} steps/s"), TimeRemainingColumn())  # fmt: skip
+        console = Console(stderr=True)
+        # Nobody watches a bar in a log file.
+        with (
+            buffer,
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+        ):
+            task = bar.add_task(f"recording {game}", total=steps, rate="-")
+
+            def show(done: int) -> None:
+                speed = bar.tasks[0].speed
+                bar.update(task, completed=done, rate="-" if speed is None else f"{speed:,.0f}")
+
+            result = record_steps(env, buffer, steps=steps, seed=seed, on_step=show)
+            held = repr(buffer)
+    finally:
+        env.close()
+    print(
+        f"recorded  {result.steps:,} steps of {game}, played at random, in {result.duration_s:.1f} s "
+        f"({result.steps_per_s:,.0f} steps/s)"
+    )
+    if result.episodes:
+        mean_return = sum(result.returns) / result.episodes
+        mean_length = sum(result.lengths) / result.episodes
+        print(
+            f"episodes  {result.episodes:,} ended, mean return {mean_return:.2f}, "
+            f"mean length {mean_length:.1f} steps"
+        )
+    else:
+        print("episodes  none ended; record more steps to see an end")
+    print(f"buffer    {held}")
+    if out is not None:
+        print(
+            f"file      {out}, {format_bytes(out.stat().st_size)}; reverie inspect {out} shows what is in it"
+        )
+
+
+def inspect(
+    file: Annotated[Path, tyro.conf.Positional],
+    episodes: int = 5,
+) -> None:
+    """Tell what a replay file holds: sizes, streams, episodes, samplers. Also while it is being written.
+
+    Args:
+        file: a replay file.
+        episodes: how many of the newest episodes to list.
+    """
+    from reverie.cli.report import report
+
+    for line in report(file, natural("episodes", episodes)):
+        print(line)
+
+
+def verify(file: Annotated[Path, tyro.conf.Positional]) -> int:
+    """Check everything in a replay file. The exit status is 0 if it is whole, 1 if not, 2 if it does not open.
+
+    Args:
+        file: a replay file; it is only read, also while it is being written.
+    """
+    from reverie.file import verify_file
+
+    status = 0
+    for line, is_finding in verify_file(file):
+        print(printable(line))
+        status = FINDINGS if is_finding else status
+    return status
+
+
+def film(
+    file: Annotated[Path, tyro.conf.Positional],
+    episode: int,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    column: str | None = None,
+    every: int | None = None,
+    fps: float = 15.0,
+) -> None:
+    """Show an episode of a replay file as an animated GIF, or as a PNG with its frames side by side.
+
+    Args:
+        file: a replay file.
+        episode: its number, as `reverie inspect` lists them.
+        out: a name that ends in .gif or .png.
+        column: the observation to show, such as obs/camera, if several are frames.
+        every: show one of so many steps, with the rewards of all of them; else each step, as far as they fit.
+        fps: frames of a GIF in a second.
+    """
+    from reverie.cli.pictures import film as make_film
+
+    print(printable(f"wrote {make_film(file, episode, out, column, every, fps)}"))
+
+
+def demo(
+    out: Annotated[Path, tyro.conf.arg(help="folder for what the demonstration writes")] = Path("runs/demo"),
+    game: str = "Breakout",
+    steps: int = 20_000,
+    seed: int = 0,
+) -> None:
+    """Train a small IRIS from a replay buffer, and show what it dreams and how near that comes to the game.
+
+    Args:
+        out: folder for what the demonstration writes.
+        game: an Atari game in any spelling.
+        steps: agent steps to record.
+        seed: fixes every random choice.
+    """
+    from reverie.iris.app import run_demo
+
+    run_demo(out, steps=steps, seed=seed, game=game)
+
+
+def train() -> None:
+    """Train an agent in a folder, or go on training one; `reverie train --help` lists every number."""
+    raise AssertionError("main takes this command before it is parsed")
+
+
+def evaluate(run: Path, episodes: int = 100, device: str | None = None) -> None:
+    """Test the agent of a run on whole games, without random play.
+
+    Args:
+        run: folder of the run.
+        episodes: games to play.
+        device: cpu, cuda and so on; an accelerator if there is one.
+    """
+    from reverie.iris.app import evaluate_run
+
+    evaluate_run(run, episodes, device)
+
+
+def dream(
+    run: Path,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("dream.gif"),
+    device: str | None = None,
+) -> None:
+    """Draw what the agent of a run dreams, beside what really happened.
+
+    Args:
+        run: folder of the run.
+        out: the animation to write.
+        device: cpu, cuda and so on; an accelerator if there is one.
+    """
+    from reverie.iris.app import dream_run
+
+    dream_run(run, out, device)
+
+
+def learn(
+    out: Annotated[Path, tyro.conf.arg(help="folder for what is written")] = Path("runs/learn"),
+    seeds: tuple[int, ...] = (7, 8, 9),
+    epochs: int = 4,
+    game: str = "minatar:breakout",
+) -> None:
+    """Learn to play a small game in a few minutes, and compare with agents that learned nothing.
+
+    Args:
+        out: folder for what is written; a run in it that was interrupted goes on.
+        seeds: one agent is trained from each.
+        epochs: of each run; more of them take longer and learn more.
+        game: one of MinAtar's.
+    """
+    from reverie.iris.app import run_learn
+
+    run_learn(out, seeds=seeds, epochs=epochs, game=game)
+
+
+def bench(
+    what: Annotated[Literal["iris"], tyro.conf.Positional],
+    preset: str = "paper",
+    device: str | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    share: float | None = None,
+    repeats: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Measure how fast an agent trains on this machine.
+
+    Args:
+        what: the agent.
+        preset: its sizes: paper, demo or minatar.
+        device: cpu, cuda and so on; an accelerator if there is one.
+        precision: of tokenizer and world model; the preset's if not given.
+        share: of each batch that is used; all of it, or on a processor a part if all took over two minutes.
+        repeats: timed updates of each phase.
+        out: where to write the numbers as JSON.
+    """
+    from reverie.iris.bench import run_bench
+
+    speed = run_bench(
+        preset=preset, device=device, precision=precision, share=share, repeats=repeats, out=out
+    )
+    print(speed.report())

@@ -1,0 +1,240 @@
+"""An episode of a replay file as a picture: an animated GIF, or a PNG with its frames side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.engine import ENDED_NAMES
+from reverie.errors import BadSetting, FileError
+from reverie.file import View, viewing
+from reverie.index import NO_FINAL, RUNNING
+from reverie.printable import printable
+from reverie.spec import Column
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Frames = npt.NDArray[np.uint8]
+
+SIDE = 192  # pixels that the longer side of a frame is brought near to; nothing is smoothed
+LEAST_WIDTH = 150  # so that captions fit
+CAPTION = 40  # height of the two lines below a frame
+GAP, TITLE = 8, 36
+MOST_TILES, MOST_FRAMES = 60, 1_000  # of a PNG, of a GIF: then steps are left out, evenly
+MOST_SIDE, MOST_PIXELS = 8_192, 4_000_000  # of a frame
+GIF_PIXELS, PNG_PIXELS = 36_000_000, 12_000_000  # of all frames together; then steps are left out, too
+END_MS = 1_500  # how long a GIF shows the last frame
+INK, FAINT, PAPER = (20, 20, 20), (225, 225, 225), (255, 255, 255)
+GAIN, LOSS, END = (30, 120, 50), (180, 40, 40), (40, 70, 150)  # below frames with a reward, and the last one
+
+
+class Shot(NamedTuple):
+    """One picture of a film."""
+
+    frame: Frames  # (height, width) or (height, width, 3)
+    lines: tuple[str, str]
+    mark: tuple[int, int, int] | None  # the colour of the caption, where something happens
+
+
+def film(path: Path, number: int, out: Path, column: str | None = None, every: int | None = None,
+         fps: float = 15.0) -> str:  # fmt: skip
+    """Make a picture of an episode, and return what it shows in words.
+
+    Below each frame stand the id of its step, the reward that came after it, and the sum up to there. The
+    observation after the last step, if it was recorded, comes last and tells how the episode ended.
+
+    Args:
+        path: of the replay file.
+        number: of the episode, counted over all streams as they began.
+        out: a name that ends in .gif or .png.
+        column: the observation to show, if several are frames.
+        every: show one of so many steps, with the rewards of all of them; None: each step, as far as they fit.
+        fps: frames of a GIF in a second.
+
+    Raises:
+        BadSetting: there is no such episode or column, not all of its steps are live, or a bad argument.
+        FileError: the file cannot be opened, or is damaged; or the picture cannot be written.
+    """
+    if out.suffix.lower() not in (".gif", ".png"):
+        raise BadSetting(
+            f"out: wanted a name that ends in .gif or .png, got {out.name!r}; choose an animation or a sheet"
+        )
+    if not out.parent.is_dir():
+        raise BadSetting(f"out: wanted a folder to put it in, got none at {str(out.parent)!r}; make it first")
+    if every is not None and every < 1:
+        raise BadSetting(f"every: wanted at least 1, got {every}; 1 shows every step")
+    if not 0.1 <= fps <= 50:
+        raise BadSetting(f"fps: wanted 0.1 to 50, got {fps:g}; viewers of GIFs cannot do more")
+    animated = out.suffix.lower() == ".gif"
+    with viewing(path) as view:
+        row = _row_of(view, number)
+        chosen = _image_column(view, column)
+        pixels = _pixels(chosen)
+        steps = view.index.stop.item(row) - view.index.start.item(row)
+        if every is None:
+            most, room = (MOST_FRAMES, GIF_PIXELS) if animated else (MOST_TILES, PNG_PIXELS)
+            every = math.ceil(steps / min(most, room // pixels))
+        title = _title(view, row, number)
+        with view.file.db.reading():
+            shots = list(_shots(view, row, chosen, every))
+    try:
+        (_animate if animated else _lay_out)(out, shots, printable(f"{path.name}: {title}"), fps)
+    except OSError as error:
+        raise FileError(
+            f"{out}: wanted to write a picture, got {error.strerror or error}; choose another place"
+        ) from error
+    left_out = "" if every == 1 else f", one of each {every} steps"
+    return f"{out}: {len(shots)} frames of {chosen.name!r}{left_out}; {title}"
+
+
+def _row_of(view: View, number: int) -> int:
+    """Return the row of an episode whose steps are all live."""
+    index = view.index
+    rows = index.live_rows()
+    orders = index.order[rows].tolist()
+    if not orders:
+        raise BadSetting(
+            f"episode: wanted one of a file that holds episodes, got {number} of an empty one; record some first"
+        )
+    if number not in orders:
+        raise BadSetting(
+            f"episode: wanted one of the {len(orders):,} that are live, numbered {orders[0]} to {orders[-1]}, "
+            f"got {number}; reverie inspect lists them"
+        )
+    row = int(rows[orders.index(number)])
+    tail = index.tail.item(index.stream.item(row))
+    start, stop = index.start.item(row), index.stop.item(row)
+    if start < tail:
+        raise BadSetting(
+            f"episode {number}: wanted all of its {stop - start:,} steps, got the last {stop - tail:,}, since the "
+            f"others are evicted; choose a later one, or keep more with a larger capacity"
+        )
+    return row
+
+
+def _image_column(view: View, wanted: str | None) -> Column:
+    obs = [column for column in view.settings.stored if column.name in view.file.obs_columns]
+    images = [column for column in obs if _is_image(column)]
+    told = ", ".join(f"{column.name} {column.field.shape} {column.field.dtype}" for column in obs)
+    names = [column.name for column in images]
+    if wanted is None and len(images) == 1:
+        return images[0]
+    if not images:
+        raise BadSetting(
+            f"wanted an observation of frames, uint8 of (1 or 3, height, width) or (height, width, 1 or 3), "
+            f"got {told}; film shows frames alone"
+        )
+    if wanted is None:
+        raise BadSetting(f"column: wanted one of {names}, got none; choose the frames to show with --column")
+    if wanted not in names:
+        raise BadSetting(f"column: wanted one of {names}, got {wanted!r}; the file has {told}")
+    return images[names.index(wanted)]
+
+
+def _pixels(column: Column) -> int:
+    """Return the pixels of a frame; refuse those too large for a picture."""
+    shape = column.field.shape
+    height, width = shape[1:] if len(shape) == 3 and shape[0] in (1, 3) else shape[:2]
+    if max(height, width) > MOST_SIDE or height * width > MOST_PIXELS:
+        raise BadSetting(
+            f"column: wanted frames of at most {MOST_PIXELS:,} pixels and {MOST_SIDE:,} to a side, got {shape}; "
+            f"choose another with --column"
+        )
+    return height * width
+
+
+def _is_image(column: Column) -> bool:
+    shape = column.field.shape
+    colours = len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3)))
+    return column.field.dtype == np.uint8 and colours
+
+
+def _plain(frame: Frames) -> Frames:
+    """Return a frame as (height, width) or (height, width, 3)."""
+    if frame.ndim == 3 and frame.shape[0] in (1, 3):
+        frame = np.moveaxis(frame, 0, -1)
+    return frame[..., 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame
+
+
+def _title(view: View, row: int, number: int) -> str:
+    index = view.index
+    ended = ENDED_NAMES[index.ended.item(row)]
+    return (f"episode {number} of stream {index.stream.item(row)}, steps {index.start.item(row):,} to "
+            f"{index.stop.item(row) - 1:,}, return {index.total.item(row):g}, {ended}")  # fmt: skip
+
+
+def _shots(view: View, row: int, column: Column, every: int) -> Iterator[Shot]:
+    index = view.index
+    ids = np.arange(index.start[row], index.stop[row])
+    slots = index.stream.item(row) * index.capacity + ids % index.capacity
+    rewards = np.empty(len(ids), np.float32)
+    view.store.gather("reward", slots, rewards)
+    shown = slots[::every]
+    frames = np.empty((len(shown), *column.field.shape), np.uint8)
+    view.store.gather(column.name, shown, frames)
+    total = 0.0
+    for place, frame in enumerate(frames):
+        reward = float(rewards[place * every : (place + 1) * every].sum(dtype=np.float64))
+        total += reward
+        mark = None if not reward else GAIN if reward > 0 else LOSS
+        gained = f"reward {reward:+.4g}, sum {total:.4g}" if reward else f"sum {total:.4g}"
+        yield Shot(_plain(frame), (f"step {ids[place * every]:,}", gained), mark)
+    ended, final = index.ended.item(row), index.final.item(row)
+    if ended == RUNNING:
+        return
+    if final == NO_FINAL:  # the last frame again, since an end must be seen
+        yield Shot(_plain(frames[-1]) // 2, (ENDED_NAMES[ended], "not known what came after"), END)
+    else:
+        after = view.finals.gather(column.name, np.array([final]))[0]
+        yield Shot(_plain(after), (ENDED_NAMES[ended], f"final observation, sum {total:.4g}"), END)
+
+
+def _tile(shot: Shot, font: Any) -> Image.Image:
+    """Return a shot with its caption."""
+    from PIL import Image, ImageDraw
+
+    height, width = shot.frame.shape[:2]
+    scale = max(1, round(SIDE / max(height, width)))
+    picture = Image.fromarray(np.ascontiguousarray(shot.frame)).convert("RGB")
+    picture = picture.resize((scale * width, scale * height), Image.Resampling.NEAREST)
+    size = max(picture.width, LEAST_WIDTH), picture.height + CAPTION
+    tile = Image.new("RGB", size, FAINT if shot.mark is None else shot.mark)
+    tile.paste(PAPER, (0, 0, size[0], picture.height))
+    tile.paste(picture, ((size[0] - picture.width) // 2, 0))
+    pen, ink = ImageDraw.Draw(tile), INK if shot.mark is None else PAPER
+    for line, text in enumerate(shot.lines):
+        pen.text((6, picture.height + 12 + 17 * line), text, ink, font, anchor="lm")
+    return tile
+
+
+def _animate(out: Path, shots: Sequence[Shot], title: str, fps: float) -> None:
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(13)
+    # A GIF counts in hundredths of a second.
+    durations = [10 * round(100 / fps)] * (len(shots) - 1) + [END_MS]
+    rest = (_tile(shot, font) for shot in shots[1:])
+    _tile(shots[0], font).save(
+        out, save_all=True, append_images=rest, duration=durations, loop=0, comment=title.encode()
+    )
+
+
+def _lay_out(out: Path, shots: Sequence[Shot], title: str, fps: float) -> None:
+    from PIL import Image, ImageDraw, ImageFont
+
+    tiles = [_tile(shot, ImageFont.load_default(13)) for shot in shots]
+    width, height = tiles[0].width + GAP, tiles[0].height + GAP
+    columns = min(len(tiles), max(3, math.ceil(math.sqrt(1.6 * len(tiles) * height / width))))
+    font = ImageFont.load_default(16)
+    size = max(GAP + columns * width, math.ceil(font.getlength(title)) + 2 * GAP)
+    sheet = Image.new("RGB", (size, TITLE + math.ceil(len(tiles) / columns) * height), PAPER)
+    ImageDraw.Draw(sheet).text((GAP, TITLE // 2), title, INK, font, anchor="lm")
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (GAP + place % columns * width, TITLE + place // columns * height))
+    sheet.save(out)

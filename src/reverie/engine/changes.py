@@ -1,0 +1,291 @@
+"""Every change of a buffer: decided, written to its file, published in memory; in this order, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.engine.budget import Budget
+from reverie.engine.steps import Lanes, Step
+from reverie.errors import FileError
+from reverie.file import FinalStore, Journal, Remembered, Store, Told, put_ended
+from reverie.index import NO_FINAL, EpisodeIndex, Eviction, Ints, mend
+from reverie.spec import Column
+from reverie.store import Finals, PackedRing
+
+Values = Mapping[str, Any]
+
+
+# A change that is decided, and maybe not published whole: what publishes it, also a second time once the memory is
+# mended, and its arguments; and what asks the file whether it has the change, or None if no file has to have it.
+Pending = tuple[Callable[..., None], tuple[Any, ...], Callable[[], bool] | None]
+
+
+def _nothing() -> None:
+    """Publish what changes only how much room there is."""
+
+
+class Changes:
+    """Carries out the changes of one buffer. The caller holds its lock.
+
+    What an interrupt leaves is settled before anything else happens: a change that the file has, or that needs no
+    file, is published again as a whole; any other is dropped. So it has happened, or it has not.
+
+    Args:
+        columns: name and field of every stored column.
+        index, store, finals: the buffer's memory.
+
+    Attributes:
+        journal: writes to the buffer's file; None without one.
+        budget: holds the buffer to a number of bytes; None without such a limit.
+        news: returns named values that the next write brings to the file.
+        told: is called when it has.
+        check: refuses a change before it is decided; None while the buffer is open and has no file and no budget.
+    """
+
+    def __init__(
+        self, columns: tuple[Column, ...], index: EpisodeIndex, store: Store, finals: FinalStore
+    ) -> None:
+        self._dtypes = {column.name: column.field.dtype for column in columns}
+        self._index, self._store, self._finals = index, store, finals
+        self._final_room = finals if isinstance(finals, Finals) else None
+        self.journal: Journal | None = None
+        self.budget: Budget | None = None
+        self.news: Callable[[], dict[str, Any]] = dict
+        self.told: Callable[[], None] = _nothing
+        self.check: Callable[[], None] | None = None
+        self._pending: Pending | None = None
+
+    # --- the changes -----------------------------------------------------------------------------------
+
+    def add(self, stream: int, step: Step) -> None:
+        """Store one step."""
+        if self._pending is not None:
+            self.settle()
+        if self.check is not None:
+            self.check()
+            self._add_told(stream, step)
+            return
+        values, amount, ended, final = step
+        index = self._index
+        if final is not None or index.begins(stream):
+            self._make_room((stream,), final is not None)
+        index.found = None
+        self._pending = self._publish_step, (stream, values, amount, ended, final), None
+        self._publish_step(stream, values, amount, ended, final)
+        self._pending = None
+
+    def _add_told(self, stream: int, step: Step) -> None:
+        """Store one step where a file or a budget has to be asked."""
+        values, amount, ended, final = step
+        if self.journal is not None:  # what goes into the file is what memory will hold
+            values, final = self._owned(values), None if final is None else self._owned(final)
+        self._make_room((stream,), final is not None)
+        publish = partial(self._publish_step, stream, values, amount, ended, final)
+        self._write([stream], lambda: [(values, ended, final)], publish)
+
+    def add_lanes(self, streams: Ints, lanes: Lanes) -> None:
+        """Store one step for each of several streams, all or none."""
+        if self._pending is not None:
+            self.settle()
+        values, rewards, ended, final = lanes
+        if self.check is not None:
+            self.check()
+        if self.journal is not None:  # what goes into the file is what memory will hold
+            values, final = self._owned(values), None if final is None else self._owned(final)
+            rewards = values["reward"]
+        else:  # what is stored is what is added up
+            values["reward"] = rewards = rewards.copy()
+        ends = 0 if final is None else int(np.count_nonzero(ended))
+        index = self._index
+        if ends or index.seams or np.count_nonzero(index.open_row[streams] < 0):
+            self._make_room(streams.tolist(), ends)
+        args = streams, values, rewards, ended, final
+        if self.check is None:
+            index.found = None
+            self._pending = self._publish_lanes, args, None
+            self._publish_lanes(*args)
+            self._pending = None
+        else:
+            self._write(
+                streams.tolist(), partial(_rows_of, values, ended, final), partial(self._publish_lanes, *args)
+            )
+
+    def cut(self, stream: int, final: Values | None) -> None:
+        """End the running episode of a stream, if there is one."""
+        self.settle()
+        row = self._index.open_row.item(stream)
+        if row < 0:
+            return
+        if final is not None:
+            final = self._owned(final)
+            self._make_room((), 1)
+        publish = partial(self._publish_cut, stream, final)
+        journal = self.journal
+        if journal is None or not journal.each_step:
+            # The file has no more of this episode than the last sealed run: the next one brings the end.
+            self._carry_out(publish, None, None)
+            return
+        number = self._index.order.item(row)
+        self._carry_out(
+            publish, partial(journal.has_cut, number), partial(journal.cut, stream, final, self.news())
+        )
+        self.told()
+
+    def rewrite(self, slots: Ints, values: Values) -> None:
+        """Store new values, which nobody else holds, for steps that lie there already."""
+        self.settle()
+        if not len(slots):
+            return
+        journal = self.journal
+        if journal is None:
+            self._carry_out(partial(self._store.rewrite, slots, values), None, None)
+            return
+        ticket = journal.rewrites + 1
+        self._carry_out(partial(self._store.rewrite, slots, values), partial(journal.has_rewritten, ticket),
+                        partial(journal.rewrite, slots, values, ticket))  # fmt: skip
+
+    def replace(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
+        """Replace all there is; `publish` may be called again, and `memories` returns what else is remembered."""
+        self.settle()
+        self._pending = self._publish_all, (publish, memories), None
+        self._publish_all(publish, memories)
+        self._pending = None
+
+    # --- how they are carried out ----------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Publish again, or drop, the change that an interrupt came into.
+
+        Raises:
+            FileError: whether the file has it cannot be read now.
+        """
+        if self._pending is None:
+            return
+        publish, args, happened = self._pending
+        if publish != self._publish_all:  # which leaves nothing of what there was
+            mend(self._index)
+            self._finals.retain(self._index.live_finals())
+        if isinstance(self._store, PackedRing):
+            self._store.recount()
+        if self.journal is not None:
+            self.journal.resume()
+        if happened is None or happened():
+            publish(*args)
+        self._pending = None
+
+    def _carry_out(self, publish: Callable[[], None], happened: Callable[[], bool] | None,
+                   write: Callable[[], Any] | None) -> None:  # fmt: skip
+        self._index.found = None
+        self._pending = publish, (), happened
+        if write is not None:
+            try:
+                write()
+            except FileError as error:
+                # It was refused: nothing was written. But memory may be lacking for what follows a write that
+                # was done; then the file is asked later.
+                if not isinstance(error.__cause__, MemoryError):
+                    self._pending = None
+                raise
+        publish()
+        self._pending = None
+
+    def _write(self, streams: list[int], rows: Callable[[], list[Any]], publish: Callable[[], None]) -> None:
+        """Tell the file of a step for each of `streams`, hold the budget, and publish."""
+        journal, budget = self.journal, self.budget
+        evictions: list[Eviction] = []
+        heads = [self._index.head.item(stream) for stream in streams]
+
+        def published() -> None:
+            for eviction in evictions:
+                self._publish_eviction(eviction)
+            publish()
+
+        if journal is None:
+            if budget is not None:
+                evictions += budget.evictions(streams)
+            self._carry_out(published, None, None)
+            return
+
+        make_room = (
+            None if budget is None or not budget.is_asked(streams) else partial(budget.evictions, streams)
+        )
+
+        def happened() -> bool:
+            return journal.has_steps(streams, heads, None if make_room is None else evictions)
+
+        def write() -> None:
+            if journal.steps(streams, rows(), self.news(), make_room, evictions):
+                self.told()
+
+        self._carry_out(published, happened, write)
+
+    def _make_room(self, streams: tuple[int, ...] | list[int], finals: int) -> None:
+        """See to it that publishing allocates no memory that could be refused."""
+        index = self._index
+        begin = streams if len(streams) > 1 or not streams or index.begins(streams[0]) else ()
+        if begin and index.lacks_room(begin):
+            index.found = None
+            self._pending = _nothing, (), None
+            index.reserve(begin)
+            self._pending = None
+        if finals and self._final_room is not None and self._final_room.lacks_room(finals):
+            index.found = None
+            self._pending = _nothing, (), None
+            self._final_room.reserve(finals)
+            self._pending = None
+
+    def _owned(self, values: Values) -> dict[str, Any]:
+        """Return copies, so that nobody can change them between file and memory."""
+        return {name: np.array(value, self._dtypes[name], order="C") for name, value in values.items()}
+
+    # --- what they are in memory -----------------------------------------------------------------------
+
+    def _publish_step(
+        self, stream: int, values: Values, amount: float, ended: int, final: Values | None
+    ) -> None:
+        index = self._index
+        slot, freed = index.make_room(stream)
+        if freed:
+            self._finals.release(freed)
+        place = NO_FINAL if final is None else self._finals.put(final)
+        self._store.write(slot, values)
+        index.commit(stream, slot, amount, ended, place)
+
+    def _publish_lanes(self, streams: Ints, values: Values, rewards: npt.NDArray[np.float32], ended: Ints,
+                       final: Values | None) -> None:  # fmt: skip
+        index = self._index
+        slots, freed = index.make_room_many(streams)
+        if freed:
+            self._finals.release(freed)
+        places = None if final is None else put_ended(self._finals, ended, final)
+        self._store.write(slots, values)
+        index.commit_many(streams, slots, rewards, ended, places)
+
+    def _publish_cut(self, stream: int, final: Values | None) -> None:
+        self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
+
+    def _publish_all(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
+        publish()
+        self._finals.retain(self._index.live_finals())
+        if self.journal is not None:
+            with self.journal.file.db.writing():
+                self.journal.put_all(memories())
+            self.journal.all_put()
+
+    def _publish_eviction(self, eviction: Eviction) -> None:
+        self._finals.release(self._index.evict(eviction.stream, eviction.tail))
+        self._store.drop_run(eviction.run)
+
+
+def _rows_of(values: Values, ended: Ints, final: Values | None) -> list[Told]:
+    """Return values, end and final observation of each lane's step."""
+    return [
+        ({name: rows[lane] for name, rows in values.items()}, kind,
+         {name: rows[lane] for name, rows in final.items()} if final and kind else None)
+        for lane, kind in enumerate(ended.tolist())
+    ]  # fmt: skip

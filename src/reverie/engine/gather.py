@@ -1,0 +1,239 @@
+"""From addresses to arrays: fills a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
+from reverie.engine.layout import Layout, Parts, is_obs
+from reverie.file import FinalStore, Store
+from reverie.index import NO_FINAL, TERMINATED, TRUNCATED, CrossWindows, EpisodeIndex, Ints, Windows
+from reverie.origin import Origin
+from reverie.spec import Column, StepSpec, tree_build
+from reverie.store import Ring
+
+Array = npt.NDArray[Any]
+
+
+class Gatherer:
+    """Fills batches from a store, its final observations and the episode index."""
+
+    __slots__ = ("_columns", "_finals", "_index", "_names", "_obs_names", "_plain", "_store")
+
+    def __init__(
+        self, columns: tuple[Column, ...], index: EpisodeIndex, store: Store, finals: FinalStore
+    ) -> None:
+        self._columns = columns
+        self._names = [*(column.name for column in columns), "reward"]
+        self._obs_names = [column.name for column in columns if is_obs(column)]
+        self._index = index
+        self._store = store
+        self._finals = finals
+        self._plain = store if isinstance(store, Ring) else None
+
+    def fill(self, windows: Windows | CrossWindows, layout: Layout, batch: Batch,
+             weight: npt.NDArray[Any] | None, origin: Origin) -> None:  # fmt: skip
+        """Fill every array of `batch`, which was laid out for such windows.
+
+        Args:
+            windows: what to show.
+            layout: of the batch.
+            batch: where.
+            weight: (B,) importance weights; None for ones.
+            origin: whose they are and who drew them, for what a learner gives back later.
+        """
+        if isinstance(windows, Windows):
+            assert isinstance(batch, SequenceBatch)
+            self._sequences(windows, batch, layout.parts(batch))
+        else:
+            assert isinstance(batch, RowBatch)
+            self._rows(windows, batch, layout.parts(batch).arrays)
+        if weight is None:
+            batch.weight.fill(1.0)
+        else:
+            batch.weight[...] = weight
+        # Frozen for users; a batch that is filled again may come from another sampler than before.
+        object.__setattr__(batch, "_origin", origin)
+
+    # --- sequences inside one episode ------------------------------------------------------------------
+
+    def _sequences(self, windows: Windows, batch: SequenceBatch, parts: Parts) -> None:
+        index = self._index
+        # An end inside the window can only be its last real step; its successor lies beside the ring.
+        at_end = (windows.stop == index.stop.take(windows.row)).nonzero()[0]
+        self._fields(windows, at_end, parts.arrays)
+        for flags in parts.off:
+            flags.fill(0)
+        batch.stream[...] = windows.stream
+        batch.start[...] = windows.start
+        batch.anchor[...] = windows.anchor
+        opens = (windows.first == index.start.take(windows.row)).nonzero()[0]
+        if len(opens):
+            batch.is_first[opens, windows.first[opens] - windows.start[opens]] = True
+        if windows.whole:
+            for flags in parts.on:
+                flags.fill(1)
+        else:
+            self._blank_padding(windows, batch, parts.arrays)
+            batch.train_mask[...] = batch.mask
+        if windows.burn_in:
+            batch.train_mask[:, : windows.burn_in] = False
+        if len(at_end):
+            self._ends(windows, at_end, batch, parts.arrays)
+
+    def _fields(self, windows: Windows, at_end: Ints, arrays: Mapping[str, Array]) -> None:
+        """Copy what is stored; what stands in place of a successor that is not is `_ends`' business."""
+        length, capacity = windows.length, self._index.capacity
+        if not windows.whole:
+            slots = self._clipped_slots(windows, at_end)
+        else:
+            first = windows.start % capacity
+            wraps = np.count_nonzero(first >= capacity - length)
+            if self._index.streams > 1:
+                first += windows.stream * capacity
+            if self._plain is not None and not wraps:
+                for name in self._names:
+                    self._plain.gather_spans(name, first, arrays[name])
+                return
+            slots = self._slots(windows)
+            if len(at_end):
+                slots[at_end, length] = slots[at_end, length - 1]
+        step_slots = np.ascontiguousarray(slots[:, :length])
+        for column in self._columns:
+            self._store.gather(column.name, slots if is_obs(column) else step_slots, arrays[column.name])
+        self._store.gather("reward", step_slots, arrays["reward"])
+
+    def _slots(self, windows: Windows) -> Ints:
+        """Return the slot of every step and of the id after the last one, (B, L+1), of whole windows."""
+        capacity = self._index.capacity
+        slots: Ints = (windows.start % capacity)[:, None] + np.arange(windows.length + 1)
+        slots[slots >= capacity] -= capacity
+        if self._index.streams > 1:
+            slots += (windows.stream * capacity)[:, None]
+        return slots
+
+    def _clipped_slots(self, windows: Windows, at_end: Ints) -> Ints:
+        """Return slots (B, L+1) as above; on padding, and where no successor is stored, some live step's."""
+        ids = windows.start[:, None] + np.arange(windows.length + 1)
+        last = windows.stop.copy()
+        last[at_end] -= 1
+        np.clip(ids, windows.first[:, None], last[:, None], out=ids)
+        return ids % self._index.capacity + (windows.stream * self._index.capacity)[:, None]
+
+    def _blank_padding(self, windows: Windows, batch: SequenceBatch, arrays: Mapping[str, Array]) -> None:
+        """Set the masks, and zero what they leave out."""
+        ids = windows.start[:, None] + np.arange(windows.length + 1)
+        begun = ids >= windows.first[:, None]
+        np.logical_and(begun, ids <= windows.stop[:, None], out=batch.obs_mask)
+        np.logical_and(begun[:, :-1], ids[:, :-1] < windows.stop[:, None], out=batch.mask)
+        no_step, no_obs = ~batch.mask, ~batch.obs_mask
+        for column in self._columns:
+            arrays[column.name][no_obs if is_obs(column) else no_step] = 0
+        batch.reward[no_step] = 0.0
+
+    def _ends(
+        self, windows: Windows, at_end: Ints, batch: SequenceBatch, arrays: Mapping[str, Array]
+    ) -> None:
+        """Mark the ends and put the final observations in their places."""
+        index = self._index
+        rows, last = windows.row[at_end], (windows.stop - windows.start)[at_end]
+        ended = index.ended[rows]
+        batch.terminated[at_end, last - 1] = ended & TERMINATED != 0
+        batch.truncated[at_end, last - 1] = ended & TRUNCATED != 0
+        places = index.final[rows]
+        known = places != NO_FINAL
+        batch.obs_mask[at_end, last] = known
+        if np.count_nonzero(known) < len(known):
+            shown, where = at_end[~known], last[~known]
+            for name in self._obs_names:
+                arrays[name][shown, where] = arrays[name][shown, where - 1]
+            at_end, last, places = at_end[known], last[known], places[known]
+        if len(places):
+            for name in self._obs_names:
+                arrays[name][at_end, last] = self._finals.gather(name, places)
+
+    # --- rows that cross episodes ----------------------------------------------------------------------
+
+    def _rows(self, windows: CrossWindows, batch: RowBatch, arrays: Mapping[str, Array]) -> None:
+        index = self._index
+        row, closing, mask = windows.row, windows.closing, windows.mask
+        base = (windows.stream * index.capacity)[:, None]
+        anchor = windows.anchor[:, None]  # stands in where there is nothing to read
+        # A closing row shows its episode's last frame until a final observation is put there.
+        slots = base + np.where(mask, windows.id - closing, anchor) % index.capacity
+        for column in self._columns:
+            out = arrays[column.name]
+            self._store.gather(column.name, slots, out)
+            out[~mask if is_obs(column) else ~mask | closing] = 0
+        opens = (windows.id == index.start[row]) & mask
+        # The reward that came with a row is that of the step before.
+        none = opens | ~mask
+        self._store.gather(
+            "reward", base + np.where(none, anchor, windows.id - 1) % index.capacity, batch.reward
+        )
+        batch.reward[none] = 0.0
+        batch.is_first[...] = opens
+        batch.is_last[...] = closing
+        batch.is_terminal[...] = closing & (index.ended[row] & TERMINATED != 0)
+        batch.mask[...] = mask
+        batch.train_mask[...] = mask
+        batch.train_mask[:, : windows.burn_in] = False
+        batch.stream[...] = windows.stream
+        batch.anchor[...] = windows.anchor
+        batch.id[...] = np.where(mask & ~closing, windows.id, -1)
+        batch.obs_mask[...] = mask
+        places = index.final[row]
+        known = closing & (places != NO_FINAL)
+        batch.obs_mask[closing & ~known] = False
+        if known.any():
+            for column in self._columns:
+                if is_obs(column):
+                    arrays[column.name][known] = self._finals.gather(column.name, places[known])
+
+    # --- single steps ----------------------------------------------------------------------------------
+
+    def steps(self, windows: Windows, spec: StepSpec) -> StepBatch:
+        """Return single steps with their successors; the windows are of length 1."""
+        index = self._index
+        slots = self._slots(windows)
+        at_end = np.flatnonzero(windows.stop == index.stop.take(windows.row))
+        slots[at_end, 1] = slots[at_end, 0]
+        here, after = np.ascontiguousarray(slots[:, 0]), np.ascontiguousarray(slots[:, 1])
+        values: dict[str, Array] = {}
+        following: dict[str, Array] = {}
+        for column in self._columns:
+            values[column.name] = self.values(column, here)
+            if is_obs(column):
+                following[column.name] = self.values(column, after)
+        ended = np.zeros(len(here), np.int8)
+        ended[at_end] = index.ended[windows.row[at_end]]
+        places = index.final[windows.row[at_end]]
+        known = places != NO_FINAL
+        next_obs_mask = np.ones(len(here), np.bool_)
+        next_obs_mask[at_end] = known
+        for name, rows in following.items():
+            rows[at_end[known]] = self._finals.gather(name, places[known])
+        reward = np.empty(len(here), np.float32)
+        self._store.gather("reward", here, reward)
+        return StepBatch(
+            obs=tree_build("obs", spec.obs, values),
+            action=tree_build("action", spec.action, values),
+            reward=reward,
+            terminated=ended & TERMINATED != 0,
+            truncated=ended & TRUNCATED != 0,
+            next_obs=tree_build("obs", spec.obs, following),
+            next_obs_mask=next_obs_mask,
+            stream=windows.stream.copy(),
+            id=windows.start.copy(),
+            extras={name: values[f"extras/{name}"] for name in spec.extras},
+        )
+
+    def values(self, column: Column, slots: Ints) -> Array:
+        """Return the column's values at `slots`, as a fresh array."""
+        out = np.empty((*slots.shape, *column.field.shape), column.field.dtype)
+        self._store.gather(column.name, slots, out)
+        return out

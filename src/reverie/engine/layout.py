@@ -1,0 +1,204 @@
+"""Where each array of a batch lies: one block of memory, or an array each."""
+
+from __future__ import annotations
+
+import math
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.batch import Batch, RowBatch, SequenceBatch
+from reverie.errors import BadSetting
+from reverie.spec import Column, StepSpec, tree_build, tree_leaves
+from reverie.store import ALIGNMENT, RECYCLE_FROM, Blocks, check_room
+
+Array = npt.NDArray[Any]
+
+FLOAT, FLAG, ID = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
+# What a batch holds beside the fields of the spec: name, dtype, and what is added to L (None: no time axis).
+SEQUENCE_LEAVES = (("reward", FLOAT, 0), ("terminated", FLAG, 0), ("truncated", FLAG, 0), ("is_first", FLAG, 1),
+                   ("mask", FLAG, 0), ("obs_mask", FLAG, 1), ("train_mask", FLAG, 0), ("weight", FLOAT, None),
+                   ("stream", ID, None), ("start", ID, None), ("anchor", ID, None))  # fmt: skip
+ROW_LEAVES = (("reward", FLOAT, 0), ("is_first", FLAG, 0), ("is_last", FLAG, 0), ("is_terminal", FLAG, 0),
+              ("mask", FLAG, 0), ("obs_mask", FLAG, 0), ("train_mask", FLAG, 0), ("weight", FLOAT, None),
+              ("stream", ID, None), ("anchor", ID, None), ("id", ID, 0))  # fmt: skip
+
+
+# Flags of a SequenceBatch that stand side by side there, by what they mostly are.
+OFF, ON = ("terminated", "truncated", "is_first"), ("mask", "obs_mask", "train_mask")
+pick_off, pick_on = itemgetter(*OFF), itemgetter(*ON)
+
+
+WORK_BYTES = 32  # of integers, for each step of each window, while a batch is drawn and filled
+
+
+class Leaf(NamedTuple):
+    """One array of a batch: its flat name, shape and dtype, and where it lies in the block."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+
+
+class Parts(NamedTuple):
+    """The arrays of a batch, by what is done with them."""
+
+    layout: Layout
+    arrays: dict[str, Array]  # flat name -> array
+    off: tuple[Array, ...]  # the flags that are mostly False
+    on: tuple[Array, ...]  # the flags that are mostly True
+
+
+class Layout:
+    """Where each array of a batch of `batch` windows of `length` steps lies in one block of memory.
+
+    Args:
+        spec: the fields.
+        kind: SequenceBatch, or RowBatch for windows that cross episodes.
+        batch, length: windows, and steps or rows of each, context included.
+    """
+
+    __slots__ = ("_kind", "_others", "_pick_others", "_runs", "_spec", "leaves", "nbytes")
+
+    def __init__(self, spec: StepSpec, kind: type[Batch], batch: int, length: int) -> None:
+        self._spec = spec
+        self._kind = kind
+        self._others = SEQUENCE_LEAVES if kind is SequenceBatch else ROW_LEAVES
+        self._pick_others = itemgetter(*(name for name, _, _ in self._others))
+        self.leaves: list[Leaf] = []
+        self.nbytes = 0
+        for column in spec.columns():
+            steps = length + 1 if is_obs(column) and kind is SequenceBatch else length
+            self._place(column.name, (batch, steps, *column.field.shape), column.field.dtype)
+        for name, dtype, more in self._others:
+            self._place(name, (batch,) if more is None else (batch, length + more), dtype)
+        # Flags of a kind lie side by side: one call sets them all, and the gaps between them.
+        ends = {leaf.name: (leaf.offset, leaf.offset + math.prod(leaf.shape)) for leaf in self.leaves}
+        alike = (OFF, ON) if kind is SequenceBatch else ()
+        self._runs = [slice(ends[names[0]][0], ends[names[-1]][1]) for names in alike]
+
+    def _place(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.leaves.append(Leaf(name, shape, dtype, self.nbytes))
+        size = math.prod(shape) * dtype.itemsize
+        self.nbytes += -(-size // ALIGNMENT) * ALIGNMENT
+
+    def allocate(self, blocks: Blocks) -> Batch:
+        """Return a batch with unknown content."""
+        if self.nbytes >= RECYCLE_FROM:
+            return self.over(blocks.take(self.nbytes))
+        # The allocator serves what is small from warm memory, quicker than a view of a block is made.
+        arrays = {name: np.empty(shape, dtype) for name, shape, dtype, _ in self.leaves}
+        return self._batch(arrays, *self._flags(arrays))
+
+    def over(self, block: npt.NDArray[np.uint8]) -> Batch:
+        """Return a batch whose arrays lie in `block`, `nbytes` bytes that somebody else allocated."""
+        assert block.nbytes == self.nbytes
+        arrays = {name: np.ndarray(shape, dtype, block, place) for name, shape, dtype, place in self.leaves}
+        return self._batch(arrays, *([(block[run],) for run in self._runs] or ((), ())))
+
+    def _batch(self, arrays: dict[str, Array], off: tuple[Array, ...], on: tuple[Array, ...]) -> Batch:
+        spec = self._spec
+        obs, action = tree_build("obs", spec.obs, arrays), tree_build("action", spec.action, arrays)
+        extras = {name: arrays[f"extras/{name}"] for name in spec.extras}
+        # By place, as both kinds of batch list them: half of what a small fresh batch costs are such calls.
+        kind: Any = self._kind
+        batch: Batch = kind(obs, action, *self._pick_others(arrays), extras)
+        object.__setattr__(batch, "_parts", Parts(self, arrays, off, on))
+        return batch
+
+    def _flags(self, arrays: dict[str, Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        return (pick_off(arrays), pick_on(arrays)) if self._runs else ((), ())
+
+    def parts(self, batch: Batch) -> Parts:
+        """Return the arrays of a batch that was laid out so."""
+        parts = batch._parts
+        if isinstance(parts, Parts) and parts.layout is self:
+            return parts
+        arrays = self.arrays(batch)
+        return Parts(self, arrays, *self._flags(arrays))
+
+    def check(self, out: object) -> Batch:
+        """Return `out` if every array of it is one this layout would have made.
+
+        Raises:
+            BadSetting: `out` is no such batch, or one of other sizes, dtypes or memory order.
+        """
+        if not isinstance(out, self._kind):
+            name = self._kind.__name__
+            raise BadSetting(
+                f"out: wanted a {name}, got {type(out).__name__}; pass an earlier batch of that kind"
+            )
+        if isinstance(out._parts, Parts) and out._parts.layout is self:
+            return out
+        arrays = self.arrays(out)
+        for leaf in self.leaves:
+            array = arrays.get(leaf.name)
+            if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
+                got = "none" if array is None else f"{array.shape} {array.dtype}"
+                raise BadSetting(
+                    f"out: wanted {leaf.name!r} of {leaf.shape} {leaf.dtype}, got {got}; "
+                    f"pass a batch that sample() returned for the same batch_size and length"
+                )
+            if not (array.flags.c_contiguous and array.flags.writeable):
+                raise BadSetting(
+                    f"out: wanted {leaf.name!r} contiguous and writable, got an array that is not; "
+                    f"pass a batch as sample() returned it"
+                )
+        return out
+
+    def arrays(self, batch: Batch) -> dict[str, Array]:
+        """Return the arrays of a batch by flat name."""
+        arrays = field_arrays(batch)
+        for name, _, _ in self._others:
+            arrays[name] = getattr(batch, name)
+        return arrays
+
+
+class Layouts:
+    """Layouts by the sizes of their batches, remembered.
+
+    Args:
+        spec: the fields.
+    """
+
+    KEPT = 8  # a training loop uses two or three
+
+    def __init__(self, spec: StepSpec) -> None:
+        self._spec = spec
+        self._known: dict[tuple[bool, int, int], Layout] = {}
+
+    def get(self, cross: bool, batch: int, length: int, out: object = None) -> Layout:
+        """Return the layout of `batch` windows of `length` steps, or rows where windows cross episodes.
+
+        Raises:
+            BadSetting: `out` is not None, and not laid out so.
+            TooLarge: memory cannot hold such a batch.
+        """
+        layout = self._known.get((cross, batch, length))
+        if layout is None:
+            layout = Layout(self._spec, RowBatch if cross else SequenceBatch, batch, length)
+            wanted = layout.nbytes + WORK_BYTES * batch * length
+            check_room(wanted, f"batch of {batch:,} windows of {length:,} steps")
+            if len(self._known) >= self.KEPT:
+                self._known.clear()
+            self._known[cross, batch, length] = layout
+        if out is not None:
+            layout.check(out)
+        return layout
+
+
+def field_arrays(batch: Batch) -> dict[str, Array]:
+    """Return the arrays of the spec's fields by flat name."""
+    arrays = dict(tree_leaves("obs", batch.obs))
+    arrays.update(tree_leaves("action", batch.action))
+    for name, array in batch.extras.items():
+        arrays[f"extras/{name}"] = array
+    return arrays
+
+
+def is_obs(column: Column) -> bool:
+    """Whether a column belongs to the observation, and so has a successor and a final value."""
+    return column.name == "obs" or column.name.startswith("obs/")

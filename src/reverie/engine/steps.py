@@ -1,0 +1,116 @@
+"""From what a user passes to `add` to values that are sure to fit: all of it is checked before any is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.checks import flag, flags, reward_number, reward_numbers
+from reverie.errors import SpecMismatch
+from reverie.index import TERMINATED, TRUNCATED, Ints
+from reverie.spec import Column, Field, StepSpec, Tree, flatten_value
+
+# A step that fits: column -> value, the reward included; the reward; how it ended; observation column -> value.
+Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
+
+
+class Lanes(NamedTuple):
+    """A step for each of several lanes that fit."""
+
+    values: dict[str, Any]  # column -> one row per lane
+    rewards: npt.NDArray[np.float32]
+    ended: Ints
+    final: dict[str, Any] | None
+
+
+class Intake:
+    """Checks steps against a spec; each method returns what fits or raises SpecMismatch."""
+
+    __slots__ = ("_checks", "_flat", "_obs_columns", "_spec")
+
+    def __init__(self, spec: StepSpec, columns: tuple[Column, ...], obs_columns: tuple[Column, ...]) -> None:
+        self._spec = spec
+        self._obs_columns = obs_columns
+        # Of a finite field no array fits at first sight: its numbers are looked at.
+        self._checks = [
+            (name, None if field.finite else field.dtype, field.shape, field.integers, field.validate)
+            for name, field in columns
+        ]
+        # One array each and no extras: there are no keys to compare.
+        self._flat = type(spec.obs) is type(spec.action) is Field and not spec.extras
+
+    def step(self, obs: Tree, action: Tree, reward: float, terminated: bool, truncated: bool,
+             final_obs: Tree | None, extras: Mapping[str, object]) -> Step:  # fmt: skip
+        """Check one step."""
+        ended = 0
+        if terminated is not False or truncated is not False:
+            ended = TERMINATED * flag("terminated", terminated) + TRUNCATED * flag("truncated", truncated)
+        amount = reward_number(reward)
+        values = self._values(obs, action, extras, ())
+        values["reward"] = amount
+        if final_obs is None:
+            return values, amount, ended, None
+        if not ended:
+            raise SpecMismatch(
+                "final_obs: wanted it only with an end, got it with terminated=False and truncated=False; "
+                "leave it out, or pass truncated=True if the episode stops here"
+            )
+        return values, amount, ended, self.final(final_obs)
+
+    def lanes(self, count: int, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
+              truncated: npt.ArrayLike, final_obs: Tree | None, extras: Mapping[str, object]) -> Lanes:  # fmt: skip
+        """Check a step for each of `count` lanes."""
+        lead = (count,)
+        ended = TERMINATED * flags("terminated", terminated, lead) + TRUNCATED * flags(
+            "truncated", truncated, lead
+        )
+        rewards = reward_numbers(reward, lead)
+        values = self._values(obs, action, extras, lead)
+        values["reward"] = rewards
+        return Lanes(
+            values, rewards, ended, None if final_obs is None else self.final(final_obs, lead, ended > 0)
+        )
+
+    def final(self, final_obs: Tree, lead: tuple[int, ...] = (), rows: Any = ...) -> dict[str, Any]:
+        """Check a final observation, or one per lane, of which only `rows` will be read."""
+        final: dict[str, Any] = {}
+        flatten_value("obs", self._spec.obs, final_obs, final)
+        for column in self._obs_columns:
+            final[column.name] = column.field.validate(f"final_{column.name}", final[column.name], lead, rows)
+        return final
+
+    def _values(
+        self, obs: Tree, action: Tree, extras: Mapping[str, object], lead: tuple[int, ...]
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = {"obs": obs, "action": action}
+        if not self._flat or extras or isinstance(obs, dict) or isinstance(action, dict):
+            values = self._flatten(obs, action, extras)
+        for name, dtype, shape, integers, validate in self._checks:
+            value = values[name]
+            # What comes most often is seen without a call.
+            if type(value) is np.ndarray:
+                if value.dtype is dtype and value.shape == (lead + shape if lead else shape):
+                    continue
+            elif type(value) is int and value in integers and not lead:
+                continue
+            values[name] = validate(name, value, lead)
+        return values
+
+    def _flatten(self, obs: Tree, action: Tree, extras: Mapping[str, object]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        flatten_value("obs", self._spec.obs, obs, values)
+        flatten_value("action", self._spec.action, action, values)
+        wanted = self._spec.extras
+        if (extras or wanted) and extras.keys() != wanted.keys():
+            unknown, missing = extras.keys() - wanted.keys(), wanted.keys() - extras.keys()
+            what = f"unknown {sorted(unknown)}" if unknown else f"none for {sorted(missing)}"
+            raise SpecMismatch(
+                f"extra fields: wanted {sorted(wanted) or 'none'}, got {what}; "
+                f"pass exactly the extras that the spec declares"
+            )
+        for name, value in extras.items():
+            values[f"extras/{name}"] = value
+        return values

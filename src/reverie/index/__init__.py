@@ -1,0 +1,60 @@
+"""Which windows there are: episodes, runs and boundaries, in integers only."""
+
+from reverie.index.episodes import (
+    CUT,
+    ENDS,
+    NEVER,
+    NO_FINAL,
+    NO_ROW,
+    RUNNING,
+    TERMINATED,
+    TRUNCATED,
+    EpisodeIndex,
+    Ints,
+)
+from reverie.index.rebuild import Listed, Places, check_places, mend, most_rows, places, rebuild, replacement
+from reverie.index.runs import RUN, Eviction, Runs
+from reverie.index.windows import (
+    BOUNDARIES,
+    Anchors,
+    Bools,
+    Boundary,
+    CrossWindows,
+    Drawn,
+    Windows,
+    anchors_of,
+    check_boundary,
+)
+
+__all__ = [
+    "BOUNDARIES",
+    "CUT",
+    "ENDS",
+    "NEVER",
+    "NO_FINAL",
+    "NO_ROW",
+    "RUN",
+    "RUNNING",
+    "TERMINATED",
+    "TRUNCATED",
+    "Anchors",
+    "Bools",
+    "Boundary",
+    "CrossWindows",
+    "Drawn",
+    "EpisodeIndex",
+    "Eviction",
+    "Ints",
+    "Listed",
+    "Places",
+    "Runs",
+    "Windows",
+    "anchors_of",
+    "check_boundary",
+    "check_places",
+    "mend",
+    "most_rows",
+    "places",
+    "rebuild",
+    "replacement",
+]

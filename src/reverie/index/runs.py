@@ -1,0 +1,63 @@
+"""How the steps of a stream are cut into runs: integers only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+# Steps in a run. Longer runs pack better, MsPacman's frames 21 times in runs of 16, 29 in runs of 32; shorter ones
+# make a window unpack less that it does not need. Measured by `make bench`.
+RUN = 32
+
+
+class Eviction(NamedTuple):
+    """A run that has to go."""
+
+    stream: int
+    tail: int  # the stream's oldest live id afterwards
+    run: int
+
+
+class Runs:
+    """The runs of all streams, numbered stream by stream.
+
+    Run r of a stream covers its slots `r * RUN <= slot < (r + 1) * RUN`, the last run of a stream maybe fewer.
+    So a run's number is used again when the ring comes round, and there are never more than `count`.
+    """
+
+    __slots__ = ("capacity", "count", "each", "streams")
+
+    def __init__(self, streams: int, capacity: int) -> None:
+        self.streams = streams
+        self.capacity = capacity  # slots of each stream
+        self.each = -(-capacity // RUN)  # runs of each stream
+        self.count = streams * self.each
+
+    def of_id(self, stream: int, step: int) -> tuple[int, int]:
+        """Return (number of the run, row in it) of a step."""
+        run, row = divmod(step % self.capacity, RUN)
+        return stream * self.each + run, row
+
+    def of_slots(self, slots: Ints) -> tuple[Ints, Ints]:
+        """Return (numbers of the runs, rows in them) of slots."""
+        stream, within = np.divmod(slots, self.capacity)
+        run, row = np.divmod(within, RUN)
+        return stream * self.each + run, row
+
+    def rows(self, number: int) -> int:
+        """Return how many rows a run has when it is full."""
+        return min(RUN, self.capacity - number % self.each * RUN)
+
+    def rows_of(self, numbers: Ints) -> Ints:
+        """Return the same of several runs."""
+        return np.minimum(RUN, self.capacity - numbers % self.each * RUN)
+
+    def slots(self, number: int) -> slice:
+        """Return the slots that a run covers."""
+        stream, run = divmod(number, self.each)
+        first = stream * self.capacity + run * RUN
+        return slice(first, first + self.rows(number))

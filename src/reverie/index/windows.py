@@ -1,0 +1,340 @@
+"""Boundary rules: from an anchor and a length to a window, in integers, before any array is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.errors import BadSetting, NotEnoughData, NoWeight
+from reverie.index.episodes import RUNNING, EpisodeIndex, Ints
+from reverie.values import shown
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Windows:
+    """The addresses of B windows of L steps, context included; all arrays are (B,) int64.
+
+    Attributes:
+        length: L.
+        burn_in: how many of the L steps are context, at the front.
+        stream: the stream of each window.
+        row: the episode row.
+        anchor: the id that the sampler drew.
+        start: the id at position 0; before `first` there is padding, so it may be negative.
+        first, stop: the real steps are `first <= id < stop`.
+        whole: no window holds padding (then first == start and stop == start + L).
+    """
+
+    length: int
+    burn_in: int
+    stream: Ints
+    row: Ints
+    anchor: Ints
+    start: Ints
+    first: Ints
+    stop: Ints
+    whole: bool
+
+
+@dataclass(slots=True)
+class CrossWindows:
+    """The addresses of B windows of L rows, closing rows included.
+
+    Attributes:
+        burn_in: how many of the L rows are context, at the front.
+        stream, anchor: (B,) int64; the stream, and the id of the step that the sampler drew.
+        row: (B, L) int64; the episode row of each position.
+        id: (B, L) int64; the step there; at a closing row one past the episode's last.
+        closing: (B, L) bool; the row shows the observation after an episode's last step.
+        mask: (B, L) bool; False on padding, of which there is only some before the anchor.
+    """
+
+    burn_in: int
+    stream: Ints
+    anchor: Ints
+    row: Ints
+    id: Ints
+    closing: Bools
+    mask: Bools
+
+
+class Drawn(NamedTuple):
+    """What a sampler drew: anchors, and what it has to say about them.
+
+    Attributes:
+        rows, ids: (B,) int64; episode row and step id of each anchor.
+        weight: (B,) float; importance weights, or None for ones.
+        offset: (B,) int64; where in its window the anchor stands, for rules that would place it at random;
+            None lets them.
+    """
+
+    rows: Ints
+    ids: Ints
+    weight: npt.NDArray[np.floating] | None = None
+    offset: Ints | None = None
+
+
+class Boundary(Protocol):
+    """What a boundary rule has to say. `BOUNDARIES` lists those there are.
+
+    The valid anchors of an episode are an interval of its live ids; everything else follows from that.
+    """
+
+    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
+        """Return (first, stop): the valid anchors of each episode are `first <= id < stop`, if any."""
+
+    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
+        """Return which of these live steps are valid anchors."""
+
+    def count(self, index: EpisodeIndex, length: int) -> int:
+        """Return how many valid anchors there are in all live episodes."""
+
+    def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
+        """Return (row, id) of the anchors with these ranks among `count`, in an order of its own."""
+
+    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
+                rng: np.random.Generator) -> Windows | CrossWindows:  # fmt: skip
+        """Return the window of each anchor, with `burn_in` steps of context before it."""
+
+
+class Inside:
+    """Never leave the episode: the anchor is the first of `length` settled steps."""
+
+    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
+        return index.live_start(rows), index.settled.take(rows) - (length - 1)
+
+    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
+        return ids < index.settled.take(rows) - (length - 1)
+
+    def count(self, index: EpisodeIndex, length: int) -> int:
+        return index.count_windows(length)
+
+    def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
+        return index.window_at_rank(length, rank)
+
+    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
+                rng: np.random.Generator) -> Windows:  # fmt: skip
+        rows, ids = drawn.rows, drawn.ids
+        if burn_in == 0:
+            return Windows(length, 0, index.streams_of(rows), rows, ids, ids, ids, ids + length, whole=True)
+        return _clipped(index, drawn, ids, length, burn_in)
+
+
+class Padded:
+    """Leave the episode, with zeros and a False mask outside: any live step is an anchor.
+
+    Args:
+        side: where padding may lie, and so where in its window the anchor stands: "right" puts it first,
+            "left" last, "both" at a uniformly random position.
+    """
+
+    __slots__ = ("side",)
+
+    def __init__(self, side: str) -> None:
+        self.side = side
+
+    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
+        return index.live_start(rows), index.stop.take(rows)
+
+    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
+        return np.ones(len(ids), np.bool_)
+
+    def count(self, index: EpisodeIndex, length: int) -> int:
+        return index.live_steps()
+
+    def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
+        return index.step_at_rank(rank)
+
+    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
+                rng: np.random.Generator) -> Windows:  # fmt: skip
+        if self.side == "right":
+            start = drawn.ids
+        elif self.side == "left":
+            start = drawn.ids - (length - 1)
+        else:
+            offset = rng.integers(0, length, len(drawn.ids)) if drawn.offset is None else drawn.offset
+            start = drawn.ids - offset
+        return _clipped(index, drawn, start, length, burn_in)
+
+
+class Cross:
+    """Run on into the stream's next episodes: windows of rows, one for every observation.
+
+    An episode of n steps has n rows and, once it has ended, a closing row. The anchor is a step from which
+    `length` rows follow, its own included. A row tells the reward that came with its observation, so the
+    oldest live step of an episode whose beginning was evicted is no row.
+    """
+
+    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
+        stream = index.stream.take(rows)
+        # Counted in rows, a stream goes on to `head + ended`; there, an episode's ids lie `ordinal` higher.
+        ended = index.begun[stream] - (index.open_row[stream] >= 0)
+        last = index.head[stream] + ended - length - index.ordinal.take(rows)
+        return self._first(index, rows), np.minimum(index.stop.take(rows), last + 1)
+
+    def _first(self, index: EpisodeIndex, rows: Ints) -> Ints:
+        first = index.live_start(rows)
+        return first + (first > index.start.take(rows))
+
+    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
+        first, stop = self.bounds(index, rows, length)
+        return (ids >= first) & (ids < stop)
+
+    def count(self, index: EpisodeIndex, length: int) -> int:
+        return int(self._counts(index, length)[1].sum())
+
+    def _counts(self, index: EpisodeIndex, length: int) -> tuple[Ints, Ints]:
+        """Return each stream's first anchor and how many there are: they are consecutive ids."""
+        first, counts = np.zeros(index.streams, np.int64), np.zeros(index.streams, np.int64)
+        for stream in np.flatnonzero(index.begun > index.dropped).tolist():
+            first[stream] = self._first(index, index.front_row[[stream]])[0]
+            # Only the last `length` rows matter: walk back until an episode has an anchor.
+            for ordinal in range(index.begun.item(stream) - 1, index.dropped.item(stream) - 1, -1):
+                low, high = self.bounds(index, np.array([index.row_of(stream, ordinal)]), length)
+                if high > low:
+                    counts[stream] = high[0] - first[stream]
+                    break
+        return first, counts
+
+    def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
+        first, counts = self._counts(index, length)
+        ends = np.cumsum(counts)
+        stream = np.searchsorted(ends, rank, side="right")
+        ids = rank - (ends - counts)[stream] + first[stream]
+        return index.rows_at(stream, ids), ids
+
+    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
+                rng: np.random.Generator) -> CrossWindows:  # fmt: skip
+        stream = index.stream.take(drawn.rows)
+        first = self._first(index, drawn.rows)
+        # Positions count rows: inside one episode they run with the ids, and one more lies behind its end.
+        position = (drawn.ids - burn_in)[:, None] + np.arange(burn_in + length)
+        row = np.broadcast_to(drawn.rows[:, None], position.shape).copy()
+        current, skipped = drawn.rows, np.zeros(len(drawn.ids), np.int64)
+        while True:
+            # `skipped` closing rows lie between the anchor and the current episode.
+            behind = index.stop.take(current) + (index.ended.take(current) != RUNNING) + skipped
+            beyond = position >= behind[:, None]
+            going_on = beyond[:, -1]
+            if not going_on.any():
+                break
+            skipped = skipped + going_on
+            ordinal = index.ordinal.take(current) + going_on
+            current = np.where(going_on, index.rows_of(stream, ordinal), current)
+            row = np.where(beyond, current[:, None], row)
+        ids = position - (index.ordinal[row] - index.ordinal.take(drawn.rows)[:, None])
+        mask = position >= first[:, None]
+        closing = (ids == index.stop[row]) & mask
+        return CrossWindows(burn_in, stream, drawn.ids, row, ids, closing, mask)
+
+
+def _clipped(index: EpisodeIndex, drawn: Drawn, start: Ints, length: int, burn_in: int) -> Windows:
+    """Return windows of `length` steps from `start` with context before, cut to their episodes."""
+    rows = drawn.rows
+    stop = np.minimum(start + length, index.stop.take(rows))
+    start = start - burn_in
+    first = np.maximum(start, index.live_start(rows))
+    whole = bool((first == start).all() and (stop - start == length + burn_in).all())
+    return Windows(
+        length + burn_in, burn_in, index.streams_of(rows), rows, drawn.ids, start, first, stop, whole
+    )
+
+
+BOUNDARIES: dict[str, Boundary] = {
+    "inside": Inside(),
+    "pad_right": Padded("right"),
+    "pad_left": Padded("left"),
+    "pad_both": Padded("both"),
+    "cross": Cross(),
+}
+
+
+class Anchors:
+    """The valid anchors of one boundary rule and length, as a sampler sees them: ids, never bytes.
+
+    Attributes:
+        index: the integers of the buffer.
+        boundary: the rule's name; length: steps (or rows) of a window, without context.
+    """
+
+    __slots__ = ("_rule", "boundary", "index", "length")
+
+    def __init__(self, index: EpisodeIndex, boundary: str, length: int) -> None:
+        self.index = index
+        self.boundary = boundary
+        self.length = length
+        self._rule = BOUNDARIES[boundary]
+
+    def count(self) -> int:
+        """Return how many there are."""
+        return self._rule.count(self.index, self.length)
+
+    def require(self) -> int:
+        """Return how many there are; raise NotEnoughData when there is none."""
+        count = self.count()
+        if count == 0:
+            raise self.not_enough()
+        return count
+
+    def not_enough(self) -> NotEnoughData:
+        """Return the error for a sampler that found nothing: there is no anchor, or none that has any weight."""
+        index, count = self.index, self.count()
+        if count:
+            return NoWeight(
+                f"wanted a window of {self.length} steps with boundary={self.boundary!r} and a weight above 0, "
+                f"got {count} windows whose weights are all 0; give them priorities above 0 "
+                f"(Prioritized(epsilon=1e-6) does), let the sampler reach further back, or draw with Uniform()"
+            )
+        return NotEnoughData(
+            f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got {index.live_steps()} "
+            f"live steps whose longest episode has {index.longest()} with a known successor; "
+            f"add more steps, or ask for a shorter length"
+        )
+
+    def at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
+        """Return (episode row, id) for ranks in `0 <= rank < count()`; the order is arbitrary."""
+        return self._rule.at_rank(self.index, self.length, rank)
+
+    def bounds(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Return (first, stop) ids of the anchors in each episode; none where stop <= first."""
+        return self._rule.bounds(self.index, rows, self.length)
+
+    def accept(self, rows: Ints, ids: Ints) -> Bools:
+        """Return which of these live steps are valid anchors."""
+        return self._rule.accept(self.index, rows, ids, self.length)
+
+    def windows(self, drawn: Drawn, burn_in: int, rng: np.random.Generator) -> Windows | CrossWindows:
+        """Return the window of each anchor; `rng` is for rules that place the anchor at random."""
+        return self._rule.windows(self.index, drawn, self.length, burn_in, rng)
+
+
+def check_boundary(name: object) -> str:
+    """Return the name of a boundary rule, or raise BadSetting."""
+    if not isinstance(name, str) or name not in BOUNDARIES:
+        raise BadSetting(
+            f"boundary: wanted one of {sorted(BOUNDARIES)}, got {shown(name)}; see the docstring of sample"
+        )
+    return name
+
+
+def anchors_of(index: EpisodeIndex, boundary: object, length: int) -> Anchors:
+    """Return the anchors for a boundary rule by name and a length, of a buffer that holds something.
+
+    Raises:
+        BadSetting: no such rule, or a length that can never fit.
+        NotEnoughData: nothing is live.
+    """
+    anchors = Anchors(index, check_boundary(boundary), length)
+    if boundary == "inside" and length > index.capacity:
+        raise BadSetting(
+            f"length: wanted at most the {index.capacity} steps that a stream keeps, got {length}; "
+            f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
+        )
+    if index.is_empty():
+        raise anchors.not_enough()
+    return anchors

@@ -1,0 +1,180 @@
+"""The commands on runs: train, eval and dream, as the command line calls them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from reverie import BadSetting
+from reverie.iris.app.humans import human_normalised
+from reverie.iris.app.pictures import draw_animation
+from reverie.iris.app.watching import PICTURE_SIDE, dream_of
+from reverie.iris.app.watching import train as train_run
+from reverie.iris.config import Config, check_unchanged, config_from_json, presets
+from reverie.iris.learning import (
+    CHECKPOINT,
+    Run,
+    games,
+    interval,
+    kept_epochs,
+    read_checkpoint,
+    usable_device,
+)
+
+GAMES = {
+    "paper": "Breakout",
+    "demo": "Breakout",
+    "minatar": "minatar:breakout",
+}  # preset -> game, if none is named
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent, or go on training one. Every number of the run is a flag; a preset sets them all.
+
+    Attributes:
+        run: folder of the run; if there is a run already, it goes on. It may get more epochs then, no other
+            change.
+        preset: the numbers that flags change.
+        game: an Atari game such as Breakout, or one of MinAtar's such as minatar:breakout; the preset's if
+            not given.
+        seed: fixes every random choice.
+        device: cpu, cuda and so on; an accelerator if there is one.
+        config: the numbers.
+    """
+
+    run: Path
+    preset: str = "paper"
+    game: str | None = None
+    seed: int = 0
+    device: str | None = None
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+def train(args: Sequence[str]) -> None:
+    """Run `reverie train` with these arguments.
+
+    Raises:
+        BadSetting: an unknown preset, game or device, a game that does not fit, or flags that differ from what
+            the run was started with.
+        KeyboardInterrupt: on Ctrl-C; its text says what is kept and how to go on.
+    """
+    named = _named(args)
+    preset = named.get("--preset", "paper")
+    if preset not in presets:
+        raise BadSetting(f"preset: wanted one of {', '.join(sorted(presets))}, got {preset!r}; choose one")
+    default = Train(run=tyro.MISSING, preset=preset, config=presets[preset])
+    state = _checkpoint(Path(named["--run"])) if "--run" in named else None
+    if state is not None:  # the run knows what is not named
+        default = replace(default, game=state["game"], seed=state["seed"])
+        if "--preset" not in named:
+            default = replace(default, config=config_from_json(state["config"]))
+    asked = tyro.cli(Train, default=default, args=list(args), prog="reverie train")
+    device, console = str(usable_device(asked.device)), Console()
+    try:
+        run = _new_run(asked, device) if state is None else _old_run(asked, device, state, console)
+        try:
+            if run is not None:
+                train_run(run, console)
+        finally:
+            if run is not None:
+                run.close()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(asked.run, args)) from None
+
+
+def _new_run(asked: Train, device: str) -> Run:
+    game = asked.game or GAMES[asked.preset]
+    return Run.start(asked.run, asked.config, games(game), seed=asked.seed, device=device, game=game)
+
+
+def _old_run(asked: Train, device: str, state: dict[str, Any], console: Console) -> Run | None:
+    """Return the run of a folder; None if all that is asked of it is done."""
+    config = config_from_json(state["config"])
+    game = asked.game or state["game"]
+    check_unchanged(
+        config,
+        asked.config,
+        done=state["epoch"],
+        game=(state["game"], game),
+        seed=(state["seed"], asked.seed),
+    )
+    epochs = asked.config.epochs
+    if state["epoch"] == epochs:
+        console.print(
+            f"{asked.run} is finished: its {epochs} epochs are done; to prolong it, name more of them: "
+            f"reverie train --run {shlex.quote(str(asked.run))} --epochs {2 * epochs}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return None
+    run = Run.resume(asked.run, games(game), epochs=epochs, device=device)
+    cut = f"; the episodes of {len(run.cut)} games were cut, which took another course" if run.cut else ""
+    console.print(f"going on after epoch {run.done} of {asked.run}{cut}", highlight=False, soft_wrap=True)
+    return run
+
+
+def _kept(folder: Path, args: Sequence[str]) -> str:
+    """Return what to tell of an interrupted run."""
+    done, again = kept_epochs(folder), f"reverie train {shlex.join(args)}"
+    if not done:
+        return f"interrupted in the first epoch, of which nothing is kept; begin again with: {again}"
+    return f"interrupted; {folder} keeps {done} epochs and goes on with epoch {done + 1}: {again}"
+
+
+def _checkpoint(folder: Path) -> dict[str, Any] | None:
+    return read_checkpoint(folder) if (folder / CHECKPOINT).exists() else None
+
+
+def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
+    """Test the agent of a run on whole games and print what came of it."""
+    agent_run = _read(run, device)
+    try:
+        played = agent_run.test(episodes=episodes)
+    finally:
+        agent_run.close()
+    mean, spread = interval(played.returns)
+    normalised = human_normalised(agent_run.game, mean)
+    known = "" if normalised is None else f", human-normalised {normalised:.3f} (random 0, human 1)"
+    Console().print(
+        f"{agent_run.game} after {agent_run.done} epochs and {agent_run.steps:,} steps, {episodes} episodes: "
+        f"return {mean:.2f} ± {spread:.2f} (95 %), from {min(played.returns):g} to "
+        f"{max(played.returns):g}, length {fmean(played.lengths):.1f}{known}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def dream_run(run: Path, out: Path, device: str | None) -> None:
+    """Write an animation of what the agent of a run dreams, beside what really happened."""
+    agent_run = _read(run, device)
+    try:
+        rows = dream_of(agent_run)
+    finally:
+        agent_run.close()
+    if rows is None:
+        raise BadSetting(f"run: wanted episodes of two steps or more in {run}, got none; train it for longer")
+    draw_animation(out, rows, scale=max(1, PICTURE_SIDE // agent_run.config.tokenizer.frame[1]))
+    Console().print(f"{out}  {', '.join(rows)}", highlight=False, soft_wrap=True)
+
+
+def _named(args: Sequence[str]) -> dict[str, str]:
+    """Return the flags among the arguments with their values; some have to be known before the rest is parsed."""
+    named = {}
+    for place, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag.startswith("--"):
+            named[flag] = value if equals else next(iter(args[place + 1 :]), "")
+    return named
+
+
+def _read(folder: Path, device: str | None) -> Run:
+    where = str(usable_device(device))
+    return Run.read(folder, games(read_checkpoint(folder)["game"]), device=where)

@@ -1,0 +1,355 @@
+"""A whole run in numbers: what is played, drawn, trained and tested, and three sets of such numbers.
+
+`paper` is IRIS as published, with the reconstruction loss of Δ-IRIS, which needs no pretrained network. `demo`
+trains a tokenizer and a world model in minutes on two processor cores.
+`minatar` learns to play a game of ten by ten pixels in minutes on two processor cores.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from reverie import BadSetting
+from reverie.iris.config.parts import (
+    ActorCriticConfig,
+    ActorCriticLoss,
+    Optimisation,
+    TokenizerConfig,
+    TokenizerLoss,
+    WorldModelConfig,
+    at_least,
+    one_of,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """How the training games are played.
+
+    Attributes:
+        environments: games played side by side, one stream of the replay each.
+        steps: steps in an epoch, over all of them.
+        first_steps: steps in the first epoch; None makes it one like the others.
+        until: the last epoch that plays; later ones only train.
+        temperature: divides the policy's logits.
+        epsilon: the probability, at each step, that all games play at random.
+        first_epsilon: that probability in the first epoch; None is no exception.
+        early_epsilon: that probability in the second epoch, from where it falls to `epsilon` linearly over
+            the first half of the run; None keeps it constant, as published.
+        capacity: steps that the replay keeps.
+    """
+
+    environments: int = 1
+    steps: int = 200
+    first_steps: int | None = None
+    until: int = 500
+    temperature: float = 1.0
+    epsilon: float = 0.01
+    first_epsilon: float | None = None
+    early_epsilon: float | None = None
+    capacity: int = 100_000
+
+    def __post_init__(self) -> None:
+        at_least(1, environments=self.environments, steps=self.steps, until=self.until)
+        at_least(0, temperature=self.temperature)
+        for name, steps in (
+            ("steps", self.steps),
+            ("first_steps", self.first_steps),
+            ("capacity", self.capacity),
+        ):
+            if steps is not None and (steps < 1 or steps % self.environments):
+                raise BadSetting(
+                    f"{name}: wanted a positive multiple of environments = {self.environments}, got {steps}; "
+                    f"each environment plays the same number of steps"
+                )
+        chances = {
+            "epsilon": self.epsilon,
+            "first_epsilon": self.first_epsilon,
+            "early_epsilon": self.early_epsilon,
+        }
+        for name, chance in chances.items():
+            if chance is not None and not 0 <= chance <= 1:
+                raise BadSetting(f"{name}: wanted a probability in 0..1, got {chance}; choose another")
+
+    def steps_in(self, epoch: int) -> int:
+        """Return how many steps epoch `epoch`, from 1, plays."""
+        if epoch > self.until:
+            return 0
+        return self.first_steps if epoch == 1 and self.first_steps is not None else self.steps
+
+    def epsilon_in(self, epoch: int, epochs: int) -> float:
+        """Return the probability of random play in epoch `epoch`, from 1, of a run of `epochs`."""
+        if epoch == 1 and self.first_epsilon is not None:
+            return self.first_epsilon
+        if self.early_epsilon is None:
+            return self.epsilon
+        fallen = min(1.0, 2 * max(0, epoch - 2) / max(1, epochs - 1))
+        return self.early_epsilon + (self.epsilon - self.early_epsilon) * fallen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How training batches are drawn from the replay.
+
+    Attributes:
+        over: "episodes" gives every episode the same chance, and then every step in it, as published;
+            "steps" gives every step the same chance.
+        recent_share: share of each batch that is drawn from the newest quarter of the steps instead.
+    """
+
+    over: Literal["episodes", "steps"] = "episodes"
+    recent_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of(("episodes", "steps"), over=self.over)
+        if not 0 <= self.recent_share < 1:
+            raise BadSetting(f"recent_share: wanted a share below 1, got {self.recent_share}; lower it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How the policy is tested: on whole games, without random play.
+
+    Attributes:
+        every: epochs from one test to the next.
+        episodes: games in a test.
+        environments: games played side by side.
+        temperature: divides the policy's logits.
+        max_steps: after so many steps a game is broken off; None leaves it to the game.
+    """
+
+    every: int = 5
+    episodes: int = 16
+    environments: int = 8
+    temperature: float = 0.5
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least(1, every=self.every, episodes=self.episodes, environments=self.environments)
+        at_least(0, temperature=self.temperature)
+        if self.max_steps is not None:
+            at_least(1, max_steps=self.max_steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The models, their training, and the run around it; the defaults are those of the preset `paper`.
+
+    Attributes:
+        tokenizer, world_model, actor_critic: their shapes.
+        tokenizer_loss, actor_critic_loss: what they are trained for.
+        tokenizer_training, world_model_training, actor_critic_training: how.
+        sampling: how their batches are drawn.
+        collection: how training games are played.
+        evaluation: how the policy is tested.
+        epochs: of the run.
+        cuda_graphs: on a CUDA device, replay imagined games as one captured graph.
+    """
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenizer_loss: TokenizerLoss = field(default_factory=TokenizerLoss)
+    tokenizer_training: Optimisation = field(
+        default_factory=lambda: Optimisation(batch_size=256, start_after=5)
+    )
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    world_model_training: Optimisation = field(
+        default_factory=lambda: Optimisation(weight_decay=0.01, start_after=25)
+    )
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    actor_critic_loss: ActorCriticLoss = field(default_factory=ActorCriticLoss)
+    actor_critic_training: Optimisation = field(default_factory=lambda: Optimisation(start_after=50))
+    sampling: Sampling = field(default_factory=Sampling)
+    collection: Collection = field(default_factory=Collection)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    epochs: int = 600
+    cuda_graphs: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(1, epochs=self.epochs)
+
+
+def config_to_json(config: Config) -> str:
+    """Return a configuration as text, the same for equal ones."""
+    return json.dumps(asdict(config), indent=1)
+
+
+def config_from_json(text: str) -> Config:
+    """Return the configuration that `config_to_json` took; settings that the text lacks have their defaults."""
+    told: dict[str, Any] = json.loads(text)
+    default = Config()
+    parts = {}
+    for part in fields(Config):
+        value = told.get(part.name, getattr(default, part.name))
+        if isinstance(value, dict):
+            value = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+            value = type(getattr(default, part.name))(**value)
+        parts[part.name] = value
+    return Config(**parts)
+
+
+def prolonged(config: Config, done: int, epochs: int) -> Config:
+    """Return the configuration of a run that is to have `epochs` epochs, of which `done` are over.
+
+    Raises:
+        BadSetting: more are over.
+    """
+    if epochs < done:
+        raise BadSetting(
+            f"epochs: wanted at least the {done} that are done, got {epochs}; name a larger number"
+        )
+    return replace(config, epochs=epochs)
+
+
+def check_unchanged(
+    stored: Config, asked: Config, *, done: int, game: tuple[str, str], seed: tuple[int, int]
+) -> None:
+    """Refuse to go on with a run by other settings than it was started with; only its epochs may be others.
+
+    Args:
+        stored, asked: configurations.
+        done: the epochs that are over.
+        game, seed: the stored one and the asked one.
+
+    Raises:
+        BadSetting: some differ, each of which is named with what is stored and what was asked; or more epochs
+            are over than are asked for.
+    """
+    pairs: dict[str, tuple[Any, Any]] = {"game": game, "seed": seed}
+    for part in fields(Config):
+        was, wanted = getattr(stored, part.name), getattr(asked, part.name)
+        if is_dataclass(was):
+            for one in fields(was):
+                pairs[f"{part.name}.{one.name}"] = (getattr(was, one.name), getattr(wanted, one.name))
+        elif part.name != "epochs":
+            pairs[part.name] = (was, wanted)
+    told = [f"{name} {wanted} (stored: {was})" for name, (was, wanted) in pairs.items() if was != wanted]
+    if told:
+        raise BadSetting(
+            f"run: wanted the settings that it was started with, got {', '.join(told)}; leave them out to go on, "
+            f"or choose another folder"
+        )
+    prolonged(stored, done, asked.epochs)
+
+
+_DEMO = Config(
+    # Rows of pixels as patches: the paddle is one token, the ball another. Without a background most of the
+    # training would go into walls that never move.
+    tokenizer=TokenizerConfig(
+        patch=8,
+        patch_width=64,
+        local=True,
+        lean=True,
+        channels=256,
+        levels=1,
+        attention_at=(),
+        codebook_size=512,
+        token_dim=32,
+        codebook="average",
+        average_decay=0.95,
+        bounded=True,
+        background=True,
+    ),
+    tokenizer_loss=TokenizerLoss(
+        reconstruction="cross_entropy",
+        reconstruction_weight=3.0,
+        commitment=0.25,
+        pixel_weight=10.0,
+        revive_every=25,
+    ),
+    tokenizer_training=Optimisation(steps=3600, batch_size=64, learning_rate=3e-3, final_learning_rate=1e-4),
+    # As many blocks as the three known steps and ten imagined ones need.
+    world_model=WorldModelConfig(
+        blocks=14, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
+    ),
+    # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same. Without a
+    # warm-up some runs never find out what the actions do.
+    world_model_training=Optimisation(
+        steps=2800,
+        batch_size=8,
+        learning_rate=2e-3,
+        warm_up=200,
+        final_learning_rate=1e-4,
+        weight_decay=0.01,
+        clip=1.0,
+    ),
+)
+
+_MINATAR = Config(
+    tokenizer=TokenizerConfig(
+        frame=(3, 10, 10),
+        patch=5,
+        lean=True,
+        channels=64,
+        levels=1,
+        attention_at=(),
+        codebook_size=256,
+        token_dim=32,
+        codebook="average",
+        bounded=True,
+    ),
+    tokenizer_loss=TokenizerLoss(
+        reconstruction="cross_entropy",
+        reconstruction_weight=3.0,
+        commitment=0.25,
+        pixel_weight=5.0,
+        revive_every=50,
+    ),
+    # Later rates are low: where tokens drift, the world model has to learn its language anew.
+    tokenizer_training=Optimisation(
+        steps=80,
+        first_steps=1000,
+        batch_size=256,
+        learning_rate=5e-4,
+        first_learning_rate=2e-3,
+        final_learning_rate=1e-4,
+    ),
+    world_model=WorldModelConfig(
+        blocks=11, layers=2, heads=2, width=64, dropout=0.0, positions="factored", init_std=0.06
+    ),
+    world_model_training=Optimisation(
+        steps=160,
+        first_steps=450,
+        batch_size=64,
+        learning_rate=2e-3,
+        final_learning_rate=5e-4,
+        weight_decay=0.01,
+    ),
+    actor_critic=ActorCriticConfig(
+        channels=(16, 32), strides=(1, 2), pooled=False, recurrent=False, width=128, careful_heads=True
+    ),
+    actor_critic_loss=ActorCriticLoss(
+        horizon=11,
+        burn_in=0,
+        gamma=0.97,
+        entropy=0.02,
+        value=0.5,
+        reward="expected",
+        mask_after_end=True,
+        scaled_advantages=True,
+    ),
+    actor_critic_training=Optimisation(
+        steps=140,
+        first_steps=60,
+        batch_size=64,
+        learning_rate=3e-3,
+        final_learning_rate=3e-4,
+        clip=1.0,
+        epsilon=1e-5,
+    ),
+    sampling=Sampling(over="steps", recent_share=0.5),
+    collection=Collection(
+        environments=32,
+        steps=8192,
+        first_steps=20_000,
+        epsilon=0.02,
+        first_epsilon=1.0,
+        early_epsilon=0.3,
+        capacity=96_000,
+    ),
+    evaluation=Evaluation(every=1, episodes=50, environments=50, max_steps=1000),
+    epochs=4,
+)
+
+presets: dict[str, Config] = {"paper": Config(), "demo": _DEMO, "minatar": _MINATAR}

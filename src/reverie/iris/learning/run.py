@@ -1,0 +1,382 @@
+"""A run of IRIS: epochs of playing, learning and testing in a folder, from which it goes on after any end.
+
+The folder holds `checkpoint.pt` with everything but the replay, a replay file for each of the last two
+checkpoints, and what `reverie.iris.watching` writes. A checkpoint is complete or not there: it takes its place
+in one move, after the replay that it names. So a killed run loses the epoch it was in and nothing else, and an
+interrupted run equals an uninterrupted one, bit for bit on a processor with as many threads, if its games are
+fixed by their seeds and the actions.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import reverie
+import torch
+from reverie import (
+    BadSetting,
+    EpisodeUniform,
+    Field,
+    Mixture,
+    Recent,
+    ReplayBuffer,
+    Sampler,
+    StepSpec,
+    Uniform,
+)
+from reverie.iris.config import Config, Optimisation, config_from_json, config_to_json, prolonged
+from reverie.iris.learning.collect import Collector, Played, evaluate
+from reverie.iris.learning.devices import usable_device
+from reverie.iris.learning.folder import CHECKPOINT, RunFolder, read_checkpoint, reading, replay_of
+from reverie.iris.learning.lane import Game, check_game, count_actions
+from reverie.iris.learning.train import (
+    TOKENS,
+    Progress,
+    mirror_tokens,
+    new_optimiser,
+    perplexity,
+    train_actor_critic,
+    train_tokenizer,
+    train_world_model,
+)
+from reverie.iris.models import Agent, Imagine, Perceptual
+from reverie.torch import DeviceMirror
+from torch import nn
+
+Games = Callable[[bool], Game]
+"""Makes a game: for training if True (a lost life may end an episode), for testing if False."""
+Metrics = dict[str, float]
+Watch = Callable[[str, int, int], None]
+"""Told the phase, how much of it is done, and how much it is in all."""
+
+
+def new_replay(config: Config, seed: int) -> ReplayBuffer:
+    """Return the empty replay of a run."""
+    spec = StepSpec(Field(config.tokenizer.frame, "uint8"), Field((), "int64"))
+    collection = config.collection
+    return ReplayBuffer(spec, collection.capacity, streams=collection.environments, seed=seed)
+
+
+class Run:
+    """A run in a folder; `start` begins one, `resume` goes on with one, `read` looks at one.
+
+    Args:
+        folder: of the run.
+        config: its numbers.
+        games: makes the games.
+        seed: fixes every random choice; PyTorch's generator is seeded with it.
+        device: where the models live.
+        game: its name, for whoever finds the folder.
+        perceptual: the distance that "perceptual" reconstruction adds.
+
+    Attributes:
+        done: epochs that are over. steps: of real games.
+        cut: the numbers of the games that took another course when `resume` played them again.
+
+    Raises:
+        BadSetting: no such device, or a game that does not fit the configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        games: Games,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        game: str = "",
+        perceptual: Perceptual | None = None,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.games = games
+        self.game = game
+        self.seed = seed
+        self.done = 0
+        self.steps = 0
+        self.cut: list[int] = []
+        self._perceptual = perceptual
+        self._held = ExitStack()  # what is to be let go of
+        self._files: RunFolder | None = None  # none if nothing will be written
+        where = usable_device(device)
+        with self._closed_on_error():
+            self._playing, self._testing = [self._new_game(True)], [self._new_game(False)]
+            actions = count_actions(self._playing[0])
+            for one in (self._playing[0], self._testing[0]):  # before there are dozens
+                check_game(one, one.reset(seed=seed)[0], config.tokenizer.frame, actions)
+            while len(self._playing) < config.collection.environments:
+                self._playing.append(self._new_game(True))
+        torch.manual_seed(seed)
+        self.agent = Agent(config, actions).to(where)
+        parts: tuple[tuple[str, nn.Module, Optimisation], ...] = (
+            ("tokenizer", self.agent.tokenizer, config.tokenizer_training),
+            ("world_model", self.agent.world_model, config.world_model_training),
+            ("actor_critic", self.agent.actor_critic, config.actor_critic_training),
+        )
+        self.trainings = {name: training for name, _, training in parts}
+        self._optimisers = {name: new_optimiser(part, training) for name, part, training in parts}
+        self._imagine = Imagine(self.agent, captured=config.cuda_graphs and where.type == "cuda")
+        self.buffer: ReplayBuffer
+        self.collector: Collector
+
+    @classmethod
+    def start(cls, folder: Path, config: Config, games: Games, **settings: Any) -> Run:
+        """Return a new run in a folder that is made, or holds none yet; settings as in the constructor.
+
+        Raises:
+            BadSetting: there is a run already, or something does not fit; the folder is then as it was.
+        """
+        if (folder / CHECKPOINT).exists():
+            raise BadSetting(
+                f"run: wanted a folder without a run, got {folder}; resume it, or choose another"
+            )
+        self = cls(folder, config, games, **settings)
+        with self._closed_on_error():
+            self._use(new_replay(config, self.seed))
+            self._claim()
+        return self
+
+    @classmethod
+    def resume(cls, folder: Path, games: Games, *, epochs: int | None = None, **settings: Any) -> Run:
+        """Return the run of a folder as it was after its last whole epoch.
+
+        The games are played again up to where they were. One that takes another course is cut there.
+
+        Args:
+            folder: of the run, which knows its configuration, seed and game.
+            games: makes the games.
+            epochs: how many the run is to have, those done included; None is as it was started.
+            **settings: `device` and `perceptual`, as in the constructor.
+
+        Raises:
+            BadSetting: there is no run, more epochs are done, another process trains there, or the game has
+                other frames or actions. FileError: its checkpoint is none or damaged, or its replay is not there.
+                The folder is then as it was.
+        """
+        state = read_checkpoint(folder)
+        self = cls._from(state, folder, games, epochs, **settings)
+        with self._closed_on_error():
+            # The named file stays as it is until the next checkpoint; what is played goes to a copy.
+            live = self._claim().copy(replay_of(folder, state["replay"]))
+            # The games are put back to where they were, so their episodes may go on.
+            self._use(reverie.open(live, residency="ram", episodes="continue"))
+            with reading(folder / CHECKPOINT):
+                self._load(state)
+        return self
+
+    @classmethod
+    def read(cls, folder: Path, games: Games, **settings: Any) -> Run:
+        """Return the run of a folder to test it and to dream with it; it does not go on.
+
+        Nothing in the folder changes, and another process may train there meanwhile. Arguments and errors are
+        those of `resume`.
+        """
+        return cls._from(read_checkpoint(folder), folder, games, None, **settings)
+
+    @classmethod
+    def _from(
+        cls, state: dict[str, Any], folder: Path, games: Games, epochs: int | None, **settings: Any
+    ) -> Run:
+        """Return a run with the weights of a checkpoint, and without a replay."""
+        config = config_from_json(state["config"])
+        config = config if epochs is None else prolonged(config, state["epoch"], epochs)
+        self = cls(folder, config, games, seed=state["seed"], game=state["game"], **settings)
+        with self._closed_on_error():
+            with reading(folder / CHECKPOINT):
+                known = len(state["agent"]["actor_critic.actor.weight"])
+            check_game(
+                self._playing[0], self._playing[0].reset(seed=self.seed)[0], config.tokenizer.frame, known
+            )
+            with reading(folder / CHECKPOINT):
+                self.agent.load_state_dict(state["agent"])
+        self.done, self.steps = state["epoch"], state["steps"]
+        return self
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Take back what a checkpoint holds beside the weights, the replay and how far the run had come."""
+        for name, optimiser in self._optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.cut = self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
+        torch.set_rng_state(state["chance"])
+        if self.agent.device.type == "cuda":
+            torch.cuda.set_rng_state(state["chance_there"], self.agent.device)
+
+    def epoch(self, watch: Watch | None = None) -> Metrics:
+        """Play, learn, test and keep one epoch; return what there is to tell of it.
+
+        Args:
+            watch: told of every step of it.
+
+        Raises:
+            BadSetting: the run was opened by `read`, or all its epochs are done.
+        """
+        if self._files is None:
+            raise BadSetting("epoch: wanted a run from start or resume, got one from read; resume it")
+        if self.done >= self.config.epochs:
+            raise BadSetting(
+                f"epoch: wanted fewer than {self.config.epochs} done, got {self.done}; resume the run with more epochs"
+            )
+        watch = watch or (lambda phase, done, total: None)
+        began = perf_counter()
+        number, metrics = self.done + 1, Metrics(epoch=self.done + 1)
+        metrics |= self._play(number, watch)
+        for name, training in self.trainings.items():
+            if number > training.start_after:
+                metrics |= self._learn(name, training, number, watch)
+        if number % self.config.evaluation.every == 0 or number == self.config.epochs:
+            metrics |= _told("test", self.test(watch))
+        metrics["duration_s"] = perf_counter() - began
+        self.done = number
+        self.save()
+        return metrics
+
+    def test(self, watch: Watch | None = None, *, episodes: int | None = None) -> Played:
+        """Return the episodes of a test of the policy as it is; `episodes` replaces the configured number."""
+        settings = self.config.evaluation
+        while len(self._testing) < settings.environments:
+            self._testing.append(self._new_game(False))
+        if watch is not None:
+            watch("test", 0, 1)
+        return evaluate(
+            self.agent,
+            self._testing,
+            episodes=settings.episodes if episodes is None else episodes,
+            temperature=settings.temperature,
+            seed=self.seed,
+            max_steps=settings.max_steps,
+        )
+
+    def save(self) -> None:
+        """Make the run survive whatever comes: first the replay, then the checkpoint that names it."""
+        assert self._files is not None, "a run that only reads saves nothing"
+        collector, frames = self.collector.save()
+        replay = self._files.replay(self.done)
+        self.buffer.save_as(replay)
+        there = self.agent.device
+        state = {
+            "seed": self.seed,
+            "game": self.game,
+            "config": config_to_json(self.config),
+            "replay": replay.name,
+            "epoch": self.done,
+            "steps": self.steps,
+            "agent": self.agent.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
+            "collector": json.dumps(collector),
+            "frames": torch.from_numpy(frames),
+            "chance": torch.get_rng_state(),
+            "chance_there": torch.cuda.get_rng_state(there) if there.type == "cuda" else None,
+        }
+        content = io.BytesIO()  # whose bytes meet the errors of the disk where they can be told
+        torch.save(state, content)
+        self._files.put(content.getbuffer())
+        self._files.tidy()
+
+    def close(self) -> None:
+        """Let go of the games, of the replay and of the folder."""
+        self._held.close()
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _new_game(self, training: bool) -> Game:
+        game = self.games(training)
+        self._held.callback(game.close)
+        return game
+
+    def _claim(self) -> RunFolder:
+        self._files = files = RunFolder(self.folder)
+        self._held.callback(files.release)
+        return files
+
+    def _use(self, buffer: ReplayBuffer) -> None:
+        self._held.callback(buffer.close)  # before the folder is let go of
+        self.buffer = buffer
+        self.collector = Collector(self.agent, self._playing, buffer, seed=self.seed)
+
+    @cached_property
+    def _mirror(self) -> DeviceMirror:
+        """The frames and their tokens on the device; only a run that learns has need of them."""
+        return mirror_tokens(self.agent.tokenizer, self.buffer)
+
+    def _play(self, epoch: int, watch: Watch) -> Metrics:
+        collection = self.config.collection
+        steps, epsilon = collection.steps_in(epoch), collection.epsilon_in(epoch, self.config.epochs)
+        if not steps:
+            return {}
+        began = perf_counter()
+        played = self.collector.collect(
+            steps,
+            epsilon=epsilon,
+            temperature=collection.temperature,
+            on_step=lambda done: watch("play", done, steps),
+        )
+        self.steps += steps
+        return {
+            "steps": self.steps,
+            "epsilon": epsilon,
+            **_told("play", played),
+            "play/steps_per_s": steps / (perf_counter() - began),
+        }
+
+    def _learn(self, name: str, training: Optimisation, epoch: int, watch: Watch) -> Metrics:
+        first = epoch == training.start_after + 1
+        epochs = self.config.epochs
+        rates = training.rates((epoch - 1) / epochs, epoch / epochs, first=first)
+        sums: dict[str, torch.Tensor] = {}  # they stay on the device until the phase is over
+        began = perf_counter()
+        for progress in self._updates(name, training, rates):
+            for term, loss in progress.losses._asdict().items():
+                sums[term] = sums[term] + loss if term in sums else loss
+            watch(name, progress.step + 1, len(rates))
+        metrics = {f"{name}/{term}": float(total) / len(rates) for term, total in sums.items()}
+        metrics[f"{name}/updates_per_s"] = len(rates) / (perf_counter() - began)
+        if name == "tokenizer":
+            metrics["tokenizer/perplexity"] = perplexity(self.agent.tokenizer, self.buffer)
+        return metrics
+
+    def _updates(self, name: str, training: Optimisation, rates: list[float]) -> Iterator[Progress]:
+        agent, buffer, optimiser, sampler = self.agent, self.buffer, self._optimisers[name], self._sampler()
+        if name == "tokenizer":
+            loss = self.config.tokenizer_loss
+            return train_tokenizer(agent.tokenizer, buffer, training, loss, optimiser=optimiser, sampler=sampler,
+                                   rates=rates, perceptual=self._perceptual)  # fmt: skip
+        if name == "world_model":
+            # In every epoch anew, though the tokenizer may rest: a resumed run has made none of them yet.
+            self._mirror.touch(TOKENS)
+            return train_world_model(agent.world_model, agent.tokenizer, buffer, training, optimiser=optimiser,
+                                     sampler=sampler, rates=rates, mirror=self._mirror)  # fmt: skip
+        return train_actor_critic(agent, buffer, training, optimiser=optimiser, sampler=sampler, rates=rates,
+                                  imagine=self._imagine)  # fmt: skip
+
+    def _sampler(self) -> Sampler:
+        sampling = self.config.sampling
+        whole = EpisodeUniform() if sampling.over == "episodes" else Uniform()
+        if not sampling.recent_share:
+            return whole
+        recent = Recent(newest=max(1, len(self.buffer) // 4))
+        return Mixture([(whole, 1 - sampling.recent_share), (recent, sampling.recent_share)])
+
+
+def _told(phase: str, played: Played) -> Metrics:
+    if not played.returns:
+        return {}
+    count = len(played.returns)
+    return {
+        f"{phase}/return": sum(played.returns) / count,
+        f"{phase}/length": sum(played.lengths) / count,
+        f"{phase}/episodes": count,
+    }

@@ -1,0 +1,116 @@
+"""The whole agent of IRIS: tokenizer, world model, actor-critic, and the games it imagines to learn from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from reverie.iris.config import Config
+from reverie.iris.models.actor_critic import ActorCritic, Judged, Memory
+from reverie.iris.models.chance import draw
+from reverie.iris.models.imagination import Imagination
+from reverie.iris.models.tokenizer import Tokenizer
+from reverie.iris.models.transformer import in_precision
+from reverie.iris.models.world_model import WorldModel
+from torch import Tensor, nn
+
+
+class Rollout(NamedTuple):
+    """B games of T steps that were imagined, without gradient.
+
+    Attributes:
+        frames: (B, T+1, C, H, W) float32 in 0..1; the first is a real frame as the tokenizer shows it.
+        action: (B, T) int64. reward: (B, T) float32. end: (B, T) bool.
+        memory: of the actor-critic before the first frame.
+    """
+
+    frames: Tensor
+    action: Tensor
+    reward: Tensor
+    end: Tensor
+    memory: Memory
+
+
+class Agent(nn.Module):
+    """Sees frames through the tokenizer, dreams in the world model, acts by the actor-critic.
+
+    `docs/iris.md` lists the names of its weights.
+
+    Args:
+        config: the sizes, and what the parts are trained for.
+        num_actions: A, how many actions the game has.
+    """
+
+    def __init__(self, config: Config, num_actions: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        self.tokenizer = Tokenizer(config.tokenizer)
+        self.world_model = WorldModel(
+            config.world_model,
+            tokens_per_frame=config.tokenizer.tokens_per_frame,
+            codebook_size=config.tokenizer.codebook_size,
+            actions=num_actions,
+        )
+        self.actor_critic = ActorCritic(
+            config.actor_critic, frame=config.tokenizer.frame, actions=num_actions
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.tokenizer.embedding.weight.device
+
+    @torch.no_grad()
+    def look(self, frames: Tensor, memory: Memory) -> Judged:
+        """Return what the agent makes of real frames (B, C, H, W) in 0..1: it sees their reconstruction."""
+        judged: Judged = self.actor_critic(self.tokenizer.encode_decode(frames), memory)
+        return judged
+
+    @torch.no_grad()
+    def recall(self, frames: Tensor, mask: Tensor) -> Memory:
+        """Return the memory that real frames (B, T, C, H, W) in 0..1 leave behind under the present weights.
+
+        `mask` (B, T) bool is False where there is no frame.
+        """
+        if not frames.shape[1] or not self.config.actor_critic.recurrent:
+            return self.actor_critic.initial_memory(len(frames))
+        return self.actor_critic.recall(self.tokenizer.encode_decode(frames), mask)
+
+    def new_game(self) -> Imagination:
+        """Return games to be imagined, which keep their memory from rollout to rollout."""
+        return Imagination(self.tokenizer, self.world_model, reward=self.config.actor_critic_loss.reward)
+
+    @torch.no_grad()
+    def imagine(self, frames: Tensor, mask: Tensor, game: Imagination | None = None) -> Rollout:
+        """Play on from the last of real frames (B, T, C, H, W) in 0..1, by the policy and in imagination.
+
+        Those before the last rebuild the memory; the world model sees the last one alone. The shapes of the
+        answer depend on those of the question only, and nothing waits for the device.
+
+        Args:
+            frames: what was seen, newest last.
+            mask: (B, T) bool; False where there is no frame. The last column is True.
+            game: from `new_game`, to use its memory again; None takes a new one.
+        """
+        loss = self.config.actor_critic_loss
+        # One region around all: half-precision copies of the weights are made once, not for every token.
+        with in_precision("float32", frames.device):
+            start = memory = self.recall(frames[:, :-1], mask[:, :-1])
+            game = self.new_game() if game is None else game
+            shown = [game.reset(frames[:, -1])]
+            actions, rewards, ends = [], [], []
+            for _ in range(loss.horizon - 1):
+                logits, _, memory = self.actor_critic(shown[-1], memory)
+                actions.append(draw(logits))
+                imagined = game.step(actions[-1])
+                shown.append(imagined.frame)
+                rewards.append(imagined.reward)
+                ends.append(imagined.end)
+        return Rollout(
+            torch.stack(shown, 1),
+            torch.stack(actions, 1),
+            torch.stack(rewards, 1),
+            torch.stack(ends, 1),
+            start,
+        )

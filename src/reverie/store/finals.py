@@ -1,0 +1,112 @@
+"""Final observations, packed one by one: in memory, or in the file once their episode's row is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.spec import Column
+from reverie.store.codec import Codec, unreadable
+
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+Packed = Mapping[str, bytes]
+
+
+class PackedFinals:
+    """Final observations, each packed by itself. Has the face of `Finals`.
+
+    Args:
+        columns: the observation's columns.
+        shelf: from a column and an episode's number to the packed final observation in the file, which then
+            need not be kept in memory, too. None keeps all in memory.
+    """
+
+    def __init__(self, columns: Sequence[Column], shelf: Callable[[str, int], bytes] | None = None) -> None:
+        self._fields = {column.name: column.field for column in columns}
+        self._shelf = shelf
+        self._codec = Codec()
+        self._packed: list[Packed | int | None] = []  # place -> packed columns, or an episode's number
+        self._free: list[int] = []
+        self.nbytes = 0
+
+    def put(self, values: Mapping[str, Any]) -> int:
+        """Store one final observation and return its place."""
+        packed = {
+            name: self._codec.pack(np.ascontiguousarray(np.asarray(values[name]), field.dtype))
+            for name, field in self._fields.items()
+        }
+        return self._keep(packed)
+
+    def load(self, number: int | None, packed: Packed, codec: Codec) -> int:
+        """Take a final observation as `packed` gave it, and return its place.
+
+        Args:
+            number: of the episode whose row in the file has it; None if no such row has it yet.
+            packed: the packed columns.
+            codec: unpacks them.
+        """
+        return self._keep(packed if self._shelf is None or number is None else number)
+
+    def _keep(self, packed: Packed | int) -> int:
+        place = self._free.pop() if self._free else len(self._packed)
+        if place == len(self._packed):
+            self._packed.append(None)
+        self._packed[place] = packed
+        self.nbytes += self.size(place)
+        return place
+
+    def release(self, places: Iterable[int]) -> None:
+        """Let these places be used again."""
+        for place in places:
+            self._let_go(place, None)
+            self._free.append(place)
+
+    def retain(self, places: Ints) -> None:
+        """Let all places but these be used again, whatever an interrupt left."""
+        kept = set(places.tolist())
+        for place in range(len(self._packed)):
+            if place not in kept:
+                self._packed[place] = None
+        self._free = [place for place in range(len(self._packed) - 1, -1, -1) if place not in kept]
+        self.nbytes = sum(map(self.size, kept))
+
+    def size(self, place: int) -> int:
+        """Return how many bytes of memory the final observation at `place` takes."""
+        packed = self._packed[place]
+        return 0 if packed is None or isinstance(packed, int) else sum(map(len, packed.values()))
+
+    def filed(self, place: int, number: int) -> None:
+        """Take note that the file has it now, in the row of this episode."""
+        if self._shelf is not None:
+            self._let_go(place, number)
+
+    def _let_go(self, place: int, instead: int | None) -> None:
+        self.nbytes -= self.size(place)
+        self._packed[place] = instead
+
+    def packed(self, place: int, codec: Codec) -> Packed:
+        """Return the final observation at `place`, packed, by column."""
+        return {name: self._at(place, name) for name in self._fields}
+
+    def gather(self, name: str, places: Ints) -> Array:
+        """Return the final observations at `places`, one row each."""
+        field = self._fields[name]
+        rows = np.empty((len(places), *field.shape), field.dtype)
+        for row, place in enumerate(places.tolist()):
+            try:
+                rows[row] = self._codec.unpack(self._at(place, name), field.shape, field.dtype)
+            except ValueError as error:
+                raise unreadable(f"final observation, column {name!r}", error) from error
+        return rows
+
+    def _at(self, place: int, name: str) -> bytes:
+        packed = self._packed[place]
+        assert packed is not None, "only places in use are asked for"
+        if isinstance(packed, int):
+            assert self._shelf is not None
+            return self._shelf(name, packed)
+        return packed[name]

@@ -1,0 +1,221 @@
+"""RAM residency: plain arrays in ring order, and the final observations beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.errors import TooLarge
+from reverie.index import Runs
+from reverie.spec import Column
+from reverie.store.codec import Codec
+from reverie.store.memory import reserve
+
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+
+
+SLICE_ROW = 4096  # bytes of a row from which on a call for each window costs next to nothing
+SPAN_ROW = 192  # bytes: above, rows that are copied one by one, but only once, are there as soon
+KEPT_SPANS = 64
+
+
+class Ring:
+    """The columns of every stream, `capacity` rows each, one behind the other.
+
+    A slot is a row of these arrays: `stream * capacity + id % capacity`. The ring knows slots only.
+
+    Args:
+        columns: name and field of every column.
+        streams: how many streams there are.
+        capacity: slots of each.
+    """
+
+    __slots__ = ("_runs", "_spans", "columns")
+    reads_file = False  # whether sealed runs are read from the replay file
+
+    def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
+        self._runs = Runs(streams, capacity)
+        self._spans: dict[tuple[str, int], Array] = {}  # column, rows -> all spans of so many rows
+        # zeros, not empty: the kernel hands out zero pages lazily, so nothing is committed before it is used.
+        self.columns: dict[str, Array] = {
+            column.name: np.zeros((streams * capacity, *column.field.shape), column.field.dtype)
+            for column in columns
+        }
+
+    @staticmethod
+    def row_bytes(columns: Iterable[Column]) -> int:
+        """Return what one step takes, known beforehand."""
+        return sum(column.field.nbytes for column in columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns, whether committed yet or not."""
+        return sum(array.nbytes for array in self.columns.values())
+
+    def write(self, slot: int | Ints, values: Mapping[str, Any]) -> None:
+        """Store one step, or one step for each of several slots."""
+        columns = self.columns
+        for name, value in values.items():
+            columns[name][slot] = value
+
+    def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
+        """Store new values for steps that lie there already."""
+        self.write(slots, values)
+
+    def gather(self, name: str, slots: Ints, out: Array) -> None:
+        """Copy the rows at `slots` into `out`, whose leading axes are those of `slots`."""
+        # take moves each row with one memcpy; mode="clip" lets it write into `out` directly, where the
+        # default would buffer all of it to be able to undo. Slots are always in range.
+        self.columns[name].take(slots, 0, out, "clip")
+
+    def gather_spans(self, name: str, first: Ints, out: Array) -> None:
+        """Copy spans of consecutive rows, from the slots `first` on, into `out`: (spans, rows, …), contiguous."""
+        column, rows = self.columns[name], out.shape[1]
+        if column.strides[0] >= SLICE_ROW:
+            for place, slot in enumerate(first.tolist()):
+                out[place] = column[slot : slot + rows]
+            return
+        if column.strides[0] > SPAN_ROW:
+            self.gather(name, first[:, None] + np.arange(rows), out)
+            return
+        spans = self._spans.get((name, rows))
+        if spans is None:
+            if len(self._spans) >= KEPT_SPANS:
+                self._spans.clear()
+            # Every span as one value: they overlap, so each begins one row behind the one before.
+            span = np.dtype((np.void, rows * column.strides[0]))
+            spans = np.ndarray(len(column) - rows + 1, span, column, 0, column.strides[:1])
+            self._spans[name, rows] = spans
+        # One memcpy a span and one of all of them, where take would have one for each row.
+        np.ndarray(len(first), spans.dtype, out)[...] = spans[first]
+
+    def peek(self, name: str, slot: int) -> Array:
+        """Return the newest value of a column of some stream, which lies at `slot`."""
+        value: Array = self.columns[name][slot]
+        return value
+
+    def seal(self, stream: int) -> None:
+        """Take note that the run being written is whole: nothing changes here."""
+
+    def pack_run(self, number: int, rows: int, codec: Codec) -> dict[str, bytes]:
+        """Return the first `rows` rows of a run, packed, by column."""
+        first = self._runs.slots(number).start
+        return {name: codec.pack(array[first : first + rows]) for name, array in self.columns.items()}
+
+    def load_run(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> None:
+        """Take a whole run as `pack_run` gave it.
+
+        Raises:
+            ValueError: these are not such bytes, or not as many rows as the run has.
+        """
+        slots = self._runs.slots(number)
+        for name, array in self.columns.items():
+            rows = array[slots]
+            rows[...] = codec.unpack(packed[name], rows.shape, array.dtype)
+
+    def drop_run(self, number: int) -> None:
+        """Let go of a run of which no step is live any more: nothing changes here."""
+
+    def forget_open(self) -> None:
+        """Forget the runs being written, which are about to be written again: nothing changes here."""
+
+
+class Finals:
+    """Final observations, one per ended episode that gave one, in places that are used again.
+
+    How many there will be is not known in advance: memory is taken as they come, and never for more than one a step.
+
+    Args:
+        columns: the observation's columns.
+        limit: most places: one for each step, and one more in each stream, since room is made before its oldest goes.
+    """
+
+    __slots__ = ("__weakref__", "_free", "_limit", "_places", "_row_bytes", "columns")
+
+    def __init__(self, columns: Sequence[Column], limit: int) -> None:
+        # The kernel commits a page of zeros when it is first written, and places are used from the first one on.
+        self.columns: dict[str, Array] = {
+            column.name: np.zeros((limit, *column.field.shape), column.field.dtype) for column in columns
+        }
+        self._row_bytes = sum(column.field.nbytes for column in columns)
+        self._limit = limit
+        self._places = 0  # of these, how many may be used by now
+        self._free: list[int] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the places in use, and of as many more as there may soon be."""
+        return self._places * self._row_bytes
+
+    def _claim(self, places: int) -> None:
+        reserve(
+            self, places * self._row_bytes, f"final observations of {places:,} episodes", held=self.nbytes
+        )
+
+    def put(self, values: Mapping[str, Any]) -> int:
+        """Store one final observation and return its place."""
+        if not self._free:
+            self.reserve(1)
+        place = self._free[-1]
+        for name, array in self.columns.items():
+            array[place] = values[name]
+        self._free.pop()
+        return place
+
+    def load(self, number: int | None, packed: Mapping[str, bytes], codec: Codec) -> int:
+        """Take a final observation as `packed` gave it, and return its place.
+
+        Args:
+            number: of the episode whose row in the file has it; None if no such row has it yet.
+            packed: the packed columns.
+            codec: unpacks them.
+        """
+        return self.put({
+            name: codec.unpack(packed[name], array.shape[1:], array.dtype)
+            for name, array in self.columns.items()
+        })  # fmt: skip
+
+    def packed(self, place: int, codec: Codec) -> dict[str, bytes]:
+        """Return the final observation at `place`, packed, by column."""
+        return {name: codec.pack(array[place]) for name, array in self.columns.items()}
+
+    def filed(self, place: int, number: int) -> None:
+        """Take note that the file has it now: nothing changes here."""
+
+    def gather(self, name: str, places: Ints) -> Array:
+        """Return the final observations at `places`, one row each."""
+        return self.columns[name][places]
+
+    def release(self, places: Iterable[int]) -> None:
+        """Let these places be used again."""
+        self._free.extend(places)
+
+    def retain(self, places: Ints) -> None:
+        """Let all places but these be used again, whatever an interrupt left."""
+        kept = set(places.tolist())
+        self._free = [place for place in range(self._places - 1, -1, -1) if place not in kept]
+
+    def lacks_room(self, count: int) -> bool:
+        """Whether `reserve` has to be called before so many are put."""
+        return len(self._free) < count
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many more; if interrupted, `retain` has to follow.
+
+        Raises:
+            TooLarge: there is no memory for them.
+        """
+        while len(self._free) < count:
+            old = self._places
+            least = min(old + count - len(self._free), self._limit)
+            new = max(least, min(max(2 * old, 8), self._limit))
+            try:
+                self._claim(new)
+            except TooLarge:
+                self._claim(new := least)
+            self._places = new
+            self._free.extend(range(new - 1, old - 1, -1))
