@@ -1,0 +1,25 @@
+"""The suites that samplers pass. This page lists the public names; `reverie.testing` is their room."""
+
+from reverie.testing import (
+    LEAST_P,
+    BoundarySuite,
+    Pair,
+    SamplerSuite,
+    StoreSuite,
+    addresses,
+    assert_plain,
+    assert_shows,
+    chi_square_p,
+)
+
+__all__ = [
+    "LEAST_P",
+    "BoundarySuite",
+    "Pair",
+    "SamplerSuite",
+    "StoreSuite",
+    "addresses",
+    "assert_plain",
+    "assert_shows",
+    "chi_square_p",
+]
