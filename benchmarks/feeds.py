@@ -28,8 +28,14 @@ def pixel_buffer() -> rv.ReplayBuffer:
     frames = rng.integers(0, 256, (512, *SHAPE), np.uint8)
     for number in range(ADDED):
         ends = bool(rng.random() < 1 / MEAN_EPISODE)
-        buffer.add(obs=frames[number % 512], action=0, reward=0.0, terminated=ends, truncated=False,
-                   final_obs=frames[0] if ends else None)  # fmt: skip
+        buffer.add(
+            obs=frames[number % 512],
+            action=0,
+            reward=0.0,
+            terminated=ends,
+            truncated=False,
+            final_obs=frames[0] if ends else None,
+        )
     return buffer
 
 
@@ -74,11 +80,13 @@ def feeds(rounds: int) -> list[Row]:
         {"copy": finished(lambda: there.copy_(host, non_blocking=cuda)), "feed: a batch": from_feed}, rounds
     )
     on_device = side_by_side(
-        {"copy": finished(lambda: there.clone()),
-         "mirror: sample": finished(lambda: mirror.sample(BATCH, LENGTH)),
-         "mirror: its gather alone": finished(lambda: column.gather(Plan(rows, None, None)))},
+        {
+            "copy": finished(lambda: there.clone()),
+            "mirror: sample": finished(lambda: mirror.sample(BATCH, LENGTH)),
+            "mirror: its gather alone": finished(lambda: column.gather(Plan(rows, None, None))),
+        },
         rounds,
-    )  # fmt: skip
+    )
     return [
         *rows_beside(to_device, "copy", {}),
         *rows_beside(on_device, "copy", {}),

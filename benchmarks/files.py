@@ -74,8 +74,15 @@ def reopening(rounds: int) -> list[Row]:
                 buffer = rv.open(path, residency)
                 seconds.append(time.perf_counter() - begin)
                 buffer.close()
-            rows.append(Row(f"open to {residency}, seconds", float(np.median(seconds)), bound,
-                            float(np.median(seconds)), bound))  # fmt: skip
+            rows.append(
+                Row(
+                    f"open to {residency}, seconds",
+                    float(np.median(seconds)),
+                    bound,
+                    float(np.median(seconds)),
+                    bound,
+                )
+            )
         seconds = []
         with rv.open(path) as buffer:
             for _ in range(max(5, rounds // 10)):

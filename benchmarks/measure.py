@@ -47,11 +47,16 @@ def side_by_side(
 def rows_beside(seconds: dict[str, np.ndarray], limit: str, bounds: dict[str, float | None]) -> list[Row]:
     """Return a row per call: medians, and the median of the ratios to the limit, round by round."""
     return [
-        Row(name, float(np.median(values)), float(np.median(seconds[limit])),
-            float(np.median(values / seconds[limit])), bounds.get(name))
+        Row(
+            name,
+            float(np.median(values)),
+            float(np.median(seconds[limit])),
+            float(np.median(values / seconds[limit])),
+            bounds.get(name),
+        )
         for name, values in seconds.items()
         if name != limit
-    ]  # fmt: skip
+    ]
 
 
 def machine() -> dict[str, object]:

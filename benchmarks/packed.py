@@ -43,8 +43,14 @@ def played(game: str) -> Iterator[dict[str, object]]:
         action = int(rng.integers(env.action_space.n))
         after, reward, terminated, truncated, _ = env.step(action)
         ends = terminated or truncated
-        yield {"obs": obs, "action": action, "reward": reward, "terminated": terminated, "truncated": truncated,
-               "final_obs": after if ends else None}  # fmt: skip
+        yield {
+            "obs": obs,
+            "action": action,
+            "reward": reward,
+            "terminated": terminated,
+            "truncated": truncated,
+            "final_obs": after if ends else None,
+        }
         obs = env.reset()[0] if ends else after
     env.close()
 
@@ -53,8 +59,13 @@ def noise() -> Iterator[dict[str, object]]:
     """Yield steps whose frames cannot be packed."""
     rng = np.random.default_rng(0)
     for number in range(STEPS):
-        yield {"obs": rng.integers(0, 256, (3, 64, 64), np.uint8), "action": 0, "reward": 0.0,
-               "terminated": number % 500 == 499, "truncated": False}  # fmt: skip
+        yield {
+            "obs": rng.integers(0, 256, (3, 64, 64), np.uint8),
+            "action": 0,
+            "reward": 0.0,
+            "terminated": number % 500 == 499,
+            "truncated": False,
+        }
 
 
 def sizes_and_times(rounds: int) -> list[Row]:

@@ -35,8 +35,13 @@ def many_streams(rounds: int) -> list[Row]:
                 buffer = rv.ReplayBuffer(SPEC, 40 * streams, streams=streams, seed=0, path=path)
                 lanes = np.zeros(streams, np.int64)
                 for _ in range(40):
-                    buffer.add_batch(obs=lanes, action=lanes, reward=lanes, terminated=lanes.astype(bool),
-                                     truncated=lanes.astype(bool))  # fmt: skip
+                    buffer.add_batch(
+                        obs=lanes,
+                        action=lanes,
+                        reward=lanes,
+                        terminated=lanes.astype(bool),
+                        truncated=lanes.astype(bool),
+                    )
                 buffer.flush()
                 for name in ("idle flush", "flush of one stream"):
                     times = []

@@ -37,8 +37,14 @@ def vector_steps(count: int, width: int = WIDTH, seed: int = 0) -> Iterator[dict
     action = rng.random((4096, ACTION), np.float32)
     ends = (rng.random(count) < 1 / MEAN_EPISODE).tolist()
     for number, ended in enumerate(ends):
-        yield {"obs": obs[number % 4096], "action": action[number % 4096], "reward": 0.5, "terminated": ended,
-               "truncated": False, "final_obs": obs[number % 4096] if ended else None}  # fmt: skip
+        yield {
+            "obs": obs[number % 4096],
+            "action": action[number % 4096],
+            "reward": 0.5,
+            "terminated": ended,
+            "truncated": False,
+            "final_obs": obs[number % 4096] if ended else None,
+        }
 
 
 def vector_windows(rounds: int) -> list[Row]:
@@ -80,9 +86,16 @@ def vector_windows(rounds: int) -> list[Row]:
             buffer.sample(batch, length, out=out)
             return time.perf_counter() - begin
 
-        seconds = side_by_side({"take": take, "slices": slices, f"sample({batch}, {length}, out=batch)": refill,
-                                f"sample({batch}, {length})": fresh,
-                                f"sample({batch}, {length}, out=batch) after an add": after_add}, rounds)  # fmt: skip
+        seconds = side_by_side(
+            {
+                "take": take,
+                "slices": slices,
+                f"sample({batch}, {length}, out=batch)": refill,
+                f"sample({batch}, {length})": fresh,
+                f"sample({batch}, {length}, out=batch) after an add": after_add,
+            },
+            rounds,
+        )
         limit = min(("take", "slices"), key=lambda name: float(np.median(seconds[name])))
         shown = {name: times for name, times in seconds.items() if name == limit or name.startswith("sample")}
         rows += rows_beside(shown, limit, dict.fromkeys(shown, 2.2))
@@ -117,8 +130,11 @@ def adding(rounds: int) -> list[Row]:
     frame_spec = rv.StepSpec(rv.Field(FRAME, "uint8"), rv.Field((), "int64"))
     frames = np.random.default_rng(3).integers(0, 256, (8, *FRAME), np.uint8)  # as warm as one just drawn
     pixels = rv.ReplayBuffer(frame_spec, 20_000, seed=0)
-    plain = {"obs": np.zeros((20_000, *FRAME), np.uint8), "action": np.zeros(20_000, np.int64),
-             "reward": np.zeros(20_000, np.float32)}  # fmt: skip
+    plain = {
+        "obs": np.zeros((20_000, *FRAME), np.uint8),
+        "action": np.zeros(20_000, np.int64),
+        "reward": np.zeros(20_000, np.float32),
+    }
     turns = iter(range(10**9))
 
     def add() -> float:
@@ -143,8 +159,11 @@ def adding(rounds: int) -> list[Row]:
     action, reward = np.zeros((LANES, ACTION), np.float32), np.zeros(LANES, np.float32)
     ends = np.random.default_rng(5).random((4096, LANES)) < 1 / MEAN_EPISODE
     never = np.zeros(LANES, np.bool_)
-    raw = [np.zeros((LANES * 62_500, WIDTH), np.float32), np.zeros((LANES * 62_500, ACTION), np.float32),
-           np.zeros(LANES * 62_500, np.float32)]  # fmt: skip
+    raw = [
+        np.zeros((LANES * 62_500, WIDTH), np.float32),
+        np.zeros((LANES * 62_500, ACTION), np.float32),
+        np.zeros(LANES * 62_500, np.float32),
+    ]
     firsts = np.arange(LANES) * 62_500
 
     def add_lanes() -> float:

@@ -24,8 +24,14 @@ def pixel_buffer(seed: int = 0) -> rv.ReplayBuffer:
     for number in range(ADDED):
         # Every byte of a frame differs from step to step: what is copied is real memory, not one hot page.
         frame = frames[number % 512]
-        buffer.add(obs=frame, action=action, reward=0.0, terminated=bool(ends[number]), truncated=False,
-                   final_obs=frame if ends[number] else None)  # fmt: skip
+        buffer.add(
+            obs=frame,
+            action=action,
+            reward=0.0,
+            terminated=bool(ends[number]),
+            truncated=False,
+            final_obs=frame if ends[number] else None,
+        )
     return buffer
 
 
@@ -50,8 +56,9 @@ def pixel_windows(rounds: int) -> list[Row]:
         # As in a training loop: the last batch is still held while the next one is drawn.
         kept[0] = buffer.sample(BATCH, LENGTH)
 
-    seconds = side_by_side({"64 slice copies": slices, "sample(64, 20)": fresh, "sample(64, 20, out=batch)": into_out},
-                           rounds)  # fmt: skip
+    seconds = side_by_side(
+        {"64 slice copies": slices, "sample(64, 20)": fresh, "sample(64, 20, out=batch)": into_out}, rounds
+    )
     return rows_beside(
         seconds, "64 slice copies", {"sample(64, 20)": 1.20, "sample(64, 20, out=batch)": 1.08}
     )

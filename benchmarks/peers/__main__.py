@@ -116,10 +116,22 @@ def run_one(variant: Variant, workload: str, settings: argparse.Namespace) -> di
     shutil.rmtree(scratch, ignore_errors=True)  # a process that was killed leaves its files behind
     scratch.mkdir()
     out = scratch / "out.json"
-    given = {"rounds": settings.rounds, "budget_s": settings.budget, "scale": 50 if settings.quick else 1,
-             "scratch": str(scratch)}  # fmt: skip
-    command = [str(python_of(variant.peer).absolute()), "-m", "benchmarks.peers.worker", variant.peer, variant.adapter,
-               workload, str(out), json.dumps(given)]  # fmt: skip
+    given = {
+        "rounds": settings.rounds,
+        "budget_s": settings.budget,
+        "scale": 50 if settings.quick else 1,
+        "scratch": str(scratch),
+    }
+    command = [
+        str(python_of(variant.peer).absolute()),
+        "-m",
+        "benchmarks.peers.worker",
+        variant.peer,
+        variant.adapter,
+        workload,
+        str(out),
+        json.dumps(given),
+    ]
     environment = {
         **os.environ,
         **ONE_THREAD,
@@ -157,8 +169,9 @@ def judge(found: dict[str, Any]) -> dict[str, Any]:
         total = sum(drawn) + found["elsewhere"]
         if sum(drawn) >= 5 * len(drawn):  # else chance alone leaves starts out
             share = {(0, number): 1 / len(drawn) for number in range(len(drawn))}
-            found["p"] = chi_square_p((where for where, count in zip(share, drawn, strict=True) for _ in range(count)),
-                                      share)  # fmt: skip
+            found["p"] = chi_square_p(
+                (where for where, count in zip(share, drawn, strict=True) for _ in range(count)), share
+            )
             found["most"] = max(drawn) / (sum(drawn) / len(drawn))
         found["never"] = drawn.count(0) / len(drawn)
         found["elsewhere"] = found["elsewhere"] / max(total, 1)

@@ -23,14 +23,25 @@ class Transitions(Peer):
             raise CannotDo("no sequences (priorities of transitions only)")
         self.buffer: Any = cpprb.ReplayBuffer(
             ask.capacity,
-            {"obs": {"shape": ask.obs_shape, "dtype": np.dtype(ask.dtype)},
-             "act": {"shape": ask.action_size, "dtype": np.float32}, "rew": {}, "done": {}, "trunc": {}},
+            {
+                "obs": {"shape": ask.obs_shape, "dtype": np.dtype(ask.dtype)},
+                "act": {"shape": ask.action_size, "dtype": np.float32},
+                "rew": {},
+                "done": {},
+                "trunc": {},
+            },
             next_of="obs",
-        )  # fmt: skip
+        )
 
     def add(self, step: Steps) -> None:
-        self.buffer.add(obs=step.obs, act=step.action, rew=step.reward, next_obs=step.next_obs, done=step.terminated,
-                        trunc=step.truncated)  # fmt: skip
+        self.buffer.add(
+            obs=step.obs,
+            act=step.action,
+            rew=step.reward,
+            next_obs=step.next_obs,
+            done=step.terminated,
+            trunc=step.truncated,
+        )
         if step.terminated or step.truncated:
             self.buffer.on_episode_end()
 
@@ -47,8 +58,14 @@ class Transitions(Peer):
             self._fill(steps.part(start, len(steps.reward)))
 
     def _fill(self, steps: Steps) -> None:
-        self.buffer.add(obs=steps.obs, act=steps.action, rew=steps.reward, next_obs=steps.next_obs,
-                        done=steps.terminated, trunc=steps.truncated)  # fmt: skip
+        self.buffer.add(
+            obs=steps.obs,
+            act=steps.action,
+            rew=steps.reward,
+            next_obs=steps.next_obs,
+            done=steps.terminated,
+            trunc=steps.truncated,
+        )
 
     def save(self, path: Path) -> None:
         self.buffer.save_transitions(str(path.with_suffix(".npz")))

@@ -30,11 +30,20 @@ class Trajectory(Peer):
             else flashbax.make_trajectory_buffer
         )
         buffer: Any = kind(
-            add_batch_size=ask.lanes, sample_batch_size=ask.batch, sample_sequence_length=ask.length + 1, period=1,
-            min_length_time_axis=ask.length + 1, max_length_time_axis=ask.capacity // ask.lanes,
-        )  # fmt: skip
-        example = {"obs": np.zeros(ask.obs_shape, ask.dtype), "action": np.zeros(ask.action_size, np.float32),
-                   "reward": np.float32(0), "done": np.bool_(False), "first": np.bool_(False)}  # fmt: skip
+            add_batch_size=ask.lanes,
+            sample_batch_size=ask.batch,
+            sample_sequence_length=ask.length + 1,
+            period=1,
+            min_length_time_axis=ask.length + 1,
+            max_length_time_axis=ask.capacity // ask.lanes,
+        )
+        example = {
+            "obs": np.zeros(ask.obs_shape, ask.dtype),
+            "action": np.zeros(ask.action_size, np.float32),
+            "reward": np.float32(0),
+            "done": np.bool_(False),
+            "first": np.bool_(False),
+        }
         self.state = buffer.init(jax.tree.map(jax.numpy.asarray, example))
         self.put = jax.jit(buffer.add, donate_argnums=0)
         self.draw = jax.jit(lambda state, key, number: buffer.sample(state, jax.random.fold_in(key, number)))
@@ -45,10 +54,13 @@ class Trajectory(Peer):
 
     def _put(self, steps: Steps, shape: tuple[int, int]) -> None:
         inner = np.ndim(steps.reward)
-        record = {"obs": steps.obs.reshape(*shape, *steps.obs.shape[inner:]),
-                  "action": steps.action.reshape(*shape, *steps.action.shape[inner:]),
-                  "reward": np.reshape(steps.reward, shape), "first": np.reshape(steps.first, shape),
-                  "done": np.reshape(steps.terminated | steps.truncated, shape)}  # fmt: skip
+        record = {
+            "obs": steps.obs.reshape(*shape, *steps.obs.shape[inner:]),
+            "action": steps.action.reshape(*shape, *steps.action.shape[inner:]),
+            "reward": np.reshape(steps.reward, shape),
+            "first": np.reshape(steps.first, shape),
+            "done": np.reshape(steps.terminated | steps.truncated, shape),
+        }
         self.state = self.put(self.state, record)
 
     def add(self, step: Steps) -> None:

@@ -33,11 +33,18 @@ class Memmap(Peer):
         names = {"float32": "float", "uint8": "uint8"}
         self.longest = 5 * ask.mean
         self.buffer: Any = ReplayBuffer(
-            self.folder / "buffer", max_episodes=max(ask.capacity // ask.mean, 1), max_timesteps=self.longest,
-            fields={"obs": (names[ask.dtype], ask.obs_shape), "action": ("float", ask.action_size), "reward": "float",
-                    "done": "bool"},
-            circular=True, flush_every_store_step=0,
-        )  # fmt: skip
+            self.folder / "buffer",
+            max_episodes=max(ask.capacity // ask.mean, 1),
+            max_timesteps=self.longest,
+            fields={
+                "obs": (names[ask.dtype], ask.obs_shape),
+                "action": ("float", ask.action_size),
+                "reward": "float",
+                "done": "bool",
+            },
+            circular=True,
+            flush_every_store_step=0,
+        )
         self.running: list[Steps] = []
         self.batches: Any = None
 
@@ -62,8 +69,12 @@ class Memmap(Peer):
         self.running = []
         for start in range(0, len(whole.reward), self.longest):
             piece = whole.part(start, start + self.longest)
-            self.buffer.store_episode(obs=piece.obs, action=piece.action, reward=piece.reward,
-                                      done=piece.terminated | piece.truncated)  # fmt: skip
+            self.buffer.store_episode(
+                obs=piece.obs,
+                action=piece.action,
+                reward=piece.reward,
+                done=piece.terminated | piece.truncated,
+            )
         self.batches = None
 
     def sample(self, batch: int, length: int) -> Any:

@@ -240,9 +240,13 @@ def show_tables(found: Found) -> list[str]:
 
 def blocks(found: Found) -> dict[str, str]:
     """Return the generated parts of the page by name."""
-    return {"versions": "\n".join(show_versions(found)), "ahead": "\n".join(show_ahead(found)),
-            "cannot": "\n".join(show_cannot(found)), "drop_in": "\n".join(show_drop_in(found)),
-            **{name: "\n".join(table(found, columns)) for name, columns in TABLES.items()}}  # fmt: skip
+    return {
+        "versions": "\n".join(show_versions(found)),
+        "ahead": "\n".join(show_ahead(found)),
+        "cannot": "\n".join(show_cannot(found)),
+        "drop_in": "\n".join(show_drop_in(found)),
+        **{name: "\n".join(table(found, columns)) for name, columns in TABLES.items()},
+    }
 
 
 def with_blocks(text: str, found: Found) -> str:

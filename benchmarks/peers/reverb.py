@@ -41,8 +41,14 @@ class Table(Peer):
         signature = {name: tf.TensorSpec((count, *shape), dtype) for name, (shape, dtype) in kinds.items()}
         self.folder = Path(tempfile.mkdtemp())
         atexit.register(shutil.rmtree, self.folder, True)
-        self.table = lambda: reverb.Table("steps", select, reverb.selectors.Fifo(), ask.capacity,
-                                          reverb.rate_limiters.MinSize(1), signature=signature)  # fmt: skip
+        self.table = lambda: reverb.Table(
+            "steps",
+            select,
+            reverb.selectors.Fifo(),
+            ask.capacity,
+            reverb.rate_limiters.MinSize(1),
+            signature=signature,
+        )
         self._serve(self.folder)
 
     def _serve(self, folder: Path) -> None:
@@ -57,8 +63,14 @@ class Table(Peer):
 
     def add(self, step: Steps) -> None:
         done = step.terminated or step.truncated
-        self.writer.append({"obs": step.obs, "action": step.action, "reward": np.float32(step.reward),
-                            "done": np.bool_(done)})  # fmt: skip
+        self.writer.append(
+            {
+                "obs": step.obs,
+                "action": step.action,
+                "reward": np.float32(step.reward),
+                "done": np.bool_(done),
+            }
+        )
         self.written += 1
         count = self.ask.length + 1
         if self.written >= count:

@@ -23,12 +23,24 @@ class Fresh(Peer):
 
     def add(self, step: Steps) -> None:
         ends = step.terminated or step.truncated
-        self.buffer.add(obs=step.obs, action=step.action, reward=step.reward, terminated=step.terminated,
-                        truncated=step.truncated, final_obs=step.next_obs if ends else None)  # fmt: skip
+        self.buffer.add(
+            obs=step.obs,
+            action=step.action,
+            reward=step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            final_obs=step.next_obs if ends else None,
+        )
 
     def add_lanes(self, steps: Steps) -> None:
-        self.buffer.add_batch(obs=steps.obs, action=steps.action, reward=steps.reward, terminated=steps.terminated,
-                              truncated=steps.truncated, final_obs=steps.next_obs)  # fmt: skip
+        self.buffer.add_batch(
+            obs=steps.obs,
+            action=steps.action,
+            reward=steps.reward,
+            terminated=steps.terminated,
+            truncated=steps.truncated,
+            final_obs=steps.next_obs,
+        )
 
     def sample(self, batch: int, length: int) -> Any:
         return self.buffer.sample(batch, length, sampler=self.sampler)

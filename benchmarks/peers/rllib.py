@@ -39,17 +39,26 @@ class Episodes(Peer):
             self.begun[name] = started + len(steps.reward)
         observations = np.concatenate([steps.obs, steps.next_obs[-1:]])
         return self.piece(
-            id_=name, observations=list(observations), actions=list(steps.action), rewards=steps.reward.tolist(),
-            terminated=bool(steps.terminated[-1]), truncated=bool(steps.truncated[-1]), len_lookback_buffer=0,
+            id_=name,
+            observations=list(observations),
+            actions=list(steps.action),
+            rewards=steps.reward.tolist(),
+            terminated=bool(steps.terminated[-1]),
+            truncated=bool(steps.truncated[-1]),
+            len_lookback_buffer=0,
             t_started=started,
-        )  # fmt: skip
+        )
 
     def add(self, step: Steps) -> None:
         self.buffer.add(self._episode(Steps(*(np.asarray(value)[None] for value in step)), str(step.episode)))
 
     def add_lanes(self, steps: Steps) -> None:
-        self.buffer.add([self._episode(steps.part(lane, lane + 1), f"{lane}-{steps.episode[lane]}")
-                         for lane in range(len(steps.reward))])  # fmt: skip
+        self.buffer.add(
+            [
+                self._episode(steps.part(lane, lane + 1), f"{lane}-{steps.episode[lane]}")
+                for lane in range(len(steps.reward))
+            ]
+        )
 
     def fill(self, steps: Steps) -> None:
         start = 0

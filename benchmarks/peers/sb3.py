@@ -26,13 +26,25 @@ class Transitions(Peer):
         dtype = np.dtype(ask.dtype)
         seen = spaces.Box(0, 255 if dtype == np.uint8 else 1, ask.obs_shape, dtype.type)
         self.lanes = ask.lanes
-        self.buffer: Any = ReplayBuffer(ask.capacity, seen, spaces.Box(0, 1, (ask.action_size,), np.float32), "cpu",
-                                        n_envs=ask.lanes, optimize_memory_usage=True,
-                                        handle_timeout_termination=False)  # fmt: skip
+        self.buffer: Any = ReplayBuffer(
+            ask.capacity,
+            seen,
+            spaces.Box(0, 1, (ask.action_size,), np.float32),
+            "cpu",
+            n_envs=ask.lanes,
+            optimize_memory_usage=True,
+            handle_timeout_termination=False,
+        )
 
     def add(self, step: Steps) -> None:
-        self.buffer.add(step.obs[None], step.next_obs[None], step.action[None], np.array([step.reward]),
-                        np.array([step.terminated]), [{}])  # fmt: skip
+        self.buffer.add(
+            step.obs[None],
+            step.next_obs[None],
+            step.action[None],
+            np.array([step.reward]),
+            np.array([step.terminated]),
+            [{}],
+        )
 
     def add_lanes(self, steps: Steps) -> None:
         self.buffer.add(

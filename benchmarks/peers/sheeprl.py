@@ -33,12 +33,18 @@ class Sequential(Peer):
     @staticmethod
     def record(steps: Steps, shape: tuple[int, int]) -> dict[str, Any]:
         """Return steps as (time, environments, …)."""
-        flags = {"rewards": steps.reward, "terminated": steps.terminated, "truncated": steps.truncated,
-                 "is_first": steps.first}  # fmt: skip
+        flags = {
+            "rewards": steps.reward,
+            "terminated": steps.terminated,
+            "truncated": steps.truncated,
+            "is_first": steps.first,
+        }
         lead = np.ndim(steps.reward)  # of one step there is no leading axis
-        return {"obs": steps.obs.reshape(*shape, *steps.obs.shape[lead:]),
-                "actions": steps.action.reshape(*shape, *steps.action.shape[lead:]),
-                **{name: np.reshape(value, (*shape, 1)) for name, value in flags.items()}}  # fmt: skip
+        return {
+            "obs": steps.obs.reshape(*shape, *steps.obs.shape[lead:]),
+            "actions": steps.action.reshape(*shape, *steps.action.shape[lead:]),
+            **{name: np.reshape(value, (*shape, 1)) for name, value in flags.items()},
+        }
 
     def add(self, step: Steps) -> None:
         self.buffer.add(self.record(step, (1, 1)))

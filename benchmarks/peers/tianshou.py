@@ -39,8 +39,17 @@ class Stacked(Peer):
         )
 
     def add(self, step: Steps) -> None:
-        self.buffer.add(self.record(obs=step.obs, act=step.action, rew=step.reward, terminated=step.terminated,
-                                    truncated=step.truncated, obs_next=step.next_obs, info={}))  # fmt: skip
+        self.buffer.add(
+            self.record(
+                obs=step.obs,
+                act=step.action,
+                rew=step.reward,
+                terminated=step.terminated,
+                truncated=step.truncated,
+                obs_next=step.next_obs,
+                info={},
+            )
+        )
 
     def add_lanes(self, steps: Steps) -> None:
         self.add(steps)

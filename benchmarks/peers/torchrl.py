@@ -63,11 +63,16 @@ class Slice(Peer):
             return torch.as_tensor(np.asarray(values))
 
         return TensorDict(
-            {"obs": tensor(steps.obs), "action": tensor(steps.action), "reward": tensor(steps.reward),
-             "terminated": tensor(steps.terminated), "truncated": tensor(steps.truncated),
-             "episode": tensor(steps.episode)},
+            {
+                "obs": tensor(steps.obs),
+                "action": tensor(steps.action),
+                "reward": tensor(steps.reward),
+                "terminated": tensor(steps.terminated),
+                "truncated": tensor(steps.truncated),
+                "episode": tensor(steps.episode),
+            },
             batch_size=batch,
-        )  # fmt: skip
+        )
 
     def add(self, step: Steps) -> None:
         self.buffer.add(self.record(step, ()))

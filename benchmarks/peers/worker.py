@@ -48,8 +48,16 @@ class Settings(dict[str, Any]):
         return max(int(count // self["scale"]), 4000)
 
 
-def drawing(make: Make, settings: Settings, pool: np.ndarray, mean: int, capacity: int, added: int,
-            shape: tuple[int, int], action_size: int) -> Cell:  # fmt: skip
+def drawing(
+    make: Make,
+    settings: Settings,
+    pool: np.ndarray,
+    mean: int,
+    capacity: int,
+    added: int,
+    shape: tuple[int, int],
+    action_size: int,
+) -> Cell:
     """Time sample(batch, length) beside copies of the same observations."""
     batch, length = shape
     peer = make()
@@ -150,8 +158,14 @@ def prioritised(make: Make, settings: Settings) -> Cell:
     return {**beside(seconds, "both", list(copies)), "steps": size}
 
 
-def adding(make: Make, settings: Settings, pool: np.ndarray, lanes: int, see: See | None = None,
-           spell: Callable[[Steps], Steps] = lambda step: step) -> Cell:  # fmt: skip
+def adding(
+    make: Make,
+    settings: Settings,
+    pool: np.ndarray,
+    lanes: int,
+    see: See | None = None,
+    spell: Callable[[Steps], Steps] = lambda step: step,
+) -> Cell:
     """Time a block of adds beside copying the observations to their slots; seconds are those of a step.
 
     `see` gives the observations instead of `pooled(pool)`; `spell` is what becomes of a step before it is added.
@@ -227,8 +241,12 @@ def as_trainers(step: Steps) -> Steps:
     """Return a step as trainers of IRIS spell it: Python's numbers, and a one-hot vector."""
     one_hot = np.zeros(len(step.action), np.float32)
     one_hot[int(step.action.argmax())] = 1.0
-    return step._replace(action=one_hot, reward=float(step.reward), terminated=bool(step.terminated),
-                         truncated=bool(step.truncated))  # fmt: skip
+    return step._replace(
+        action=one_hot,
+        reward=float(step.reward),
+        terminated=bool(step.terminated),
+        truncated=bool(step.truncated),
+    )
 
 
 def drop_in_frames(make: Make, settings: Settings) -> Cell:
@@ -280,8 +298,11 @@ def saving(make: Make, settings: Settings) -> Cell:
 
             timed("np.save", lambda: np.save(folder / "plain.npy", plain))
             timed("save", lambda path=path: peer.save(path))
-            taken = sum(file.stat().st_blocks * 512 for file in {*folder.glob("kept*/**/*"), *folder.glob("kept*")}
-                        if file.is_file())  # fmt: skip
+            taken = sum(
+                file.stat().st_blocks * 512
+                for file in {*folder.glob("kept*/**/*"), *folder.glob("kept*")}
+                if file.is_file()
+            )
             timed("np.load", lambda: np.load(folder / "plain.npy"))
             fresh = make()
             timed("load", lambda fresh=fresh, path=path: reopen(fresh, path, ask))
@@ -290,8 +311,12 @@ def saving(make: Make, settings: Settings) -> Cell:
             for file in folder.glob("kept*"):
                 shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
         arrays = {name: np.array(values) for name, values in seconds.items()}
-        return {"save": beside(arrays, "save", ["np.save"]), "load": beside(arrays, "load", ["np.load"]),
-                "bytes": taken, "raw_bytes": plain.nbytes}  # fmt: skip
+        return {
+            "save": beside(arrays, "save", ["np.save"]),
+            "load": beside(arrays, "load", ["np.load"]),
+            "bytes": taken,
+            "raw_bytes": plain.nbytes,
+        }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -342,12 +367,15 @@ def correctness(make: Make, settings: Settings) -> Cell:
         for step in map(world.steps(13).at, range(13)):
             peer.add(step)
         look(5, False)
-    return {"windows": counts["windows"],
-            **{name: counts[name] / counts["windows"] for name in ("crossing", "head", "successor", "broken")},
-            "unwritten": counts["unwritten"] / counts["windows"], "valid": len(wanted),
-            "drawn": [starts.get(start, 0) for start in wanted],
-            "elsewhere": sum(starts.values()) - sum(starts.get(start, 0) for start in wanted),
-            "short": nearly_empty(make, ask)}  # fmt: skip
+    return {
+        "windows": counts["windows"],
+        **{name: counts[name] / counts["windows"] for name in ("crossing", "head", "successor", "broken")},
+        "unwritten": counts["unwritten"] / counts["windows"],
+        "valid": len(wanted),
+        "drawn": [starts.get(start, 0) for start in wanted],
+        "elsewhere": sum(starts.values()) - sum(starts.get(start, 0) for start in wanted),
+        "short": nearly_empty(make, ask),
+    }
 
 
 def nearly_empty(make: Make, ask: Ask) -> float | None:

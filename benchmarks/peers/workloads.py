@@ -116,8 +116,16 @@ class World:
         ids = np.arange(self.id, self.id + count)
         self.id += count
         odd = episode % 2 == 1
-        return Steps(self.see(episode, step, ids), self.actions[:count], np.zeros(count, np.float32), last & ~odd,
-                     last & odd, step == 0, self.see(episode, step + 1, ids + 1), episode)  # fmt: skip
+        return Steps(
+            self.see(episode, step, ids),
+            self.actions[:count],
+            np.zeros(count, np.float32),
+            last & ~odd,
+            last & odd,
+            step == 0,
+            self.see(episode, step + 1, ids + 1),
+            episode,
+        )
 
     def chunks(self, count: int) -> Iterator[Steps]:
         """Yield the next `count` steps in chunks."""
@@ -197,8 +205,9 @@ def wrongs(windows: Windows) -> Wrongs:
     )
 
 
-def valid_starts(lengths: list[int], newest: tuple[int, int], live: int, count: int, crosses: bool,
-                 keeps_final: bool) -> list[tuple[int, int]]:  # fmt: skip
+def valid_starts(
+    lengths: list[int], newest: tuple[int, int], live: int, count: int, crosses: bool, keeps_final: bool
+) -> list[tuple[int, int]]:
     """Return the (episode, step) from which a window of `count` observations may begin.
 
     Args:
@@ -206,8 +215,11 @@ def valid_starts(lengths: list[int], newest: tuple[int, int], live: int, count: 
         crosses: windows may run on into the next episodes, and tell so.
         keeps_final: the observation after an episode's last step is there, too.
     """
-    steps = [(number, step) for number, length in enumerate(lengths)
-             for step in range(min(length, newest[1] + 1 if number == newest[0] else length))][-live:]  # fmt: skip
+    steps = [
+        (number, step)
+        for number, length in enumerate(lengths)
+        for step in range(min(length, newest[1] + 1 if number == newest[0] else length))
+    ][-live:]
     if crosses:
         return steps[: len(steps) - count + 1]
     last = dict(steps)  # episode -> the last observation of it that can be shown
@@ -219,8 +231,9 @@ def valid_starts(lengths: list[int], newest: tuple[int, int], live: int, count: 
 # --- timing ----------------------------------------------------------------------------------------------------
 
 
-def in_turn(calls: dict[str, Callable[[], float | None]], rounds: int, budget_s: float,
-            warm_up: int = 3) -> dict[str, Array]:  # fmt: skip
+def in_turn(
+    calls: dict[str, Callable[[], float | None]], rounds: int, budget_s: float, warm_up: int = 3
+) -> dict[str, Array]:
     """Return the seconds of each call in each round; all take turns, so that drift hits them alike.
 
     A call may time itself and return its seconds. At least three rounds, and no new one when the budget is spent.
@@ -245,9 +258,14 @@ def beside(seconds: dict[str, Array], name: str, limits: list[str]) -> dict[str,
     """Return medians of a time and of the faster limit, and of their ratios round by round, with quartiles."""
     limit = min(limits, key=lambda key: float(np.median(seconds[key])))
     ratios = seconds[name] / seconds[limit]
-    return {"seconds": float(np.median(seconds[name])), "limit_s": float(np.median(seconds[limit])),
-            "ratio": float(np.median(ratios)), "ratio_low": float(np.quantile(ratios, 0.25)),
-            "ratio_high": float(np.quantile(ratios, 0.75)), "rounds": len(ratios)}  # fmt: skip
+    return {
+        "seconds": float(np.median(seconds[name])),
+        "limit_s": float(np.median(seconds[limit])),
+        "ratio": float(np.median(ratios)),
+        "ratio_low": float(np.quantile(ratios, 0.25)),
+        "ratio_high": float(np.quantile(ratios, 0.75)),
+        "rounds": len(ratios),
+    }
 
 
 class Copies:

@@ -12,7 +12,7 @@ from typing import Literal, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
+from reverie.batch import Batch, Origins, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.checks import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.engine import (
     EpisodeTable,
@@ -41,7 +41,6 @@ from reverie.file import (
     reserve_for,
 )
 from reverie.index import Anchors, EpisodeIndex, Runs, Windows, anchors_of, check_boundary
-from reverie.origin import Origins
 from reverie.process import Shared
 from reverie.samplers import Sampler, Uniform, check_sampler
 from reverie.spec import StepSpec, Tree
@@ -79,9 +78,18 @@ class ReplayBuffer(Shared):
 
     _instead = "pass its path, or that of a copy made by save_as, and reverie.open(path, mode='r') there"
 
-    def __init__(self, spec: StepSpec, capacity: int | None = None, *, streams: int = 1, seed: int | None = None,
-                 residency: str = "ram", path: str | os.PathLike[str] | None = None,
-                 durability: str | None = None, max_bytes: int | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        spec: StepSpec,
+        capacity: int | None = None,
+        *,
+        streams: int = 1,
+        seed: int | None = None,
+        residency: str = "ram",
+        path: str | os.PathLike[str] | None = None,
+        durability: str | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
         settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
         rng = generator(seed_number(seed))
         reserve_for(self, settings)
@@ -170,8 +178,18 @@ class ReplayBuffer(Shared):
 
     # --- writing ---------------------------------------------------------------------------------------
 
-    def add(self, *, obs: Tree, action: Tree, reward: float, terminated: bool, truncated: bool,
-            stream: int = 0, final_obs: Tree | None = None, **extras: object) -> None:  # fmt: skip
+    def add(
+        self,
+        *,
+        obs: Tree,
+        action: Tree,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        stream: int = 0,
+        final_obs: Tree | None = None,
+        **extras: object,
+    ) -> None:
         """Store one step of one stream. On an error nothing is stored.
 
         Args:
@@ -191,9 +209,18 @@ class ReplayBuffer(Shared):
         with self._lock:
             self._changes.add(stream_number(stream, self.streams), step)
 
-    def add_batch(self, *, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
-                  truncated: npt.ArrayLike, final_obs: Tree | None = None, streams: npt.ArrayLike | None = None,
-                  **extras: object) -> None:  # fmt: skip
+    def add_batch(
+        self,
+        *,
+        obs: Tree,
+        action: Tree,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        final_obs: Tree | None = None,
+        streams: npt.ArrayLike | None = None,
+        **extras: object,
+    ) -> None:
         """Store one step for each of several streams. On an error nothing is stored.
 
         Args:
@@ -229,21 +256,51 @@ class ReplayBuffer(Shared):
     # --- sampling --------------------------------------------------------------------------------------
 
     @overload
-    def sample(self, batch_size: int, length: int, *, boundary: Literal["cross"], sampler: Sampler | None = None,
-               burn_in: int = 0, out: RowBatch | None = None) -> RowBatch: ...  # fmt: skip
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: Literal["cross"],
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: RowBatch | None = None,
+    ) -> RowBatch: ...
 
     @overload
-    def sample(self, batch_size: int, length: int, *,
-               boundary: Literal["inside", "pad_right", "pad_left", "pad_both"] = "inside",
-               sampler: Sampler | None = None, burn_in: int = 0,
-               out: SequenceBatch | None = None) -> SequenceBatch: ...  # fmt: skip
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: Literal["inside", "pad_right", "pad_left", "pad_both"] = "inside",
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: SequenceBatch | None = None,
+    ) -> SequenceBatch: ...
 
     @overload
-    def sample(self, batch_size: int, length: int, *, boundary: str, sampler: Sampler | None = None,
-               burn_in: int = 0, out: Batch | None = None) -> Batch: ...  # fmt: skip
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: str,
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: Batch | None = None,
+    ) -> Batch: ...
 
-    def sample(self, batch_size: int, length: int, *, boundary: str = "inside", sampler: Sampler | None = None,
-               burn_in: int = 0, out: Batch | None = None) -> Batch:  # fmt: skip
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: str = "inside",
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: Batch | None = None,
+    ) -> Batch:
         """Return `batch_size` windows of `length` steps. `docs/semantics.md` defines every word of this.
 
         Args:
@@ -388,6 +445,7 @@ class ReplayBuffer(Shared):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

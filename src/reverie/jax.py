@@ -17,9 +17,17 @@ __all__ = ["Feed", "feed"]
 ArrayBatch = DeviceBatch[jax.Array]
 
 
-def feed(buffer: ReplayBuffer, batch_size: int, length: int, *,
-         device: jax.Device | jax.sharding.Sharding | None = None, sampler: Sampler | None = None,
-         boundary: str = "inside", burn_in: int = 0, prefetch: int = 2) -> Feed[Any, ArrayBatch]:  # fmt: skip
+def feed(
+    buffer: ReplayBuffer,
+    batch_size: int,
+    length: int,
+    *,
+    device: jax.Device | jax.sharding.Sharding | None = None,
+    sampler: Sampler | None = None,
+    boundary: str = "inside",
+    burn_in: int = 0,
+    prefetch: int = 2,
+) -> Feed[Any, ArrayBatch]:
     """Return an iterator of batches on `device`, drawn and moved ahead of time in one background thread.
 
     The batches are those that `buffer.sample` would give, in that order, from the buffer as it is when they

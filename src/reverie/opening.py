@@ -11,8 +11,14 @@ from reverie.errors import BadSetting, TooLarge
 from reverie.file import ReplayFile, check_residency
 
 
-def open(path: str | os.PathLike[str], residency: str | None = None, mode: str = "r+", *,
-         episodes: str = "new", seed: int | None = None) -> ReplayBuffer:  # fmt: skip
+def open(
+    path: str | os.PathLike[str],
+    residency: str | None = None,
+    mode: str = "r+",
+    *,
+    episodes: str = "new",
+    seed: int | None = None,
+) -> ReplayBuffer:
     """Return the buffer that a replay file keeps, with everything in it.
 
     Data, episodes, priorities, visit counts and random state come back: the next batch is the one that would

@@ -11,13 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.limits import MOST_AXES, field_dtype
-from reverie.values import MOST, fits, numeric_array, shown
+from reverie.values import MOST, MOST_AXES, field_dtype, fits, numeric_array, shown
 
 # The fields every step has. Extra fields may take none of these names, nor those that a batch adds.
 STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
-RESERVED = frozenset({*STEP_FIELDS, "final_obs", "stream", "start", "is_first", "is_last", "is_terminal",
-                      "mask", "obs_mask", "train_mask", "weight", "extras"})  # fmt: skip
+RESERVED = frozenset(
+    {
+        *STEP_FIELDS,
+        "final_obs",
+        "stream",
+        "start",
+        "is_first",
+        "is_last",
+        "is_terminal",
+        "mask",
+        "obs_mask",
+        "train_mask",
+        "weight",
+        "extras",
+    }
+)
 
 MOST_VALUES = 2**100  # of one step: no machine has so many, and yet they can be told
 
@@ -45,8 +58,14 @@ class Field:
 
     __slots__ = ("_row_bytes", "cast", "dtype", "finite", "integers", "shape")
 
-    def __init__(self, shape: tuple[int, ...] | list[int] | int, dtype: npt.DTypeLike, *, cast: bool = False,
-                 finite: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        shape: tuple[int, ...] | list[int] | int,
+        dtype: npt.DTypeLike,
+        *,
+        cast: bool = False,
+        finite: bool = False,
+    ) -> None:
         axes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
         for axis in axes:
             if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not 1 <= axis <= MOST:
@@ -218,8 +237,9 @@ class StepSpec:
             _check_tree(name, field, nested=False)
 
     @classmethod
-    def from_env(cls, env: Any, extras: Mapping[str, Field] | None = None, *,
-                 cast: npt.DTypeLike | None = None) -> StepSpec:  # fmt: skip
+    def from_env(
+        cls, env: Any, extras: Mapping[str, Field] | None = None, *, cast: npt.DTypeLike | None = None
+    ) -> StepSpec:
         """Return the spec of a Gymnasium environment, single or vector, from its spaces.
 
         Box, Discrete, MultiDiscrete, MultiBinary and (nested) Dict spaces are understood.
@@ -247,8 +267,11 @@ class StepSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON values; `from_json` takes them back."""
-        return {"obs": _tree_to_json(self.obs), "action": _tree_to_json(self.action),
-                "extras": _tree_to_json(self.extras)}  # fmt: skip
+        return {
+            "obs": _tree_to_json(self.obs),
+            "action": _tree_to_json(self.action),
+            "extras": _tree_to_json(self.extras),
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StepSpec:

@@ -19,12 +19,12 @@ from test_verify import change, do, findings, obs, record, set_meta
 import reverie as rv
 from reverie.cli.pictures import film
 from reverie.cli.report import report
+from reverie.errors import printable
 from reverie.file.lock import writing_process
 from reverie.file.rows import array_checksum, text_checksum
 from reverie.file.schema import sql_names
 from reverie.file.sqlite import Database
 from reverie.file.verify import verify_file
-from reverie.printable import printable
 from reverie.store.codec import Codec
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' || x name, x value, 0 checksum FROM n"

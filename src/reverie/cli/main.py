@@ -12,16 +12,21 @@ import tyro
 
 import reverie
 from reverie.checks import natural, positive
-from reverie.errors import ReplayError
-from reverie.printable import printable
+from reverie.errors import ReplayError, printable
 from reverie.store import format_bytes
 
 DESCRIPTION = "A replay engine for world models. `reverie --version` names the version."
 USER_ERROR = 2  # exit status, as for a misspelt option
 FINDINGS = 1  # exit status of a verification that found something
 INTERRUPTED = 130  # exit status that shells give to Ctrl-C
-EXTRA_OF = {"gymnasium": "atari", "ale_py": "atari", "PIL": "atari", "torch": "iris",
-            "tensorboard": "iris", "matplotlib": "iris"}  # missing module -> the extra that brings it  # fmt: skip
+EXTRA_OF = {
+    "gymnasium": "atari",
+    "ale_py": "atari",
+    "PIL": "atari",
+    "torch": "iris",
+    "tensorboard": "iris",
+    "matplotlib": "iris",
+}  # missing module -> the extra that brings it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as error:
-        print(
-            f"reverie: {str(error) or 'interrupted'}", file=sys.stderr
-        )  # who has work to keep says what is kept
+        # Who has work to keep says what is kept.
+        print(f"reverie: {str(error) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -110,8 +114,13 @@ def record(
     try:
         spec = reverie.StepSpec.from_env(env)
         buffer = reverie.ReplayBuffer(spec, steps if capacity is None else capacity, seed=seed, path=out)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("{task.fields[rate]} steps/s"), TimeRemainingColumn())  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} steps/s"),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True)
         # Nobody watches a bar in a log file.
         with (

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.engine import ENDED_NAMES
-from reverie.errors import BadSetting, FileError
+from reverie.errors import BadSetting, FileError, printable
 from reverie.file import View, viewing
 from reverie.index import NO_FINAL, RUNNING
-from reverie.printable import printable
 from reverie.spec import Column
 
 if TYPE_CHECKING:
@@ -42,8 +41,9 @@ class Shot(NamedTuple):
     mark: tuple[int, int, int] | None  # the colour of the caption, where something happens
 
 
-def film(path: Path, number: int, out: Path, column: str | None = None, every: int | None = None,
-         fps: float = 15.0) -> str:  # fmt: skip
+def film(
+    path: Path, number: int, out: Path, column: str | None = None, every: int | None = None, fps: float = 15.0
+) -> str:
     """Make a picture of an episode, and return what it shows in words.
 
     Below each frame stand the id of its step, the reward that came after it, and the sum up to there. The
@@ -165,8 +165,10 @@ def _plain(frame: Frames) -> Frames:
 def _title(view: View, row: int, number: int) -> str:
     index = view.index
     ended = ENDED_NAMES[index.ended.item(row)]
-    return (f"episode {number} of stream {index.stream.item(row)}, steps {index.start.item(row):,} to "
-            f"{index.stop.item(row) - 1:,}, return {index.total.item(row):g}, {ended}")  # fmt: skip
+    return (
+        f"episode {number} of stream {index.stream.item(row)}, steps {index.start.item(row):,} to "
+        f"{index.stop.item(row) - 1:,}, return {index.total.item(row):g}, {ended}"
+    )
 
 
 def _shots(view: View, row: int, column: Column, every: int) -> Iterator[Shot]:

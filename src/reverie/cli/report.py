@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from reverie.engine import list_episodes
+from reverie.errors import printable
 from reverie.file import (
     FORMAT,
     LACKS_LOG,
@@ -23,7 +24,6 @@ from reverie.file import (
     writing_process,
 )
 from reverie.index import NO_FINAL
-from reverie.printable import printable
 from reverie.store import format_bytes
 
 MOST_SAMPLERS, MOST_TOLD, MOST_OF_SAMPLER = 50, 20, 400  # that are listed; values and characters of each
@@ -60,21 +60,29 @@ def _overview(view: View, path: Path) -> Iterator[str]:
     streams = "1 stream" if settings.streams == 1 else f"{settings.streams} streams"
     yield f"file        {path}, a replay file of format version {FORMAT}"
     yield f"state       {_state(view, path)}"
-    yield (f"steps       {index.live_steps():,} live of {settings.capacity:,}, in {streams}; "
-           f"{int(index.head.sum()):,} were added in all")  # fmt: skip
+    yield (
+        f"steps       {index.live_steps():,} live of {settings.capacity:,}, in {streams}; "
+        f"{int(index.head.sum()):,} were added in all"
+    )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ends.items()))
     yield f"episodes    {len(table):,} live{f': {kinds}' if kinds else ''}"
     ended = table[table["ended"] != "running"]
     if len(ended):
         for name, values in (("returns", ended["return"]), ("lengths", ended["length"])):
-            yield (f"{name}     {values.mean():,.2f} on average over those that ended, "
-                   f"from {values.min():,g} to {values.max():,g}")  # fmt: skip
+            yield (
+                f"{name}     {values.mean():,.2f} on average over those that ended, "
+                f"from {values.min():,g} to {values.max():,g}"
+            )
     most = view.file.meta("max_bytes", 0)
-    yield (f"kept        residency {settings.residency}, durability {settings.durability}, "
-           f"{f'at most {format_bytes(most)}' if most else 'no limit of bytes'}")  # fmt: skip
+    yield (
+        f"kept        residency {settings.residency}, durability {settings.durability}, "
+        f"{f'at most {format_bytes(most)}' if most else 'no limit of bytes'}"
+    )
     waiting = log_bytes(view.file.db.place) or 0
-    yield (f"size        {format_bytes(path.stat().st_size)}, of which {format_bytes(view.file.db.used_bytes)} in use"
-           f"{f'; {format_bytes(waiting)} more in its log' if waiting else ''}")  # fmt: skip
+    yield (
+        f"size        {format_bytes(path.stat().st_size)}, of which {format_bytes(view.file.db.used_bytes)} in use"
+        f"{f'; {format_bytes(waiting)} more in its log' if waiting else ''}"
+    )
 
 
 def _state(view: View, path: Path) -> str:
@@ -94,20 +102,38 @@ def _columns(view: View, found: Sums) -> Iterator[str]:
     fields = {column.name: column.field for column in view.settings.stored}
     for name, field in fields.items():
         raw, packed = found.run_steps * field.nbytes, found.columns[name].runs
-        rows.append([name, f"{field.shape} {field.dtype}", format_bytes(field.nbytes), format_bytes(raw),
-                     format_bytes(packed), _times(raw, packed)])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{field.shape} {field.dtype}",
+                format_bytes(field.nbytes),
+                format_bytes(raw),
+                format_bytes(packed),
+                _times(raw, packed),
+            ]
+        )
     raw = found.run_steps * sum(field.nbytes for field in fields.values())
     packed = sum(column.runs for column in found.columns.values())
-    rows.append(["all", "", format_bytes(sum(field.nbytes for field in fields.values())), format_bytes(raw),
-                 format_bytes(packed), _times(raw, packed)])  # fmt: skip
+    rows.append(
+        [
+            "all",
+            "",
+            format_bytes(sum(field.nbytes for field in fields.values())),
+            format_bytes(raw),
+            format_bytes(packed),
+            _times(raw, packed),
+        ]
+    )
     yield from _table(
         ["column", "shape and dtype", "a step", "sealed runs", "packed", "smaller"], rows, "<<>>>>"
     )
     steps = sum(column.steps for column in found.columns.values())
     finals = sum(column.finals for column in found.columns.values())
-    yield (f"beside them {found.step_rows:,} rows of newest steps ({format_bytes(steps)}), "
-           f"{found.finals:,} final observations ({format_bytes(finals)}), "
-           f"what samplers remember ({format_bytes(found.arrays_bytes)})")  # fmt: skip
+    yield (
+        f"beside them {found.step_rows:,} rows of newest steps ({format_bytes(steps)}), "
+        f"{found.finals:,} final observations ({format_bytes(finals)}), "
+        f"what samplers remember ({format_bytes(found.arrays_bytes)})"
+    )
 
 
 def _times(raw: int, packed: int) -> str:
@@ -133,14 +159,27 @@ def _episodes(view: View, count: int) -> Iterator[str]:
     first = max(len(table) - count, 0)
     for episode, row in zip(table[first:], numbers[first:].tolist(), strict=True):
         final = "yes" if view.index.final.item(row) != NO_FINAL else "no"
-        rows.append([f"{view.index.order.item(row)}", str(episode["stream"]), f"{episode['start']:,}",
-                     f"{episode['stop'] - 1:,}", f"{episode['length']:,}", f"{episode['live']:,}",
-                     f"{episode['return']:,.2f}", episode["ended"], final])  # fmt: skip
+        rows.append(
+            [
+                f"{view.index.order.item(row)}",
+                str(episode["stream"]),
+                f"{episode['start']:,}",
+                f"{episode['stop'] - 1:,}",
+                f"{episode['length']:,}",
+                f"{episode['live']:,}",
+                f"{episode['return']:,.2f}",
+                episode["ended"],
+                final,
+            ]
+        )
     if not rows:
         yield "no episode to list"
         return
-    yield from _table(["episode", "stream", "first id", "last id", "steps", "live", "return", "ended", "final obs"],
-                      rows, ">>>>>>><<")  # fmt: skip
+    yield from _table(
+        ["episode", "stream", "first id", "last id", "steps", "live", "return", "ended", "final obs"],
+        rows,
+        ">>>>>>><<",
+    )
     if first:
         yield f"and {first:,} older ones; --episodes {len(table)} lists them all"
 

@@ -156,10 +156,17 @@ class RingCounters(Bound):
         finals = dict(zip(index.stop[rows].tolist(), index.final[rows].tolist(), strict=True))
         # A checkpoint brings other frames; where only ends were written by hand, final observations stay.
         kept = {} if self._set else finals
-        places = [kept.get(stop, NO_FINAL) if kind != RUNNING else NO_FINAL
-                  for stop, kind in zip((stops + tail).tolist(), kinds.tolist(), strict=True)]  # fmt: skip
-        columns = ((starts + tail).tolist(), (stops + tail).tolist(), kinds.tolist(), places,
-                   np.add.reduceat(rewards, starts).tolist())  # fmt: skip
+        places = [
+            kept.get(stop, NO_FINAL) if kind != RUNNING else NO_FINAL
+            for stop, kind in zip((stops + tail).tolist(), kinds.tolist(), strict=True)
+        ]
+        columns = (
+            (starts + tail).tolist(),
+            (stops + tail).tolist(),
+            kinds.tolist(),
+            places,
+            np.add.reduceat(rewards, starts).tolist(),
+        )
         rebuilt = replacement(index, 0, head, tail, zip(*columns, strict=True))
         moved = self._moved or bool(self._set.keys() & {"idx", "full"})
 

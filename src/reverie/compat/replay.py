@@ -65,9 +65,17 @@ class IRISReplayBuffer(RingCounters):
 
     _instead = "write a copy of it for each process with save_as(path), and IRISReplayBuffer.open(path) there"
 
-    def __init__(self, size: int, obs_shape: tuple[int, ...], action_size: int, seq_len: int = 20,
-                 batch_size: int = 64, *, seed: int | None = None,
-                 path: str | os.PathLike[str] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        size: int,
+        obs_shape: tuple[int, ...],
+        action_size: int,
+        seq_len: int = 20,
+        batch_size: int = 64,
+        *,
+        seed: int | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.size = positive("size", size)
         self.action_size = positive("action_size", action_size)
         self.seq_len = positive("seq_len", seq_len)
@@ -121,8 +129,16 @@ class IRISReplayBuffer(RingCounters):
 
     # --- writing ---------------------------------------------------------------------------------------
 
-    def add(self, obs: npt.ArrayLike, action: npt.ArrayLike, reward: float, terminal: float, *,
-            truncated: bool = False, final_obs: npt.ArrayLike | None = None) -> None:  # fmt: skip
+    def add(
+        self,
+        obs: npt.ArrayLike,
+        action: npt.ArrayLike,
+        reward: float,
+        terminal: float,
+        *,
+        truncated: bool = False,
+        final_obs: npt.ArrayLike | None = None,
+    ) -> None:
         """Store one transition. On an error nothing is stored.
 
         Args:
@@ -282,8 +298,12 @@ class IRISReplayBuffer(RingCounters):
         with self._engine._lock:
             slot = int(self._draw_steps(1)[1][0]) % self.size
             # abs: a truncated step is marked by -0.0, which is nobody's business outside.
-            return (self.observations[slot].copy(), self.actions[slot].copy(), float(self.rewards[slot]),
-                    abs(float(self.terminals[slot])))  # fmt: skip
+            return (
+                self.observations[slot].copy(),
+                self.actions[slot].copy(),
+                float(self.rewards[slot]),
+                abs(float(self.terminals[slot])),
+            )
 
     def sample_frames(self, batch_size: int) -> Frames:
         """Return `batch_size` single frames (B, *obs_shape) uint8, each stored one being equally likely.
@@ -362,8 +382,9 @@ class IRISReplayBuffer(RingCounters):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -95,8 +95,16 @@ class IRISOnPolicyBuffer:
     def __copy__(self) -> Self:
         return deepcopy(self)  # two trajectories never share their lists
 
-    def add(self, obs: npt.ArrayLike, action: npt.ArrayLike, reward: float, terminal: float, *,
-            truncated: bool = False, final_obs: npt.ArrayLike | None = None) -> None:  # fmt: skip
+    def add(
+        self,
+        obs: npt.ArrayLike,
+        action: npt.ArrayLike,
+        reward: float,
+        terminal: float,
+        *,
+        truncated: bool = False,
+        final_obs: npt.ArrayLike | None = None,
+    ) -> None:
         """Store a copy of one transition; the arguments are those of `IRISReplayBuffer.add`.
 
         Raises:
@@ -220,9 +228,8 @@ class IRISOnPolicyBuffer:
         if type(terminal) is not End:
             terminal = float(terminal_flag(terminal, f"terminals[{number}]"))
         elif terminal.final_obs is not None and terminal.final_obs.shape != obs.shape:
-            terminal = End(
-                bool(terminal), terminal.truncated, None
-            )  # another frame was put in the place of its step's
+            # Another frame was put in the place of its step's.
+            terminal = End(bool(terminal), terminal.truncated, None)
         return Transition(obs, action, reward_number(reward, f"rewards[{number}]"), terminal)
 
 

@@ -21,8 +21,17 @@ class Budget:
         counts_file: whether the bytes are those of the file.
     """
 
-    def __init__(self, limit: int, used: Callable[[], int], run_bytes: int, index: EpisodeIndex, store: Store,
-                 finals: FinalStore, file: ReplayFile | None, counts_file: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        limit: int,
+        used: Callable[[], int],
+        run_bytes: int,
+        index: EpisodeIndex,
+        store: Store,
+        finals: FinalStore,
+        file: ReplayFile | None,
+        counts_file: bool,
+    ) -> None:
         assert isinstance(store, PackedRing)
         assert isinstance(finals, PackedFinals)
         self._limit = limit

@@ -146,8 +146,11 @@ class Changes:
             self._carry_out(partial(self._store.rewrite, slots, values), None, None)
             return
         ticket = journal.rewrites + 1
-        self._carry_out(partial(self._store.rewrite, slots, values), partial(journal.has_rewritten, ticket),
-                        partial(journal.rewrite, slots, values, ticket))  # fmt: skip
+        self._carry_out(
+            partial(self._store.rewrite, slots, values),
+            partial(journal.has_rewritten, ticket),
+            partial(journal.rewrite, slots, values, ticket),
+        )
 
     def replace(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
         """Replace all there is; `publish` may be called again, and `memories` returns what else is remembered."""
@@ -178,8 +181,12 @@ class Changes:
             publish(*args)
         self._pending = None
 
-    def _carry_out(self, publish: Callable[[], None], happened: Callable[[], bool] | None,
-                   write: Callable[[], Any] | None) -> None:  # fmt: skip
+    def _carry_out(
+        self,
+        publish: Callable[[], None],
+        happened: Callable[[], bool] | None,
+        write: Callable[[], Any] | None,
+    ) -> None:
         self._index.found = None
         self._pending = publish, (), happened
         if write is not None:
@@ -256,8 +263,14 @@ class Changes:
         self._store.write(slot, values)
         index.commit(stream, slot, amount, ended, place)
 
-    def _publish_lanes(self, streams: Ints, values: Values, rewards: npt.NDArray[np.float32], ended: Ints,
-                       final: Values | None) -> None:  # fmt: skip
+    def _publish_lanes(
+        self,
+        streams: Ints,
+        values: Values,
+        rewards: npt.NDArray[np.float32],
+        ended: Ints,
+        final: Values | None,
+    ) -> None:
         index = self._index
         slots, freed = index.make_room_many(streams)
         if freed:
@@ -285,7 +298,10 @@ class Changes:
 def _rows_of(values: Values, ended: Ints, final: Values | None) -> list[Told]:
     """Return values, end and final observation of each lane's step."""
     return [
-        ({name: rows[lane] for name, rows in values.items()}, kind,
-         {name: rows[lane] for name, rows in final.items()} if final and kind else None)
+        (
+            {name: rows[lane] for name, rows in values.items()},
+            kind,
+            {name: rows[lane] for name, rows in final.items()} if final and kind else None,
+        )
         for lane, kind in enumerate(ended.tolist())
-    ]  # fmt: skip
+    ]

@@ -52,8 +52,15 @@ class Keeper:
         turns: over the buffer's lock.
     """
 
-    def __init__(self, settings: Settings, rng: np.random.Generator, index: EpisodeIndex, store: Store,
-                 finals: FinalStore, file: ReplayFile | None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        settings: Settings,
+        rng: np.random.Generator,
+        index: EpisodeIndex,
+        store: Store,
+        finals: FinalStore,
+        file: ReplayFile | None,
+    ) -> None:
         self._settings = settings
         self._rng = rng
         self._index, self._store, self._finals = index, store, finals
@@ -75,8 +82,16 @@ class Keeper:
         self.changes.news, self.changes.told = self._news, self._told
         limit = settings.max_bytes
         if limit is not None:
-            self.changes.budget = Budget(limit, self._used_bytes, settings.raw_run_bytes, index, store, finals, file,
-                                         settings.residency == "disk")  # fmt: skip
+            self.changes.budget = Budget(
+                limit,
+                self._used_bytes,
+                settings.raw_run_bytes,
+                index,
+                store,
+                finals,
+                file,
+                settings.residency == "disk",
+            )
         if file is not None or limit is not None:
             self.changes.check = self.check_writable
         self._copier: int | None = None  # the thread that copies the file now

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch
+from reverie.batch import KEPT, Batch
 from reverie.errors import BadSetting, SpecMismatch
 from reverie.index import Ints
-from reverie.origin import KEPT
 from reverie.samplers import Sampler
 from reverie.spec import Field
 from reverie.values import numeric_array

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch
+from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch
 from reverie.engine.layout import Layout, Parts, is_obs
 from reverie.file import FinalStore, Store
 from reverie.index import NO_FINAL, TERMINATED, TRUNCATED, CrossWindows, EpisodeIndex, Ints, Windows
-from reverie.origin import Origin
 from reverie.spec import Column, StepSpec, tree_build
 from reverie.store import Ring
 
@@ -35,8 +34,14 @@ class Gatherer:
         self._finals = finals
         self._plain = store if isinstance(store, Ring) else None
 
-    def fill(self, windows: Windows | CrossWindows, layout: Layout, batch: Batch,
-             weight: npt.NDArray[Any] | None, origin: Origin) -> None:  # fmt: skip
+    def fill(
+        self,
+        windows: Windows | CrossWindows,
+        layout: Layout,
+        batch: Batch,
+        weight: npt.NDArray[Any] | None,
+        origin: Origin,
+    ) -> None:
         """Fill every array of `batch`, which was laid out for such windows.
 
         Args:

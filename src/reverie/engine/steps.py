@@ -42,8 +42,16 @@ class Intake:
         # One array each and no extras: there are no keys to compare.
         self._flat = type(spec.obs) is type(spec.action) is Field and not spec.extras
 
-    def step(self, obs: Tree, action: Tree, reward: float, terminated: bool, truncated: bool,
-             final_obs: Tree | None, extras: Mapping[str, object]) -> Step:  # fmt: skip
+    def step(
+        self,
+        obs: Tree,
+        action: Tree,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        final_obs: Tree | None,
+        extras: Mapping[str, object],
+    ) -> Step:
         """Check one step."""
         ended = 0
         if terminated is not False or truncated is not False:
@@ -60,8 +68,17 @@ class Intake:
             )
         return values, amount, ended, self.final(final_obs)
 
-    def lanes(self, count: int, obs: Tree, action: Tree, reward: npt.ArrayLike, terminated: npt.ArrayLike,
-              truncated: npt.ArrayLike, final_obs: Tree | None, extras: Mapping[str, object]) -> Lanes:  # fmt: skip
+    def lanes(
+        self,
+        count: int,
+        obs: Tree,
+        action: Tree,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        final_obs: Tree | None,
+        extras: Mapping[str, object],
+    ) -> Lanes:
         """Check a step for each of `count` lanes."""
         lead = (count,)
         ended = TERMINATED * flags("terminated", terminated, lead) + TRUNCATED * flags(

@@ -171,8 +171,9 @@ class EpisodeTable(Sequence[Any]):
         index = self._index
         if low == high or index.order.item(index.row_of(stream, high - 1)) < order:
             return high
-        return low + bisect_left(range(low, high), order,
-                                 key=lambda ordinal: index.order.item(index.row_of(stream, ordinal)))  # fmt: skip
+        return low + bisect_left(
+            range(low, high), order, key=lambda ordinal: index.order.item(index.row_of(stream, ordinal))
+        )
 
     def _table(self, stream: Ints, ordinal: Ints) -> npt.NDArray[np.void]:
         """Return the rows of episodes as they were when this object was made."""
@@ -197,5 +198,4 @@ def describe(columns: Sequence[Column], index: EpisodeIndex, capacity: int, nbyt
     """Return in one line how full a buffer is, how large, and what a step looks like."""
     streams = "1 stream" if index.streams == 1 else f"{index.streams} streams"
     fields = ", ".join(f"{column.name} {column.field.shape} {column.field.dtype}" for column in columns)
-    return (f"{index.live_steps():,} of {capacity:,} steps, {streams}, {format_bytes(nbytes)} of RAM: "
-            f"{fields}")  # fmt: skip
+    return f"{index.live_steps():,} of {capacity:,} steps, {streams}, {format_bytes(nbytes)} of RAM: {fields}"

@@ -42,8 +42,9 @@ def check_buffer(buffer: object) -> ReplayBuffer:
     return buffer
 
 
-def drawing(buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, sampler: Sampler | None,
-            burn_in: int) -> Callable[..., Batch]:  # fmt: skip
+def drawing(
+    buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, sampler: Sampler | None, burn_in: int
+) -> Callable[..., Batch]:
     """Return `buffer.sample` with all it needs, checked now: in the thread it would come late.
 
     Raises:
@@ -137,8 +138,9 @@ class Feed(Bound, Generic[Made, Given]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

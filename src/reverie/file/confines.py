@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from reverie.limits import MOST_JSON
+from reverie.values import MOST_JSON
 
 # SQLite's limits for a connection: our own statements are short and plain, whatever the file holds.
 LIMITS = {

@@ -65,8 +65,13 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
         target.put_arrays(source.arrays())
 
 
-def copy_memory(path: Path, identity: str, settings: Settings, remembered: Remembered,
-                journal_of: Callable[[ReplayFile], Journal]) -> None:  # fmt: skip
+def copy_memory(
+    path: Path,
+    identity: str,
+    settings: Settings,
+    remembered: Remembered,
+    journal_of: Callable[[ReplayFile], Journal],
+) -> None:
     """Make `path` a copy of a buffer that has no file. The caller sees to it that nothing changes meanwhile.
 
     Args:

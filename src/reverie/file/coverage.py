@@ -38,8 +38,16 @@ class Coverage:
         head: one past the id of its last step; tail: the oldest live id.
     """
 
-    def __init__(self, stream: int, capacity: int, fields: Mapping[str, Field], runs: Sequence[Run],
-                 steps: Sequence[StepRow], episodes: Sequence[EpisodeRow], rewards: Rewards) -> None:  # fmt: skip
+    def __init__(
+        self,
+        stream: int,
+        capacity: int,
+        fields: Mapping[str, Field],
+        runs: Sequence[Run],
+        steps: Sequence[StepRow],
+        episodes: Sequence[EpisodeRow],
+        rewards: Rewards,
+    ) -> None:
         self._name = f"stream {stream}"
         self._fields = fields
         self._runs = sorted(runs, key=lambda run: run.first)
@@ -139,8 +147,10 @@ class Coverage:
             step += len(piece)
         rewards = np.concatenate(pieces) if pieces else np.zeros(1)
         if abs(rewards.sum() - episode.total) > CLOSE * np.abs(rewards).sum():
-            yield (f"{self._name}: the return of episode {episode.number} is {episode.total:g}, "
-                   f"the sum of its rewards {rewards.sum():g}")  # fmt: skip
+            yield (
+                f"{self._name}: the return of episode {episode.number} is {episode.total:g}, "
+                f"the sum of its rewards {rewards.sum():g}"
+            )
 
 
 def wrong_values(name: str, values: Array) -> str | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from reverie.errors import BufferClosed, FileError, ReplayError
-from reverie.printable import printable
+from reverie.errors import BufferClosed, FileError, ReplayError, printable
 
 MOST_SAID = 400  # characters of what is quoted
 

@@ -9,7 +9,7 @@ from typing import Any
 from reverie.errors import BadSetting
 from reverie.file.rows import array_checksum, text_checksum
 from reverie.file.sqlite import Database
-from reverie.limits import MOST_ID, MOST_JSON, integer, parse_json
+from reverie.values import MOST_ID, MOST_JSON, integer, parse_json
 
 # What a named value has to be, at the least; an integer counts something.
 KINDS = {"columns": list, "obs_columns": list, "identity": str, "copy_of": str, "clean": bool, "synced": int,

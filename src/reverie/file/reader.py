@@ -27,9 +27,9 @@ from reverie.index import (
     places,
     rebuild,
 )
-from reverie.limits import MOST_ID, integers
 from reverie.spec import Column, Field
 from reverie.store import Codec, Helpers, Ring
+from reverie.values import MOST_ID, integers
 
 Array = npt.NDArray[Any]
 
@@ -44,8 +44,15 @@ class Loader:
         rows: those of the index that the episodes had.
     """
 
-    def __init__(self, file: ReplayFile, columns: Sequence[Column], index: EpisodeIndex, store: Store,
-                 finals: FinalStore, rows: Places | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        file: ReplayFile,
+        columns: Sequence[Column],
+        index: EpisodeIndex,
+        store: Store,
+        finals: FinalStore,
+        rows: Places | None = None,
+    ) -> None:
         self._file = file
         self._rows = rows
         self._fields: dict[str, Field] = {column.name: column.field for column in columns}
@@ -157,15 +164,17 @@ class Loader:
             if row.stream != stream:
                 stream, before = row.stream, {}
             values = {
-                name: self._codec.unpack_step(packed, before.get(name), self._fields[name].shape,
-                                              self._fields[name].dtype)
+                name: self._codec.unpack_step(
+                    packed, before.get(name), self._fields[name].shape, self._fields[name].dtype
+                )
                 for name, packed in row.values.items()
-            }  # fmt: skip
+            }
             self._store.write(stream * self.index.capacity + row.id % self.index.capacity, values)
             before = values
 
-    def _set_index(self, head: Ints, tail: Ints, episodes: list[EpisodeRow], newest: list[StepRow],
-                   before: Places | None) -> None:  # fmt: skip
+    def _set_index(
+        self, head: Ints, tail: Ints, episodes: list[EpisodeRow], newest: list[StepRow], before: Places | None
+    ) -> None:
         """Rebuild the index from the episodes' rows and the steps that came after them."""
         streams = self.index.streams
         table: list[list[EpisodeRow]] = [[] for _ in range(streams)]
@@ -195,9 +204,11 @@ class Loader:
                 stop=row.id + 1, total=last.total + reward, ended=row.ended, final=row.final
             )
         live = [
-            episode for stream in range(streams) for episode in table[stream]
+            episode
+            for stream in range(streams)
+            for episode in table[stream]
             if max(episode.start, tail[stream]) < episode.stop
-        ]  # fmt: skip
+        ]
         for stream in range(streams):
             self._check_episodes(
                 [one for one in live if one.stream == stream], head.item(stream), tail.item(stream)
@@ -210,9 +221,15 @@ class Loader:
         columns = list(zip(*live, strict=True)) if live else [()] * len(EpisodeRow._fields)
         numbers, stream_of, ordinal, start, stop = (np.array(column, np.int64) for column in columns[:5])
         listed = Listed(
-            stream_of, ordinal, start, stop, np.array(columns[5], np.int8), np.array(finals, np.int64),
-            np.array(columns[6], np.float64), numbers,
-        )  # fmt: skip
+            stream_of,
+            ordinal,
+            start,
+            stop,
+            np.array(columns[5], np.int8),
+            np.array(finals, np.int64),
+            np.array(columns[6], np.float64),
+            numbers,
+        )
         self.index.begun[:] = begun
         rebuild(self.index, head, tail, listed, before)
 

@@ -30,9 +30,9 @@ from reverie.file.state import (
 )
 from reverie.file.tables import ReplayFile
 from reverie.index import EpisodeIndex, Places, places
-from reverie.limits import most_array_bytes
 from reverie.process import watch
 from reverie.store import Codec
+from reverie.values import most_array_bytes
 
 SETTINGS = ("spec", "capacity", "streams", "run", "residency", "durability", "max_bytes")
 
@@ -54,8 +54,17 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
     # Narrow columns first: SQLite has to walk through what stands before the one that is read.
     columns = [column.name for column in sorted(settings.stored, key=lambda column: column.field.nbytes)]
     obs = [name for name in columns if is_obs_name(name)]
-    meta = {**settings.to_json(), "identity": uuid.uuid4().hex, "copy_of": copy_of, "clean": True, "synced": 0,
-            "rng": generator_state(rng), "samplers": [], "notes": {}, "ends": []}  # fmt: skip
+    meta = {
+        **settings.to_json(),
+        "identity": uuid.uuid4().hex,
+        "copy_of": copy_of,
+        "clean": True,
+        "synced": 0,
+        "rng": generator_state(rng),
+        "samplers": [],
+        "notes": {},
+        "ends": [],
+    }
     file = ReplayFile.create(path, meta, columns, obs)
     file.db.limit_row(settings.most_row_bytes)
     return file

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 META = "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)"
-ARRAYS = ("CREATE TABLE arrays (name TEXT PRIMARY KEY, form TEXT NOT NULL, checksum INTEGER NOT NULL,"
-          " data BLOB NOT NULL)")  # fmt: skip
+ARRAYS = (
+    "CREATE TABLE arrays (name TEXT PRIMARY KEY, form TEXT NOT NULL, checksum INTEGER NOT NULL,"
+    " data BLOB NOT NULL)"
+)
 EPISODES_OF_STREAM = "CREATE UNIQUE INDEX episodes_of_stream ON episodes (stream, ordinal)"
 # type, name and table of every object; SQLite makes two by itself.
 OBJECTS = [

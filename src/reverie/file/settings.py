@@ -13,9 +13,9 @@ from reverie.errors import BadSetting
 from reverie.file.schema import MOST_COLUMNS, is_obs_name
 from reverie.file.stores import check_residency, row_bytes
 from reverie.index import RUN
-from reverie.limits import most_array_bytes
 from reverie.spec import Column, StepSpec
 from reverie.store import reserve
+from reverie.values import most_array_bytes
 
 # How many times smaller frames are taken to become, where a budget of bytes has to be turned into steps.
 ASSUMED_PACKING = 32
@@ -76,9 +76,15 @@ def stored_columns(spec: StepSpec) -> tuple[Column, ...]:
     return (*spec.columns(), Column("reward", REWARD))
 
 
-def check_settings(spec: StepSpec, capacity: int | None, streams: int, residency: str,
-                   path: str | os.PathLike[str] | None, durability: str | None, max_bytes: int | None,
-                   ) -> Settings:  # fmt: skip
+def check_settings(
+    spec: StepSpec,
+    capacity: int | None,
+    streams: int,
+    residency: str,
+    path: str | os.PathLike[str] | None,
+    durability: str | None,
+    max_bytes: int | None,
+) -> Settings:
     """Return settings that fit together.
 
     Raises:

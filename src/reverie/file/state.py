@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, FileError
-from reverie.limits import array_form, integer, integers
 from reverie.samplers import Sampler
 from reverie.store import Codec
+from reverie.values import array_form, integer, integers
 
 Arrays = dict[str, npt.NDArray[Any]]
 PackedArrays = dict[str, tuple[str, bytes]]  # name -> dtype and shape as a text, packed bytes
@@ -96,9 +96,14 @@ def sampler_entries(value: Any) -> list[tuple[str, Any]]:
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
     """Return the state of a Philox generator as JSON: four counters, two keys, and what is left of a block."""
     state: Any = rng.bit_generator.state
-    return {"counter": state["state"]["counter"].tolist(), "key": state["state"]["key"].tolist(),
-            "buffer": state["buffer"].tolist(), "buffer_pos": int(state["buffer_pos"]),
-            "has_uint32": int(state["has_uint32"]), "uinteger": int(state["uinteger"])}  # fmt: skip
+    return {
+        "counter": state["state"]["counter"].tolist(),
+        "key": state["state"]["key"].tolist(),
+        "buffer": state["buffer"].tolist(),
+        "buffer_pos": int(state["buffer_pos"]),
+        "has_uint32": int(state["has_uint32"]),
+        "uinteger": int(state["uinteger"]),
+    }
 
 
 def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
@@ -112,11 +117,14 @@ def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
         name: np.array(integers(state[name], count, 2**64), np.uint64)
         for name, count in (("counter", 4), ("key", 2))
     }
-    philox.state = {"bit_generator": "Philox", "state": inner,
-                    "buffer": np.array(integers(state["buffer"], 4, 2**64), np.uint64),
-                    "buffer_pos": integer(state["buffer_pos"], 5),
-                    "has_uint32": integer(state["has_uint32"], 2),
-                    "uinteger": integer(state["uinteger"], 2**32)}  # fmt: skip
+    philox.state = {
+        "bit_generator": "Philox",
+        "state": inner,
+        "buffer": np.array(integers(state["buffer"], 4, 2**64), np.uint64),
+        "buffer_pos": integer(state["buffer_pos"], 5),
+        "has_uint32": integer(state["has_uint32"], 2),
+        "uinteger": integer(state["uinteger"], 2**32),
+    }
     return np.random.Generator(philox)
 
 

@@ -286,12 +286,20 @@ class ReplayFile:
     def steps(self) -> list[StepRow]:
         """Return the rows of newest steps by stream and id, those that a sealed run holds by now included."""
         found = []
-        sql = (f"SELECT number, stream, id, ended, checksums, {self._all_values}, {self._all_finals} FROM steps"
-               " ORDER BY number")  # fmt: skip
+        sql = (
+            f"SELECT number, stream, id, ended, checksums, {self._all_values}, {self._all_finals} FROM steps"
+            " ORDER BY number"
+        )
         for row in self._ascending(sql):
             (number, stream, step, ended), crcs, blobs = row[:4], row[4], row[5:]
-            self._check("step", STEP_FORM, (number, stream, step, ended), crcs, dict(enumerate(blobs)),
-                        len(self.columns))  # fmt: skip
+            self._check(
+                "step",
+                STEP_FORM,
+                (number, stream, step, ended),
+                crcs,
+                dict(enumerate(blobs)),
+                len(self.columns),
+            )
             if number != stream * RUN + step % RUN:
                 raise self.db.damaged(f"step {step} of stream {stream} lies where it cannot")
             values = dict(zip(self.columns, blobs, strict=False))
@@ -318,8 +326,10 @@ class ReplayFile:
     def episodes(self) -> list[EpisodeRow]:
         """Return the episodes of all streams as they began."""
         found = []
-        sql = ("SELECT number, stream, ordinal, start, stop, ended, total, checksums,"
-               f" {self._all_finals} FROM episodes ORDER BY number")  # fmt: skip
+        sql = (
+            "SELECT number, stream, ordinal, start, stop, ended, total, checksums,"
+            f" {self._all_finals} FROM episodes ORDER BY number"
+        )
         for row in self._ascending(sql):
             self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
             found.append(EpisodeRow._make((*row[:7], self._final(row[8:]))))
@@ -327,8 +337,11 @@ class ReplayFile:
 
     def final(self, name: str, number: int) -> bytes:
         """Return one column of the final observation of an episode."""
-        for row in self.db.rows("SELECT number, stream, ordinal, start, stop, ended, total, checksums,"
-                                f" {self._all_finals} FROM episodes WHERE number = ?", (number,)):  # fmt: skip
+        for row in self.db.rows(
+            "SELECT number, stream, ordinal, start, stop, ended, total, checksums,"
+            f" {self._all_finals} FROM episodes WHERE number = ?",
+            (number,),
+        ):
             self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
             packed = row[8 + self.obs_columns.index(name)]
             if packed is not None:
@@ -364,8 +377,15 @@ class ReplayFile:
             last = row[0]
             yield row
 
-    def _check(self, kind: str, form: str, numbers: Sequence[float], crcs: Any,
-               blobs: Mapping[int, bytes | None] | None = None, values: int = 0) -> None:  # fmt: skip
+    def _check(
+        self,
+        kind: str,
+        form: str,
+        numbers: Sequence[float],
+        crcs: Any,
+        blobs: Mapping[int, bytes | None] | None = None,
+        values: int = 0,
+    ) -> None:
         """Refuse a row unless its numbers, and the blobs at these places of it, are as they were put.
 
         The blobs before the place `values` cannot be NULL.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from reverie.errors import BadSetting, FileError
+from reverie.errors import BadSetting, FileError, printable
 from reverie.file.coverage import Coverage, Rewards, wrong_values
 from reverie.file.failures import DOUBTS
 from reverie.file.named import check_kind
@@ -21,14 +21,23 @@ from reverie.file.state import from_json, generator_from, unpack_arrays
 from reverie.file.survey import LACKS_LOG, broken, cause, scan, told
 from reverie.file.tables import EpisodeRow, ReplayFile, Run, StepRow
 from reverie.index import ENDS, RUN, RUNNING, Runs, most_rows
-from reverie.limits import MOST_ID, integers, most_array_bytes, parse_json
-from reverie.printable import printable
 from reverie.samplers import checked_episode_weights, checked_step_weights
 from reverie.spec import Field
 from reverie.store import Codec
+from reverie.values import MOST_ID, integers, most_array_bytes, parse_json
 
-META = (*SETTINGS, "identity", "copy_of", "columns", "obs_columns", "rng", "samplers", "notes", "clean",
-        "synced")  # fmt: skip
+META = (
+    *SETTINGS,
+    "identity",
+    "copy_of",
+    "columns",
+    "obs_columns",
+    "rng",
+    "samplers",
+    "notes",
+    "clean",
+    "synced",
+)
 # What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
 STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
 
@@ -200,9 +209,13 @@ class Audit:
                 continue
             run = Run(*row[:4])
             runs = Runs(self._settings.streams, self._settings.capacity // self._settings.streams)
-            if not (0 <= run.stream < runs.streams and run.first >= 0 and 0 <= run.number < runs.count
-                    and runs.of_id(run.stream, run.first) == (run.number, 0)
-                    and run.steps == runs.rows(run.number)):  # fmt: skip
+            if not (
+                0 <= run.stream < runs.streams
+                and run.first >= 0
+                and 0 <= run.number < runs.count
+                and runs.of_id(run.stream, run.first) == (run.number, 0)
+                and run.steps == runs.rows(run.number)
+            ):
                 yield f"{place}: {run.steps} steps of stream {run.stream} from step {run.first} cannot lie there"
                 continue
             self._runs[run.stream].append(run)
@@ -212,8 +225,10 @@ class Audit:
                     continue
                 values = self._unpacked(name, packed, run.steps)
                 if isinstance(values, str):
-                    yield f"{place} (stream {run.stream}, steps {run.first} to {run.first + run.steps - 1}), " \
-                          f"column {name!r}: {values}"  # fmt: skip
+                    yield (
+                        f"{place} (stream {run.stream}, steps {run.first} to {run.first + run.steps - 1}), "
+                        f"column {name!r}: {values}"
+                    )
                 elif name == "reward":
                     self._rewards[run.stream][run.first] = values
 
@@ -230,15 +245,20 @@ class Audit:
             if bad is None or 0 in bad or self._settings is None:
                 continue
             _, stream, step, ended = row[:4]
-            if not (0 <= stream < self._settings.streams and step >= 0 and number == stream * RUN + step % RUN
-                    and ended in ENDS):  # fmt: skip
+            if not (
+                0 <= stream < self._settings.streams
+                and step >= 0
+                and number == stream * RUN + step % RUN
+                and ended in ENDS
+            ):
                 yield f"step row {number}: step {step} of stream {stream}, ended {ended}, cannot lie there"
                 continue
             count = len(self._file.columns)
             values = {
-                name: blob for spot, (name, blob) in enumerate(zip(self._file.columns, blobs, strict=False))
+                name: blob
+                for spot, (name, blob) in enumerate(zip(self._file.columns, blobs, strict=False))
                 if 1 + spot not in bad
-            }  # fmt: skip
+            }
             whole = not any(1 + spot in bad for spot in range(count, len(blobs)))
             final, finding = self._final(blobs[count:]) if whole else (None, "")
             if finding:
@@ -262,8 +282,12 @@ class Audit:
                 yield f"{place}: {finding}"
             self.counts["final observations"] += final is not None
             episode = EpisodeRow._make((*row[:7], final))
-            if not (0 <= episode.stream < self._settings.streams and episode.ordinal >= 0
-                    and 0 <= episode.start <= episode.stop and episode.number >= 0):  # fmt: skip
+            if not (
+                0 <= episode.stream < self._settings.streams
+                and episode.ordinal >= 0
+                and 0 <= episode.start <= episode.stop
+                and episode.number >= 0
+            ):
                 yield f"{place}: steps {episode.start} to {episode.stop} of stream {episode.stream} cannot be"
                 continue
             if episode.ended not in ENDS:

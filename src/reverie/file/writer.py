@@ -33,8 +33,15 @@ class Journal:
         durability: "step" or "chunk".
     """
 
-    def __init__(self, file: ReplayFile, columns: Sequence[Column], index: EpisodeIndex, store: Store,
-                 finals: FinalStore, durability: str) -> None:  # fmt: skip
+    def __init__(
+        self,
+        file: ReplayFile,
+        columns: Sequence[Column],
+        index: EpisodeIndex,
+        store: Store,
+        finals: FinalStore,
+        durability: str,
+    ) -> None:
         self.file = file
         self._fields = {column.name: column.field for column in columns}
         # What a row of a step needs: its columns, and whether changes from the step before are told.
@@ -48,9 +55,8 @@ class Journal:
         self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
         self.filed = index.head.copy()  # stream -> one past the last id that the file has
         self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
-        self._dropped = np.zeros(
-            index.streams, np.int64
-        )  # stream -> the first episode that the file may have
+        # Stream -> the first episode that the file may have.
+        self._dropped = np.zeros(index.streams, np.int64)
         # stream -> head, episodes begun, running episode as they were when all of them was put into the file
         self._put = np.full((3, index.streams), -1)
         self.rewrites = file.meta("rewrites", 0)  # how often steps were rewritten
@@ -69,8 +75,14 @@ class Journal:
 
     # --- what happens ----------------------------------------------------------------------------------
 
-    def steps(self, streams: Sequence[int], rows: Sequence[Told], note: Mapping[str, Any],
-              make_room: Callable[[], list[Eviction]] | None, evictions: list[Eviction]) -> bool:  # fmt: skip
+    def steps(
+        self,
+        streams: Sequence[int],
+        rows: Sequence[Told],
+        note: Mapping[str, Any],
+        make_room: Callable[[], list[Eviction]] | None,
+        evictions: list[Eviction],
+    ) -> bool:
         """Write a step for each of several streams that is about to be stored, all or none.
 
         Args:
@@ -122,9 +134,10 @@ class Journal:
         if self.each_step:
             return all(self.filed.item(stream) > head for stream, head in zip(streams, heads, strict=True))
         sealed = not any(self._begins_run(stream) for stream in streams)
-        return sealed and (evictions is None or (len(evictions) > 0 and not any(
-            self.file.has_run(eviction.run) for eviction in evictions
-        )))  # fmt: skip
+        return sealed and (
+            evictions is None
+            or (len(evictions) > 0 and not any(self.file.has_run(eviction.run) for eviction in evictions))
+        )
 
     def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> None:
         """Write that the running episode of a stream is about to be cut."""
@@ -241,9 +254,8 @@ class Journal:
             newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
             first = min(tail - runs.of_id(stream, tail)[1], newest)
             if newest == tail == head - index.capacity > 0:
-                first -= (
-                    index.capacity
-                )  # a ring of one run: the one before it, gone by now, says where it begins
+                # A ring of one run: the one before it, gone by now, says where it begins.
+                first -= index.capacity
             while first < newest:
                 number, _ = runs.of_id(stream, first)
                 run = Run(number, stream, first, runs.rows(number))
@@ -296,10 +308,18 @@ class Journal:
             final = None if place == NO_FINAL else self._finals.packed(place, self._codec)
             if cut is not None and row == index.open_row.item(stream):
                 ended, final = CUT, cut[0]
-            self.file.put_episode(EpisodeRow(
-                index.order.item(row), stream, ordinal, index.start.item(row), index.stop.item(row), ended,
-                index.total.item(row), final,
-            ))  # fmt: skip
+            self.file.put_episode(
+                EpisodeRow(
+                    index.order.item(row),
+                    stream,
+                    ordinal,
+                    index.start.item(row),
+                    index.stop.item(row),
+                    ended,
+                    index.total.item(row),
+                    final,
+                )
+            )
         if index.dropped.item(stream) > self._dropped.item(stream):
             self.file.drop_episodes(stream, index.dropped.item(stream))
 

@@ -181,8 +181,9 @@ class EpisodeIndex:
         if ended:
             self._end(stream, row, ended, final)
 
-    def commit_many(self, streams: Ints, slots: Ints, rewards: npt.NDArray[np.float32], ended: Ints,
-                    finals: Ints | None) -> None:  # fmt: skip
+    def commit_many(
+        self, streams: Ints, slots: Ints, rewards: npt.NDArray[np.float32], ended: Ints, finals: Ints | None
+    ) -> None:
         """Make the written step of each of `streams` live; `finals` are the places of final observations, if any."""
         rows, heads = self.open_row[streams], self.head[streams]
         totals, fresh = self.total[rows], rows < 0
@@ -331,10 +332,12 @@ class EpisodeIndex:
     def live_rows(self) -> Ints:
         """Return the rows of all live episodes, in the order in which they began."""
         width = self._row_of.shape[1]
-        rows = np.concatenate([
-            self._row_of[stream, np.arange(dropped, begun) % width]
-            for stream, (dropped, begun) in enumerate(zip(self.dropped, self.begun, strict=True))
-        ])  # fmt: skip
+        rows = np.concatenate(
+            [
+                self._row_of[stream, np.arange(dropped, begun) % width]
+                for stream, (dropped, begun) in enumerate(zip(self.dropped, self.begun, strict=True))
+            ]
+        )
         return rows[np.argsort(self.order[rows], kind="stable")]
 
     def uniform_rows(self, rng: np.random.Generator, count: int) -> Ints:

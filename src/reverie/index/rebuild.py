@@ -171,9 +171,12 @@ def derive(index: EpisodeIndex) -> None:
 
 
 def replacement(
-    index: EpisodeIndex, stream: int, head: int, tail: int,
+    index: EpisodeIndex,
+    stream: int,
+    head: int,
+    tail: int,
     episodes: Iterable[tuple[int, int, int, int, float]],
-) -> Callable[[], None]:  # fmt: skip
+) -> Callable[[], None]:
     """Return what replaces all that is known of one stream; it may be called again if it was interrupted.
 
     Args:
@@ -187,8 +190,16 @@ def replacement(
     start, stop, ended, final = (np.array([row[place] for row in table], np.int64) for place in range(4))
     total = np.array([row[4] for row in table], np.float64)
     count = len(start)
-    fresh = Listed(np.full(count, stream), index.begun[stream] + np.arange(count), start, stop, ended.astype(np.int8),
-                   final, total, index.next_order + np.arange(count))  # fmt: skip
+    fresh = Listed(
+        np.full(count, stream),
+        index.begun[stream] + np.arange(count),
+        start,
+        stop,
+        ended.astype(np.int8),
+        final,
+        total,
+        index.next_order + np.arange(count),
+    )
     old = listed(index)
     others = old.stream != stream
     merged = Listed._make(

@@ -97,8 +97,9 @@ class Boundary(Protocol):
     def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
         """Return (row, id) of the anchors with these ranks among `count`, in an order of its own."""
 
-    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
-                rng: np.random.Generator) -> Windows | CrossWindows:  # fmt: skip
+    def windows(
+        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+    ) -> Windows | CrossWindows:
         """Return the window of each anchor, with `burn_in` steps of context before it."""
 
 
@@ -117,8 +118,9 @@ class Inside:
     def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
         return index.window_at_rank(length, rank)
 
-    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
-                rng: np.random.Generator) -> Windows:  # fmt: skip
+    def windows(
+        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+    ) -> Windows:
         rows, ids = drawn.rows, drawn.ids
         if burn_in == 0:
             return Windows(length, 0, index.streams_of(rows), rows, ids, ids, ids, ids + length, whole=True)
@@ -150,8 +152,9 @@ class Padded:
     def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
         return index.step_at_rank(rank)
 
-    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
-                rng: np.random.Generator) -> Windows:  # fmt: skip
+    def windows(
+        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+    ) -> Windows:
         if self.side == "right":
             start = drawn.ids
         elif self.side == "left":
@@ -208,8 +211,9 @@ class Cross:
         ids = rank - (ends - counts)[stream] + first[stream]
         return index.rows_at(stream, ids), ids
 
-    def windows(self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int,
-                rng: np.random.Generator) -> CrossWindows:  # fmt: skip
+    def windows(
+        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+    ) -> CrossWindows:
         stream = index.stream.take(drawn.rows)
         first = self._first(index, drawn.rows)
         # Positions count rows: inside one episode they run with the ids, and one more lies behind its end.

@@ -118,9 +118,8 @@ def measure(config: Config, *, device: torch.device, share: float, repeats: int,
         for training in (config.tokenizer_training, config.world_model_training, config.actor_critic_training)
     )
     imagine = Imagine(agent, captured=captured)
-    plain = replace(
-        config.tokenizer_loss, reconstruction="weight_free"
-    )  # nobody brings a perceptual distance
+    # Nobody brings a perceptual distance.
+    plain = replace(config.tokenizer_loss, reconstruction="weight_free")
     mirror = mirror_tokens(agent.tokenizer, buffer)
     windows = train_world_model(
         agent.world_model, agent.tokenizer, buffer, world_model, sampler=sampler, mirror=mirror

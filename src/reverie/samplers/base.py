@@ -113,8 +113,9 @@ def check_sampler(name: str, value: object) -> Sampler:
     return value
 
 
-def try_then_count(count: int, propose: Callable[[int], Proposal],
-                   enumerate_rest: Callable[[int], tuple[Ints, Ints]]) -> tuple[Ints, Ints]:  # fmt: skip
+def try_then_count(
+    count: int, propose: Callable[[int], Proposal], enumerate_rest: Callable[[int], tuple[Ints, Ints]]
+) -> tuple[Ints, Ints]:
     """Return `count` anchors: proposals that are valid, and the rest by enumeration where few are.
 
     Exact if `propose` and `enumerate_rest` agree on the distribution over valid anchors: how many
@@ -139,9 +140,13 @@ def try_then_count(count: int, propose: Callable[[int], Proposal],
     return rows, ids
 
 
-def by_episode(anchors: Anchors, rng: np.random.Generator, count: int,
-               weigh: Callable[[Ints, Ints, Ints], npt.NDArray[np.float64]],
-               pick: Callable[[Ints, Ints, Ints], Ints]) -> tuple[Ints, Ints]:  # fmt: skip
+def by_episode(
+    anchors: Anchors,
+    rng: np.random.Generator,
+    count: int,
+    weigh: Callable[[Ints, Ints, Ints], npt.NDArray[np.float64]],
+    pick: Callable[[Ints, Ints, Ints], Ints],
+) -> tuple[Ints, Ints]:
     """Return `count` anchors by going through all live episodes: exact, and as slow as there are episodes.
 
     Args:
@@ -246,9 +251,8 @@ class EpisodeUniform(Sampler):
         if self.weights is None:
             return index.uniform_rows(rng, count)
         if episodes < len(self.weights):
-            return uniform_steps(index, rng, count)[
-                0
-            ]  # the episode of a uniform step: in proportion to its steps
+            # The episode of a uniform step: in proportion to its steps.
+            return uniform_steps(index, rng, count)[0]
         self._live.sync(index)
         part = np.searchsorted(np.cumsum(self.weights), rng.random(count) * sum(self.weights), side="right")
         part = np.minimum(part, len(self.weights) - 1)
@@ -318,9 +322,8 @@ class LiveEpisodes(Follows):
         self._row = np.zeros(self._tree.size, np.int64)  # order - base -> row
         self._row[orders - self._base] = rows
         self._tree.set(orders - self._base, 1.0)
-        self._orders: list[list[int]] = [
-            [] for _ in range(index.streams)
-        ]  # of the live episodes, oldest first
+        # Of the live episodes, oldest first.
+        self._orders: list[list[int]] = [[] for _ in range(index.streams)]
         for row, order in zip(rows.tolist(), orders.tolist(), strict=True):
             self._orders[index.stream.item(row)].append(order)
         self._begun, self._dropped = index.begun.copy(), index.dropped.copy()

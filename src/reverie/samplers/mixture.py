@@ -26,8 +26,17 @@ from reverie.samplers.kept import kept, unfit
 from reverie.samplers.prioritized import Prioritized, VisitBalanced
 from reverie.samplers.queues import Fresh, Shuffled, join
 
-__all__ = ["EpisodeUniform", "Fresh", "Mixture", "Prioritized", "Recent", "Sampler", "Shuffled", "Uniform",
-           "VisitBalanced"]  # fmt: skip
+__all__ = [
+    "EpisodeUniform",
+    "Fresh",
+    "Mixture",
+    "Prioritized",
+    "Recent",
+    "Sampler",
+    "Shuffled",
+    "Uniform",
+    "VisitBalanced",
+]
 
 
 class Recent(Sampler):
@@ -130,8 +139,9 @@ class Mixture(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors."""
-        which = np.minimum(np.searchsorted(np.cumsum(self.weights), rng.random(count), side="right"),
-                           len(self.samplers) - 1)  # fmt: skip
+        which = np.minimum(
+            np.searchsorted(np.cumsum(self.weights), rng.random(count), side="right"), len(self.samplers) - 1
+        )
         parts = []
         for part, sampler in enumerate(self.samplers):
             places = np.flatnonzero(which == part)

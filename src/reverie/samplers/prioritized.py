@@ -11,10 +11,10 @@ import numpy.typing as npt
 from reverie.checks import number
 from reverie.errors import BadSetting
 from reverie.index import Anchors, Drawn, EpisodeIndex, Ints
-from reverie.limits import MOST_ID
 from reverie.samplers.base import Proposal, Sampler, State, by_episode, try_then_count, uniform_between
 from reverie.samplers.kept import kept, kept_array, kept_number, unfit
 from reverie.samplers.weights import EpisodeWeights, StepWeights, Undo
+from reverie.values import MOST_ID
 
 Floats = npt.NDArray[np.float64]
 
@@ -192,9 +192,9 @@ class VisitBalanced(Sampler):
     def _draw_episodes(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         fresh = self._episodes.sync(anchors.index)
         if len(self._visits) < len(self._episodes.weights):
-            self._visits = np.concatenate([
-                self._visits, np.zeros(len(self._episodes.weights) - len(self._visits), np.int64)
-            ])  # fmt: skip
+            self._visits = np.concatenate(
+                [self._visits, np.zeros(len(self._episodes.weights) - len(self._visits), np.int64)]
+            )
         self._undo.about_to_change(self._visits, fresh)
         self._visits[fresh] = 0
 
@@ -207,11 +207,13 @@ class VisitBalanced(Sampler):
             count,
             propose,
             lambda missing: by_episode(
-                anchors, rng, missing,
+                anchors,
+                rng,
+                missing,
                 lambda rows, first, stop: self._episodes.weights[rows],
                 lambda rows, first, stop: uniform_between(rng, first, stop),
             ),
-        )  # fmt: skip
+        )
         self._undo.about_to_change(self._visits, rows)
         np.add.at(self._visits, rows, 1)
         self._episodes.set(rows, (1.0 + self._visits[rows]) ** -self.alpha)

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from reverie.index import BOUNDARIES, RUNNING, Anchors, CrossWindows, Drawn, EpisodeIndex, Ints
-from reverie.limits import MOST_ID
 from reverie.process import watch
 from reverie.samplers.base import Sampler, State, Uniform, check_sampler, serve
 from reverie.samplers.kept import kept, kept_array, kept_integer, unfit
-from reverie.values import MOST
+from reverie.values import MOST, MOST_ID
 
 
 class Fresh(Sampler):
@@ -74,8 +73,18 @@ class Fresh(Sampler):
         if missing == 0:
             return Drawn(rows, ids, None, None if offset is None else np.zeros(count, np.int64))
         rest = self.fallback.draw(anchors, rng, missing)
-        return join([(Drawn(rows, ids, None, None if offset is None else np.zeros(len(ids), np.int64)),
-                      np.arange(len(found))), (rest, np.arange(len(found), count))], anchors, rng, count)  # fmt: skip
+        return join(
+            [
+                (
+                    Drawn(rows, ids, None, None if offset is None else np.zeros(len(ids), np.int64)),
+                    np.arange(len(found)),
+                ),
+                (rest, np.arange(len(found), count)),
+            ],
+            anchors,
+            rng,
+            count,
+        )
 
     def _next_tile(self, anchors: Anchors, stream: int) -> tuple[int, int] | None:
         """Return (row, anchor id) of the stream's next tile and move on; None when it is not whole yet."""
@@ -213,8 +222,14 @@ class Shuffled(Sampler):
         counts = -(-(stop - first) // step)
         if self.tiles and anchors.boundary == "pad_left":
             first = stop - 1 - (counts - 1) * step
-        self._epoch = {"stream": anchors.index.stream[rows], "first": first, "counts": counts, "step": step,
-                       "seed": int(rng.integers(0, 2**63)), "place": 0}  # fmt: skip
+        self._epoch = {
+            "stream": anchors.index.stream[rows],
+            "first": first,
+            "counts": counts,
+            "step": step,
+            "seed": int(rng.integers(0, 2**63)),
+            "place": 0,
+        }
         self._permute()
 
     def _permute(self) -> None:

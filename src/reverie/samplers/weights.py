@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.index import BOUNDARIES, Anchors, Bools, EpisodeIndex, Ints
-from reverie.limits import MOST_ID
 from reverie.samplers.base import Follows, Proposal, State, by_episode, serve, try_then_count
 from reverie.samplers.kept import kept, kept_array, kept_integer, unfit
 from reverie.samplers.sumtree import SumTree
-from reverie.values import MOST
+from reverie.values import MOST, MOST_ID
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,9 +71,11 @@ class StepWeights(Follows):
     def mark(self) -> None:
         """Take note of all there is, for `rewind`."""
         self._undo.mark()
-        self._marked = None if self._index is None else (
-            self._index, self._seen.copy(), self._low.copy(), self._kind, self.barred
-        )  # fmt: skip
+        self._marked = (
+            None
+            if self._index is None
+            else (self._index, self._seen.copy(), self._low.copy(), self._kind, self.barred)
+        )
 
     def rewind(self) -> None:
         """Go back to the last `mark`."""
@@ -225,18 +226,24 @@ class StepWeights(Follows):
             count,
             lambda wanted: self.propose(anchors, rng, wanted),
             lambda missing: by_episode(
-                anchors, rng, missing,
+                anchors,
+                rng,
+                missing,
                 lambda rows, first, stop: self.interval_weights(index, rows, first, stop),
                 lambda rows, first, stop: self.pick(index, rng, rows, first, stop),
             ),
-        )  # fmt: skip
+        )
 
     def save(self) -> State:
         """Return the weights, which are barred, and for what; nothing before the first draw."""
         if self._index is None:
             return {}
-        return {"weights": self.weights.copy(), "barred": self._barred.copy(), "seen": self._seen.copy(),
-                "kind": list(self._kind) if self._kind else None}  # fmt: skip
+        return {
+            "weights": self.weights.copy(),
+            "barred": self._barred.copy(),
+            "seen": self._seen.copy(),
+            "kind": list(self._kind) if self._kind else None,
+        }
 
     def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
         """Take back what `save` returned, for a buffer of the same sizes.

@@ -61,11 +61,17 @@ def total_bytes() -> int | None:
 
 
 _CGROUPS = (
-    {"limit": "/sys/fs/cgroup/memory.max", "used": "/sys/fs/cgroup/memory.current",
-     "stat": "/sys/fs/cgroup/memory.stat"},
-    {"limit": "/sys/fs/cgroup/memory/memory.limit_in_bytes", "used": "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-     "stat": "/sys/fs/cgroup/memory/memory.stat"},
-)  # fmt: skip
+    {
+        "limit": "/sys/fs/cgroup/memory.max",
+        "used": "/sys/fs/cgroup/memory.current",
+        "stat": "/sys/fs/cgroup/memory.stat",
+    },
+    {
+        "limit": "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "used": "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "stat": "/sys/fs/cgroup/memory/memory.stat",
+    },
+)
 
 
 def _number(path: str) -> int | None:

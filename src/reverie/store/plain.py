@@ -174,10 +174,12 @@ class Finals:
             packed: the packed columns.
             codec: unpacks them.
         """
-        return self.put({
-            name: codec.unpack(packed[name], array.shape[1:], array.dtype)
-            for name, array in self.columns.items()
-        })  # fmt: skip
+        return self.put(
+            {
+                name: codec.unpack(packed[name], array.shape[1:], array.dtype)
+                for name, array in self.columns.items()
+            }
+        )
 
     def packed(self, place: int, codec: Codec) -> dict[str, bytes]:
         """Return the final observation at `place`, packed, by column."""

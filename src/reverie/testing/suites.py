@@ -54,9 +54,14 @@ class Pair:
         self._number += 1
         final = -number if self.rng.random() < 0.5 else None
         step: dict[str, Any] = {
-            "obs": number, "action": 2 * number, "reward": float(number % 1000) + 0.5, "tag": number % 97,
-            "terminated": kind < 0.5, "truncated": 0.4 < kind < 0.8, "stream": stream,
-        }  # fmt: skip
+            "obs": number,
+            "action": 2 * number,
+            "reward": float(number % 1000) + 0.5,
+            "tag": number % 97,
+            "terminated": kind < 0.5,
+            "truncated": 0.4 < kind < 0.8,
+            "stream": stream,
+        }
         if kind < 0.8:
             step["final_obs"] = final
         self.buffer.add(**step)
@@ -246,9 +251,11 @@ class BoundarySuite:
             Pair(20 * streams, streams, mean_length=mean_length, seed=seed).grow(*([steps] * streams))
             for seed, (streams, mean_length, steps) in enumerate(
                 (streams, mean_length, steps)
-                for streams in (1, 3) for mean_length in (1.5, 6, 100) for steps in (2, 15, 45)
+                for streams in (1, 3)
+                for mean_length in (1.5, 6, 100)
+                for steps in (2, 15, 45)
             )
-        ]  # fmt: skip
+        ]
 
 
 class Store(Protocol):
@@ -268,10 +275,12 @@ class StoreSuite:
     """Tests that every store passes: override `make`."""
 
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("obs/camera", Field((3, 9, 8), "uint8")), Column("obs/touch", Field((), "bool")),
-        Column("action", Field((2,), "float32")), Column("reward", Field((), "float32")),
+        Column("obs/camera", Field((3, 9, 8), "uint8")),
+        Column("obs/touch", Field((), "bool")),
+        Column("action", Field((2,), "float32")),
+        Column("reward", Field((), "float32")),
         Column("extras/state", Field((70,), "float32")),
-    )  # fmt: skip
+    )
     streams: ClassVar[int] = 3
     capacity: ClassVar[int] = 75
 

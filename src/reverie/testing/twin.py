@@ -92,8 +92,18 @@ class NaiveBuffer:
 
     # --- writing ---------------------------------------------------------------------------------------
 
-    def add(self, *, obs: Tree, action: Tree, reward: float, terminated: bool, truncated: bool, stream: int = 0,
-            final_obs: Tree | None = None, **extras: Any) -> None:  # fmt: skip
+    def add(
+        self,
+        *,
+        obs: Tree,
+        action: Tree,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        stream: int = 0,
+        final_obs: Tree | None = None,
+        **extras: Any,
+    ) -> None:
         """Store one step."""
         record = self.streams[stream]
         if not record.episodes or record.episodes[-1].ended:
@@ -208,8 +218,15 @@ class NaiveBuffer:
 
     # --- windows ---------------------------------------------------------------------------------------
 
-    def window(self, stream: int, anchor: int, length: int, boundary: str = "inside", burn_in: int = 0,
-               offset: int = 0) -> NaiveWindow:  # fmt: skip
+    def window(
+        self,
+        stream: int,
+        anchor: int,
+        length: int,
+        boundary: str = "inside",
+        burn_in: int = 0,
+        offset: int = 0,
+    ) -> NaiveWindow:
         """Return what the window of an anchor has to show.
 
         Args:
@@ -294,8 +311,9 @@ class NaiveBuffer:
             shares = [weights[part] / parts.count(part) for part in parts]
         return self._by_episode(boundary, length, shares)
 
-    def recent(self, boundary: str, length: int, newest: int | None = None,
-               half_life: float | None = None) -> Distribution:  # fmt: skip
+    def recent(
+        self, boundary: str, length: int, newest: int | None = None, half_life: float | None = None
+    ) -> Distribution:
         """Return the distribution of `Recent(newest, half_life=half_life)`."""
         mass = {}
         for stream, step in self.anchors(boundary, length):
@@ -306,19 +324,25 @@ class NaiveBuffer:
                 mass[stream, step] = 0.5 ** (age / half_life)
         return normalised(mass)
 
-    def prioritized(self, boundary: str, length: int, priorities: Mapping[Address, float],
-                    alpha: float) -> Distribution:  # fmt: skip
+    def prioritized(
+        self, boundary: str, length: int, priorities: Mapping[Address, float], alpha: float
+    ) -> Distribution:
         """Return the distribution of `Prioritized(alpha)` for these priorities of all live steps."""
         return normalised(
             {address: priorities[address] ** alpha for address in self.anchors(boundary, length)}
         )
 
-    def visit_balanced(self, boundary: str, length: int, visits: Mapping[Address, int], alpha: float,
-                       by: str = "episode") -> Distribution:  # fmt: skip
+    def visit_balanced(
+        self, boundary: str, length: int, visits: Mapping[Address, int], alpha: float, by: str = "episode"
+    ) -> Distribution:
         """Return the distribution of `VisitBalanced(alpha, by=by)` when steps were anchors `visits` times."""
         if by == "step":
-            return normalised({address: (1 + visits.get(address, 0)) ** -alpha
-                               for address in self.anchors(boundary, length)})  # fmt: skip
+            return normalised(
+                {
+                    address: (1 + visits.get(address, 0)) ** -alpha
+                    for address in self.anchors(boundary, length)
+                }
+            )
         drawn: dict[int, int] = {}
         for address, times in visits.items():
             order = self.episode_of(*address).order

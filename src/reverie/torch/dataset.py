@@ -54,16 +54,28 @@ class SequenceDataset(IterableDataset[TensorBatch]):
         BadSetting: an argument of the wrong kind or range.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | ReplayBuffer, batch_size: int, length: int, *,
-                 boundary: str = "inside", sampler: Sampler | None = None, burn_in: int = 0,
-                 seed: int | None = None, batches: int | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | ReplayBuffer,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: str = "inside",
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        seed: int | None = None,
+        batches: int | None = None,
+    ) -> None:
         super().__init__()
         self._source = source if isinstance(source, ReplayBuffer) else Path(source)
         self._sizes = positive("batch_size", batch_size), positive("length", length)
         sampler = None if sampler is None else check_sampler("sampler", sampler)
         check_boundary(boundary)
-        self._how: dict[str, Any] = {"boundary": boundary, "sampler": sampler,
-                                     "burn_in": natural("burn_in", burn_in)}  # fmt: skip
+        self._how: dict[str, Any] = {
+            "boundary": boundary,
+            "sampler": sampler,
+            "burn_in": natural("burn_in", burn_in),
+        }
         self._seed = seed_number(seed)
         self._batches = None if batches is None else positive("batches", batches)
         # worker -> epochs it has begun. In shared memory: a worker that lives for one epoch leaves its count.

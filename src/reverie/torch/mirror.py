@@ -74,8 +74,10 @@ class DeviceMirror(Bound):
         # padding, ends and final observations is written once, in Gatherer.
         self._planned = tuple(fields)
         self._spec = StepSpec(
-            ADDRESS if "obs" in fields else spec.obs, ADDRESS if "action" in fields else spec.action, spec.extras
-        )  # fmt: skip
+            ADDRESS if "obs" in fields else spec.obs,
+            ADDRESS if "action" in fields else spec.action,
+            spec.extras,
+        )
         addresses: Any = _Addresses(self._planned, self._slots, buffer)
         self._gatherer = Gatherer(self._spec.columns(), index, addresses, addresses.finals)
         self._derived: dict[str, Derived] = {}
@@ -102,8 +104,16 @@ class DeviceMirror(Bound):
 
     # --- drawing ---------------------------------------------------------------------------------------
 
-    def sample(self, batch_size: int, length: int, *, boundary: str = "inside", sampler: Sampler | None = None,
-               burn_in: int = 0, obs: str = "obs") -> TensorBatch:  # fmt: skip
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: str = "inside",
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        obs: str = "obs",
+    ) -> TensorBatch:
         """Return `batch_size` windows of `length` steps on the device, as `buffer.sample` would draw them.
 
         Args:
@@ -154,8 +164,9 @@ class DeviceMirror(Bound):
 
     # --- derived columns -------------------------------------------------------------------------------
 
-    def derive(self, name: str, fn: Callable[[Any], torch.Tensor], *, shape: tuple[int, ...],
-               dtype: torch.dtype) -> None:  # fmt: skip
+    def derive(
+        self, name: str, fn: Callable[[Any], torch.Tensor], *, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> None:
         """Keep a value derived from each observation, such as a tokenizer's tokens; `sample(obs=name)` gives it.
 
         A value is made when a batch first needs it, and kept until its step is evicted or `touch` is called.
@@ -305,9 +316,10 @@ class DeviceMirror(Bound):
     def _live_rows(self) -> Ints:
         index = self._buffer._index
         parts = [
-            stream * index.capacity + np.arange(index.tail.item(stream), index.head.item(stream)) % index.capacity
+            stream * index.capacity
+            + np.arange(index.tail.item(stream), index.head.item(stream)) % index.capacity
             for stream in range(index.streams)
-        ]  # fmt: skip
+        ]
         return np.concatenate(parts) + 1
 
     def _live_finals(self) -> Ints:

@@ -18,9 +18,17 @@ from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtype
 SLOTS = 2  # pinned blocks: one is filled while the other one is copied
 
 
-def feed(buffer: ReplayBuffer, batch_size: int, length: int, *, device: torch.device | str,
-         sampler: Sampler | None = None, boundary: str = "inside", burn_in: int = 0,
-         prefetch: int = 2) -> Feed[Any, TensorBatch]:  # fmt: skip
+def feed(
+    buffer: ReplayBuffer,
+    batch_size: int,
+    length: int,
+    *,
+    device: torch.device | str,
+    sampler: Sampler | None = None,
+    boundary: str = "inside",
+    burn_in: int = 0,
+    prefetch: int = 2,
+) -> Feed[Any, TensorBatch]:
     """Return an iterator of batches on `device`, drawn ahead of time in one background thread.
 
     The batches are those that `buffer.sample` would give, in that order, from the buffer as it is when they

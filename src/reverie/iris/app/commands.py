@@ -28,11 +28,12 @@ from reverie.iris.learning import (
     usable_device,
 )
 
+# Preset -> game, if none is named.
 GAMES = {
     "paper": "Breakout",
     "demo": "Breakout",
     "minatar": "minatar:breakout",
-}  # preset -> game, if none is named
+}
 
 
 @dataclass(frozen=True)

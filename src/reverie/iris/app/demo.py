@@ -126,8 +126,15 @@ def run_demo(
         world_model_history = _watch(reading, "world model", world_model_training.steps, training)
 
         dreamt = dream(tokenizer, world_model, held_out, seed, steps=DREAM_STEPS, temperature=TEMPERATURE)
-        comparison = compare(tokenizer, world_model, held_out, seed, steps=DREAM_STEPS, temperature=TEMPERATURE,
-                             sights=SIGHTS.get(game.lower()))  # fmt: skip
+        comparison = compare(
+            tokenizer,
+            world_model,
+            held_out,
+            seed,
+            steps=DREAM_STEPS,
+            temperature=TEMPERATURE,
+            sights=SIGHTS.get(game.lower()),
+        )
     files = (out / "losses.png", out / "dream.png", out / "dream.gif")
     draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
     draw_strip(files[1], dreamt.rows, every=EVERY, captions=_captions(dreamt, meanings))

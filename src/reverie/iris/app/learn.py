@@ -162,8 +162,16 @@ def learn(folder: Path, seed: int, config: Config, game: str, episodes: int) -> 
     run.close()
     told = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     curve = tuple((line["steps"], line["test/return"]) for line in told if "test/return" in line)
-    return Learned(seed, random.returns, untrained.returns, constant.returns, learned.returns, curve, run.steps,
-                   perf_counter() - began)  # fmt: skip
+    return Learned(
+        seed,
+        random.returns,
+        untrained.returns,
+        constant.returns,
+        learned.returns,
+        curve,
+        run.steps,
+        perf_counter() - began,
+    )
 
 
 @torch.no_grad()
@@ -207,10 +215,20 @@ def _kept(out: Path, seeds: Sequence[int], config: Config, game: str) -> str:
 
 def _table(results: Sequence[Learned], game: str) -> Table:
     # Close together and without lines it fits into a terminal of 80.
-    table = Table("seed", "random", "untrained", "best constant", "learned", "times random", "apart", box=None,
-                  padding=(0, 2, 0, 0), pad_edge=False,
-                  title=f"{game}, return of {len(results[0].learned)} games, mean ± 1.96 standard errors",
-                  caption="apart: the interval of what was learned lies above that of random play")  # fmt: skip
+    table = Table(
+        "seed",
+        "random",
+        "untrained",
+        "best constant",
+        "learned",
+        "times random",
+        "apart",
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+        title=f"{game}, return of {len(results[0].learned)} games, mean ± 1.96 standard errors",
+        caption="apart: the interval of what was learned lies above that of random play",
+    )
     for result in results:
         rows = [interval(row) for row in (result.random, result.untrained, result.constant, result.learned)]
         (random, its_half), (learned, half) = rows[0], rows[-1]

@@ -28,8 +28,13 @@ class Reading:
     def __init__(self, console: Console) -> None:
         self.console = console
         # Narrow enough for a terminal of 80 columns.
-        columns = (TextColumn("{task.description:<11}"), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn("{task.fields[report]}"))  # fmt: skip
+        columns = (
+            TextColumn("{task.description:<11}"),
+            BarColumn(12),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[report]}"),
+        )
         self._bars = Progress(*columns, console=console)
         self._task: TaskID | None = None
         self._title, self._total, self._began = "", 1, 0.0
@@ -39,8 +44,9 @@ class Reading:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.console.is_terminal:
             self._bars.stop()
 
@@ -58,8 +64,9 @@ class Reading:
             seconds = perf_counter() - self._began
             self.console.print(
                 f"{self._title:<11} {done:>6,} of {self._total:,}  {seconds:4.0f} s  {report}",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def compared(comparison: Comparison) -> str:

@@ -306,9 +306,12 @@ class TokenizerLoss:
 
     def __post_init__(self) -> None:
         at_least(
-            0, commitment=self.commitment_weight, pixel_weight=self.pixel_weight, revive_every=self.revive_every,
+            0,
+            commitment=self.commitment_weight,
+            pixel_weight=self.pixel_weight,
+            revive_every=self.revive_every,
             reconstruction_weight=self.reconstruction_weight,
-        )  # fmt: skip
+        )
         one_of(("weight_free", "perceptual", "cross_entropy"), reconstruction=self.reconstruction)
 
     @property

@@ -55,9 +55,8 @@ class Collector:
         self._rng = np.random.default_rng([seed, TRAINING])
         burn_in = agent.config.actor_critic_loss.burn_in
         shape = (len(games), burn_in, *agent.config.tokenizer.frame)
-        self._recent = np.zeros(
-            shape, np.uint8
-        )  # the newest stored frames of each running episode, last newest
+        # The newest stored frames of each running episode, last newest.
+        self._recent = np.zeros(shape, np.uint8)
         self._known = np.zeros(len(games), np.int64)  # how many of them are of this episode
         self._return = np.zeros(len(games))  # of each running episode
         self._length = np.zeros(len(games), np.int64)

@@ -17,16 +17,25 @@ from typing import Any
 
 import torch
 from reverie import BadSetting, FileError
-from reverie.errors import FileMissing
+from reverie.errors import FileMissing, printable
 from reverie.iris.config import config_from_json
-from reverie.printable import printable
 
 CHECKPOINT = "checkpoint.pt"
 NAME = re.compile(r"replay-\d+-\d+")  # of the replay files that a checkpoint may name
 NUMBERED = re.compile(r"replay-(?:live-)?(\d+)")
 # What a checkpoint holds, beside the name of its replay.
-KINDS = {"seed": int, "game": str, "config": str, "epoch": int, "steps": int, "agent": dict, "optimisers": dict,
-         "collector": str, "frames": torch.Tensor, "chance": torch.Tensor}  # fmt: skip
+KINDS = {
+    "seed": int,
+    "game": str,
+    "config": str,
+    "epoch": int,
+    "steps": int,
+    "agent": dict,
+    "optimisers": dict,
+    "collector": str,
+    "frames": torch.Tensor,
+    "chance": torch.Tensor,
+}
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

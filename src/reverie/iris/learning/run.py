@@ -352,15 +352,32 @@ class Run:
         agent, buffer, optimiser, sampler = self.agent, self.buffer, self._optimisers[name], self._sampler()
         if name == "tokenizer":
             loss = self.config.tokenizer_loss
-            return train_tokenizer(agent.tokenizer, buffer, training, loss, optimiser=optimiser, sampler=sampler,
-                                   rates=rates, perceptual=self._perceptual)  # fmt: skip
+            return train_tokenizer(
+                agent.tokenizer,
+                buffer,
+                training,
+                loss,
+                optimiser=optimiser,
+                sampler=sampler,
+                rates=rates,
+                perceptual=self._perceptual,
+            )
         if name == "world_model":
             # In every epoch anew, though the tokenizer may rest: a resumed run has made none of them yet.
             self._mirror.touch(TOKENS)
-            return train_world_model(agent.world_model, agent.tokenizer, buffer, training, optimiser=optimiser,
-                                     sampler=sampler, rates=rates, mirror=self._mirror)  # fmt: skip
-        return train_actor_critic(agent, buffer, training, optimiser=optimiser, sampler=sampler, rates=rates,
-                                  imagine=self._imagine)  # fmt: skip
+            return train_world_model(
+                agent.world_model,
+                agent.tokenizer,
+                buffer,
+                training,
+                optimiser=optimiser,
+                sampler=sampler,
+                rates=rates,
+                mirror=self._mirror,
+            )
+        return train_actor_critic(
+            agent, buffer, training, optimiser=optimiser, sampler=sampler, rates=rates, imagine=self._imagine
+        )
 
     def _sampler(self) -> Sampler:
         sampling = self.config.sampling

@@ -99,9 +99,8 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor, cache: Cache | None, number: int) -> Tensor:
         batch, length, width = x.shape
         shape = (batch, length, 3, self.heads, width // self.heads)
-        query, key, value = (
-            self.query_key_value(x).view(shape).permute(2, 0, 3, 1, 4)
-        )  # each (B, heads, T, dim)
+        # Each (B, heads, T, dim).
+        query, key, value = self.query_key_value(x).view(shape).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         if cache is None:
             read = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
