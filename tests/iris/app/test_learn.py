@@ -85,8 +85,8 @@ def test_curves_are_drawn_over_bands(tmp_path: Path) -> None:
 INTERRUPTED = """
 import functools, sys
 from reverie.cli import main
-from reverie.iris import learn
-from reverie.iris.settings import config_from_json, presets
+from reverie.iris.app import learn
+from reverie.iris.config.run import config_from_json, presets
 if __name__ == "__main__":
     learn.run_learn = functools.partial(learn.run_learn, episodes=2)
     presets["minatar"] = config_from_json({config!r})

@@ -262,8 +262,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from test_run import lights
-from reverie.iris.run import Run
-from reverie.iris.settings import Config
+from reverie.iris.learning.run import Run
+from reverie.iris.config.run import Config
 import pickle
 config = pickle.loads({config!r})
 run = Run.start(Path({folder!r}), config, lights)
