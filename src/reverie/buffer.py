@@ -40,7 +40,7 @@ from reverie.file import (
     removed_on_error,
     reserve_for,
 )
-from reverie.index import Anchors, EpisodeIndex, Runs, Windows, anchors_of, check_boundary
+from reverie.index import Anchors, EpisodeIndex, Windows, anchors_of, check_boundary
 from reverie.process import Shared
 from reverie.samplers import Sampler, Uniform, check_sampler
 from reverie.spec import StepSpec, Tree
@@ -123,9 +123,10 @@ class ReplayBuffer(Shared):
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
         self._rng, self._columns = rng, self.spec.columns()
         self._obs_columns = tuple(column for column in self._columns if is_obs(column))
-        runs = Runs(self.streams, self.capacity // self.streams)
-        self._index = EpisodeIndex(self.streams, runs.capacity)
-        self._ring, self._finals = make_stores(self.residency, settings.stored, self._obs_columns, runs, file)
+        self._index = EpisodeIndex(self.streams, self.capacity // self.streams)
+        self._ring, self._finals = make_stores(
+            self.residency, settings.stored, self._obs_columns, self._index.runs, file
+        )
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
         self._changes = self._keeper.changes
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)

@@ -22,7 +22,6 @@ from reverie.index import (
     Ints,
     Listed,
     Places,
-    Runs,
     check_places,
     places,
     rebuild,
@@ -59,7 +58,7 @@ class Loader:
         self.index = index
         self._store = store
         self._finals = finals
-        self._runs = Runs(index.streams, index.capacity)
+        self._runs = index.runs
         self._helpers = Helpers()
         self._codec = Codec()
         self._loaded: dict[int, tuple[Run, bytes]] = {}  # number -> what the store holds, and its checksums

@@ -115,12 +115,12 @@ def make_stores(
         file: the replay file, if there is one.
     """
     if residency == "ram":
-        return Ring(columns, runs.streams, runs.capacity), Finals(obs, runs.streams * (runs.capacity + 1))
+        return Ring(columns, runs), Finals(obs, runs.streams * (runs.capacity + 1))
     if residency == "packed":
-        return PackedRing(columns, runs.streams, runs.capacity), PackedFinals(obs)
+        return PackedRing(columns, runs), PackedFinals(obs)
     assert file is not None
     chunks: Chunks = FileChunks(file, runs.each)
-    return PackedRing(columns, runs.streams, runs.capacity, chunks), PackedFinals(obs, file.final)
+    return PackedRing(columns, runs, chunks), PackedFinals(obs, file.final)
 
 
 def put_ended(finals: FinalStore, ended: Ints, final: Mapping[str, Any]) -> Ints:

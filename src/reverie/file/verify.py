@@ -197,6 +197,8 @@ class Audit:
                 yield str(error)
 
     def _check_runs(self) -> Iterator[str]:
+        settings = self._settings
+        runs = None if settings is None else Runs(settings.streams, settings.capacity // settings.streams)
         for number, row in scan(self._file, "runs"):
             place = f"run {number}"
             if isinstance(row, FileError):
@@ -205,10 +207,9 @@ class Audit:
             self.counts["sealed runs"] += 1
             bad = broken(RUN_FORM, row[:4], row[4], row[5:], len(self._file.columns))
             yield from told(place, bad, self._file.columns)
-            if bad is None or 0 in bad or self._settings is None:
+            if bad is None or 0 in bad or runs is None:
                 continue
             run = Run(*row[:4])
-            runs = Runs(self._settings.streams, self._settings.capacity // self._settings.streams)
             if not (
                 0 <= run.stream < runs.streams
                 and run.first >= 0

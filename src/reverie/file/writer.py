@@ -12,7 +12,7 @@ from reverie.file.reader import Loader
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Blobs, EpisodeRow, ReplayFile, Run, StepRow
-from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints, Runs
+from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import LEAST_STEP_BYTES, PLAIN, Codec
 
@@ -50,7 +50,7 @@ class Journal:
         self._store = store
         self._finals = finals
         self.each_step = durability == "step"
-        self._runs = Runs(index.streams, index.capacity)
+        self._runs = index.runs
         self._codec = Codec()
         self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
         self.filed = index.head.copy()  # stream -> one past the last id that the file has

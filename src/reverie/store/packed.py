@@ -122,25 +122,23 @@ class PackedRing:
 
     Args:
         columns: name and field of every column.
-        streams: how many streams there are.
-        capacity: slots of each.
+        runs: how the streams are cut.
         chunks: where sealed runs are kept; None keeps them in memory.
     """
 
-    def __init__(
-        self, columns: Iterable[Column], streams: int, capacity: int, chunks: Chunks | None = None
-    ) -> None:
+    def __init__(self, columns: Iterable[Column], runs: Runs, chunks: Chunks | None = None) -> None:
         columns = tuple(columns)
-        self._runs = Runs(streams, capacity)
-        self._chunks: Chunks = MemoryChunks(self._runs) if chunks is None else chunks
+        self._runs = runs
+        self._chunks: Chunks = MemoryChunks(runs) if chunks is None else chunks
         packs = self._chunks.packs
         self._wide = {column.name: column.field for column in columns if packs(column)}
-        self._narrow = Ring((column for column in columns if not packs(column)), streams, capacity)
+        self._narrow = Ring((column for column in columns if not packs(column)), runs)
         self._open = {
-            name: np.empty((streams, RUN, *field.shape), field.dtype) for name, field in self._wide.items()
+            name: np.empty((runs.streams, RUN, *field.shape), field.dtype)
+            for name, field in self._wide.items()
         }
-        self._open_run = np.full(streams, -1, np.int64)  # stream -> number of the run being written
-        self._filled = np.zeros(streams, np.int64)  # stream -> rows of it that are written
+        self._open_run = np.full(runs.streams, -1, np.int64)  # stream -> number of the run being written
+        self._filled = np.zeros(runs.streams, np.int64)  # stream -> rows of it that are written
         self.reads_file = self._chunks.in_file
         self._codec = Codec()
         self._helpers = Helpers()

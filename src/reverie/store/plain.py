@@ -30,19 +30,18 @@ class Ring:
 
     Args:
         columns: name and field of every column.
-        streams: how many streams there are.
-        capacity: slots of each.
+        runs: how the streams are cut.
     """
 
     __slots__ = ("_runs", "_spans", "columns")
     reads_file = False  # whether sealed runs are read from the replay file
 
-    def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
-        self._runs = Runs(streams, capacity)
+    def __init__(self, columns: Iterable[Column], runs: Runs) -> None:
+        self._runs = runs
         self._spans: dict[tuple[str, int], Array] = {}  # column, rows -> all spans of so many rows
         # zeros, not empty: the kernel hands out zero pages lazily, so nothing is committed before it is used.
         self.columns: dict[str, Array] = {
-            column.name: np.zeros((streams * capacity, *column.field.shape), column.field.dtype)
+            column.name: np.zeros((runs.streams * runs.capacity, *column.field.shape), column.field.dtype)
             for column in columns
         }
 
