@@ -31,7 +31,6 @@ from reverie.file.state import (
 from reverie.file.tables import ReplayFile
 from reverie.index import EpisodeIndex, Places, places
 from reverie.process import watch
-from reverie.store import Codec
 from reverie.values import most_array_bytes
 
 SETTINGS = ("spec", "capacity", "streams", "run", "residency", "durability", "max_bytes")
@@ -132,7 +131,7 @@ def remember(
         raise BadSetting(
             f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
         )
-    return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays, Codec())
+    return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays)
 
 
 def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +144,7 @@ def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], P
     """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
     notes: dict[str, Any] = file.meta("notes")
     with file.db.reading():
-        arrays = unpack_arrays(file.arrays(), Codec(), most_array_bytes(file.meta("capacity")))
+        arrays = unpack_arrays(file.arrays(), most_array_bytes(file.meta("capacity")))
         states = [(kind, from_json(state, arrays)) for kind, state in sampler_entries(file.meta("samplers"))]
         samplers.load(states, f"{file.db.path}: ")
         if "index/row" not in arrays:

@@ -23,7 +23,7 @@ from reverie.file.tables import EpisodeRow, ReplayFile, Run, StepRow
 from reverie.index import ENDS, RUN, RUNNING, Runs, most_rows
 from reverie.samplers import checked_episode_weights, checked_step_weights
 from reverie.spec import Field
-from reverie.store import Codec
+from reverie.store import unpack
 from reverie.values import MOST_ID, integers, most_array_bytes, parse_json
 
 META = (
@@ -77,7 +77,6 @@ class Audit:
     def __init__(self, file: ReplayFile) -> None:
         self.counts: Counter[str] = Counter()
         self._file = file
-        self._codec = Codec()
         self._settings: Settings | None = None
         self._fields: dict[str, Field] = {}
         self._meta: dict[str, Any] = {}
@@ -314,7 +313,7 @@ class Audit:
                     yield f"array {name!r}: its checksum is wrong"
                     continue
                 left = most - sum(array.nbytes for array in self._arrays.values())
-                self._arrays |= unpack_arrays({name: (form, data)}, self._codec, left)
+                self._arrays |= unpack_arrays({name: (form, data)}, left)
             except (*DOUBTS, MemoryError) as error:
                 yield f"array {name!r}: it does not unpack ({error})"
 
@@ -359,7 +358,7 @@ class Audit:
         """Return values of a column, or what is wrong with them."""
         field = self._fields[name]
         try:
-            values = self._codec.unpack(packed, (*lead, *field.shape), field.dtype)
+            values = unpack(packed, (*lead, *field.shape), field.dtype)
         except (*DOUBTS, MemoryError) as error:
             return f"it does not unpack ({error})"
         return wrong_values(name, values) or values
