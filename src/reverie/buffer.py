@@ -23,7 +23,6 @@ from reverie.engine import (
     checked_extras,
     checked_priorities,
     describe,
-    is_obs,
     sampler_of,
 )
 from reverie.file import (
@@ -122,16 +121,13 @@ class ReplayBuffer(Shared):
         self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
         self._rng, self._columns = rng, self.spec.columns()
-        self._obs_columns = tuple(column for column in self._columns if is_obs(column))
         self._index = EpisodeIndex(self.streams, self.capacity // self.streams)
-        self._ring, self._finals = make_stores(
-            self.residency, settings.stored, self._obs_columns, self._index.runs, file
-        )
+        self._ring, self._finals = make_stores(self.residency, settings.stored, self._index.runs, file)
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
         self._changes = self._keeper.changes
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks, self._layouts, self._origins = Blocks(), Layouts(self.spec), Origins()
-        self._intake = Intake(self.spec, self._columns, self._obs_columns)
+        self._intake = Intake(self.spec)
         self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
         self._share()  # from here on there is a lock, and a turn to read
         self._keeper.turns = threading.Condition(self._lock)

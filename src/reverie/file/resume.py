@@ -14,7 +14,6 @@ import numpy as np
 
 from reverie.checks import seed_number
 from reverie.errors import BadSetting
-from reverie.file.schema import is_obs_name
 from reverie.file.settings import Settings, settings_from
 from reverie.file.state import (
     Arrays,
@@ -52,7 +51,6 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
     """
     # Narrow columns first: SQLite has to walk through what stands before the one that is read.
     columns = [column.name for column in sorted(settings.stored, key=lambda column: column.field.nbytes)]
-    obs = [name for name in columns if is_obs_name(name)]
     meta = {
         **settings.to_json(),
         "identity": uuid.uuid4().hex,
@@ -64,7 +62,7 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
         "notes": {},
         "ends": [],
     }
-    file = ReplayFile.create(path, meta, columns, obs)
+    file = ReplayFile.create(path, meta, columns)
     file.db.limit_row(settings.most_row_bytes)
     return file
 

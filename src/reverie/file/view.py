@@ -38,11 +38,10 @@ def viewing(path: Path) -> Iterator[View]:
         file.db.begin()
         settings, _ = read_settings(file, None)
         index_alone = settings._replace(residency="disk", max_bytes=None)
-        obs = [column for column in settings.stored if column.name in file.obs_columns]
         reserve_for(file, index_alone)
         with file.db.reading():
             index = EpisodeIndex(settings.streams, settings.capacity // settings.streams)
-            store, finals = make_stores("disk", settings.stored, obs, index.runs, file)
+            store, finals = make_stores("disk", settings.stored, index.runs, file)
         Loader(file, settings.stored, index, store, finals).load()
         yield View(file, settings, index, store, finals)
         file.db.roll_back()
