@@ -27,7 +27,7 @@ from reverie.engine import (
 )
 from reverie.file import (
     Follower,
-    Loader,
+    Reader,
     ReplayFile,
     Settings,
     check_settings,
@@ -132,7 +132,7 @@ class ReplayBuffer(Shared):
         self._share()  # from here on there is a lock, and a turn to read
         self._keeper.turns = threading.Condition(self._lock)
 
-    def _write(self, loader: Loader | None = None) -> None:
+    def _write(self, loader: Reader | None = None) -> None:
         """Begin to write to the file."""
         assert self._keeper.file is not None
         close_at_exit(self, self._keeper.file)

@@ -33,7 +33,7 @@ from reverie.values import MOST_ID, integers
 Array = npt.NDArray[Any]
 
 
-class Loader:
+class Reader:
     """Reads a replay file into the memory of a buffer.
 
     Args:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reverie.file.reader import Loader
+from reverie.file.reader import Reader
 from reverie.file.resume import read_settings
 from reverie.file.settings import Settings, reserve_for
 from reverie.file.stores import FinalStore, Store, make_stores
@@ -42,7 +42,7 @@ def viewing(path: Path) -> Iterator[View]:
         with file.db.reading():
             index = EpisodeIndex(settings.streams, settings.capacity // settings.streams)
             store, finals = make_stores("disk", settings.stored, index.runs, file)
-        Loader(file, settings.stored, index, store, finals).load()
+        Reader(file, settings.stored, index, store, finals).load()
         yield View(file, settings, index, store, finals)
         file.db.roll_back()
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.file.reader import Loader
+from reverie.file.reader import Reader
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Blobs, EpisodeRow, ReplayFile, Run, StepRow
@@ -20,7 +20,7 @@ from reverie.store import LEAST_STEP_BYTES, PLAIN, pack, pack_step, unpack
 Told = tuple[Mapping[str, Any], int, Mapping[str, Any] | None]
 
 
-class Journal:
+class Writer:
     """Writes into the file what happens in memory, each time before it happens there.
 
     A run of steps is sealed, which is to say packed and put into the file as one row, when the stream's next
@@ -60,9 +60,9 @@ class Journal:
         self._put = np.full((3, index.streams), -1)
         self.rewrites = file.meta("rewrites", 0)  # how often steps were rewritten
 
-    def go_on_from(self, loader: Loader) -> None:
+    def go_on_from(self, reader: Reader) -> None:
         """Take note of what the file held when memory was made from it."""
-        self.sealed[:], self.kept[:] = loader.sealed, loader.kept
+        self.sealed[:], self.kept[:] = reader.sealed, reader.kept
         self.filed[:] = self._index.head
 
     def begin(self) -> None:
