@@ -1,10 +1,9 @@
 """The replay file: SQLite, its tables, its one writer, its readers, copies, and whether it is whole."""
 
 from reverie.file.copies import copy_file, copy_memory, snapshot
-from reverie.file.following import Follower
 from reverie.file.lock import writing_process
 from reverie.file.place import log_bytes
-from reverie.file.reader import Reader
+from reverie.file.reader import Follower, Reader
 from reverie.file.resume import (
     close_at_exit,
     generator,

@@ -10,10 +10,11 @@ from pathlib import Path
 from reverie.errors import FileTaken
 from reverie.file.lock import discard_left, put_in_place
 from reverie.file.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
+from reverie.file.records import RunRecord
 from reverie.file.resume import SETTINGS, fits_tables, make_file, read_settings
 from reverie.file.settings import Settings
 from reverie.file.state import Remembered, generator_from
-from reverie.file.tables import ReplayFile, Run
+from reverie.file.tables import ReplayFile
 from reverie.file.writer import Writer
 from reverie.process import amid
 
@@ -94,7 +95,7 @@ def _check_heads(source: ReplayFile, ends: list[list[int]]) -> None:
         raise source.db.damaged("its newest steps are others than those that were written")
 
 
-def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:
+def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[RunRecord, bytes]]]:
     return ((run.number, (run, crcs)) for run, crcs in file.runs())
 
 

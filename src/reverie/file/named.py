@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import BadSetting
-from reverie.file.rows import array_checksum, text_checksum
+from reverie.file.records import array_checksum, text_checksum
 from reverie.file.sqlite import Database
 from reverie.values import MOST_ID, MOST_JSON, integer, parse_json
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from reverie.errors import FileError
-from reverie.file.rows import checksums
 from reverie.file.schema import final_names, sql_names
 from reverie.file.tables import ReplayFile
 
@@ -84,28 +82,8 @@ def scan(file: ReplayFile, table: str) -> Iterator[tuple[int, Row | FileError]]:
         yield (numbers[-1] + 1 if numbers else 0), stopped
 
 
-def broken(
-    form: str, numbers: Sequence[Any], crcs: Any, blobs: Sequence[Any], values: int = 0
-) -> set[int] | None:
-    """Return which checksums of a row are wrong: 0 that of its numbers, then its blobs'. None: it is no such row.
-
-    The first `values` of the blobs cannot be NULL.
-    """
-    if None in blobs[:values]:
-        return None
-    try:
-        wanted = checksums(form, numbers, blobs)
-        if len(wanted) != len(crcs):
-            return None
-        return {
-            place for place in range(len(wanted) // 4) if wanted[4 * place :][:4] != crcs[4 * place :][:4]
-        }
-    except (struct.error, TypeError):
-        return None
-
-
 def told(place: str, bad: set[int] | None, names: Sequence[str]) -> Iterator[str]:
-    """Yield what `broken` found, in words."""
+    """Yield what `wrong_checksums` found, in words."""
     if bad is None:
         yield f"{place}: it holds values of another kind"
     elif 0 in bad:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from reverie.errors import FileError, FileTaken
 from reverie.file.lock import WriterLock, put_in_place, writing_process
 from reverie.file.log import is_foreign
 from reverie.file.named import named_arrays, named_value, put_named_arrays, put_named_value
 from reverie.file.place import discard, existing, sync_folder, vacant
-from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums
+from reverie.file.records import (
+    EPISODE_FORM,
+    RUN_FORM,
+    STEP_FORM,
+    Blobs,
+    EpisodeRecord,
+    RunRecord,
+    StepRecord,
+    checksums,
+    wrong_checksums,
+)
 from reverie.file.schema import check_names, final_names, is_schema, schema_of, sql_names
 from reverie.file.sqlite import Database
 from reverie.index import RUN
@@ -21,40 +30,6 @@ from reverie.spec import is_obs_name
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
 FORMAT = 1
-
-Blobs = Mapping[str, bytes]
-
-
-class Run(NamedTuple):
-    """The numbers of a sealed run."""
-
-    number: int
-    stream: int
-    first: int  # id of its first step
-    steps: int
-
-
-class StepRow(NamedTuple):
-    """A step of a run that is not sealed yet."""
-
-    stream: int
-    id: int
-    ended: int
-    values: Blobs
-    final: Blobs | None
-
-
-class EpisodeRow(NamedTuple):
-    """An episode that has live steps."""
-
-    number: int  # counts the episodes of all streams as they began
-    stream: int
-    ordinal: int  # counts those of its stream
-    start: int
-    stop: int
-    ended: int
-    total: float
-    final: Blobs | None
 
 
 class ReplayFile:
@@ -227,37 +202,37 @@ class ReplayFile:
 
     # --- runs ------------------------------------------------------------------------------------------
 
-    def put_run(self, run: Run, packed: Blobs) -> None:
+    def put_run(self, run: RunRecord, packed: Blobs) -> None:
         """Put a sealed run in place of the one that had its number."""
         blobs = [packed[name] for name in self.columns]
         self.db.do(self._put_run, (*run, self.checksums_of(run, packed), *blobs))
 
-    def checksums_of(self, run: Run, packed: Blobs) -> bytes:
+    def checksums_of(self, run: RunRecord, packed: Blobs) -> bytes:
         """Return the checksums that a run will have."""
         return checksums(RUN_FORM, run, [packed[name] for name in self.columns])
 
-    def runs(self) -> list[tuple[Run, bytes]]:
+    def runs(self) -> list[tuple[RunRecord, bytes]]:
         """Return the numbers of all runs, in order, and their checksums."""
         found = []
         for row in self._ascending(
             "SELECT number, stream, first, steps, checksums FROM runs ORDER BY number"
         ):
-            self._check("run", RUN_FORM, row[:4], row[4])
-            found.append((Run(*row[:4]), row[4]))
+            self._check("run", RUN_FORM, row[:4], row[4], places=())
+            found.append((RunRecord(*row[:4]), row[4]))
         return found
 
-    def run(self, number: int) -> tuple[Run, Blobs]:
+    def run(self, number: int) -> tuple[RunRecord, Blobs]:
         """Return a run with all its columns."""
         row = self._row_of_run(number, self._all_values)
-        run, crcs, blobs = Run(*row[:4]), row[4], row[5:]
-        self._check("run", RUN_FORM, run, crcs, dict(enumerate(blobs)), len(blobs))
+        run, crcs, blobs = RunRecord(*row[:4]), row[4], row[5:]
+        self._check("run", RUN_FORM, run, crcs, blobs, len(blobs))
         return run, dict(zip(self.columns, blobs, strict=True))
 
     def chunk(self, name: str, number: int) -> bytes:
         """Return one column of a run."""
         *numbers, crcs, packed = self._row_of_run(number, self._quoted[name])
         place = self.columns.index(name)
-        self._check("run", RUN_FORM, numbers, crcs, {place: packed}, place + 1)
+        self._check("run", RUN_FORM, numbers, crcs, [packed], 1, [place])
         return bytes(packed)
 
     def drop_run(self, number: int) -> None:
@@ -278,13 +253,13 @@ class ReplayFile:
 
     # --- newest steps ----------------------------------------------------------------------------------
 
-    def put_step(self, row: StepRow) -> None:
+    def put_step(self, row: StepRecord) -> None:
         """Put a step in place of one that a sealed run holds by now."""
-        numbers = (row.stream * RUN + row.id % RUN, row.stream, row.id, row.ended)
+        numbers = (row.number, row.stream, row.id, row.ended)
         blobs = [*[row.values[name] for name in self.columns], *self._final_blobs(row.final)]
         self.db.do(self._put_step, (*numbers, checksums(STEP_FORM, numbers, blobs), *blobs))
 
-    def steps(self) -> list[StepRow]:
+    def steps(self) -> list[StepRecord]:
         """Return the rows of newest steps by stream and id, those that a sealed run holds by now included."""
         found = []
         sql = (
@@ -292,19 +267,14 @@ class ReplayFile:
             " ORDER BY number"
         )
         for row in self._ascending(sql):
-            (number, stream, step, ended), crcs, blobs = row[:4], row[4], row[5:]
-            self._check(
-                "step",
-                STEP_FORM,
-                (number, stream, step, ended),
-                crcs,
-                dict(enumerate(blobs)),
-                len(self.columns),
-            )
-            if number != stream * RUN + step % RUN:
-                raise self.db.damaged(f"step {step} of stream {stream} lies where it cannot")
+            blobs, count = row[5:], len(self.columns)
+            self._check("step", STEP_FORM, row[:4], row[4], blobs, count)
             values = dict(zip(self.columns, blobs, strict=False))
-            found.append(StepRow(stream, step, ended, values, self._final(blobs[len(self.columns) :])))
+            stream, step_id, ended = row[1:4]
+            step = StepRecord(stream, step_id, ended, values, self._final(blobs[count:]))
+            found.append(step)
+            if row[0] != step.number:
+                raise self.db.damaged(f"step {step.id} of stream {step.stream} lies where it cannot")
         return sorted(found, key=lambda row: row[:2])
 
     def drop_steps(self, stream: int) -> None:
@@ -319,12 +289,12 @@ class ReplayFile:
 
     # --- episodes --------------------------------------------------------------------------------------
 
-    def put_episode(self, row: EpisodeRow) -> None:
+    def put_episode(self, row: EpisodeRecord) -> None:
         """Put an episode, in place of what was known of it."""
         blobs = self._final_blobs(row.final)
         self.db.do(self._put_episode, (*row[:7], checksums(EPISODE_FORM, row[:7], blobs), *blobs))
 
-    def episodes(self) -> list[EpisodeRow]:
+    def episodes(self) -> list[EpisodeRecord]:
         """Return the episodes of all streams as they began."""
         found = []
         sql = (
@@ -332,8 +302,8 @@ class ReplayFile:
             f" {self._all_finals} FROM episodes ORDER BY number"
         )
         for row in self._ascending(sql):
-            self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
-            found.append(EpisodeRow._make((*row[:7], self._final(row[8:]))))
+            self._check("episode", EPISODE_FORM, row[:7], row[7], row[8:])
+            found.append(EpisodeRecord._make((*row[:7], self._final(row[8:]))))
         return found
 
     def final(self, name: str, number: int) -> bytes:
@@ -343,7 +313,7 @@ class ReplayFile:
             f" {self._all_finals} FROM episodes WHERE number = ?",
             (number,),
         ):
-            self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
+            self._check("episode", EPISODE_FORM, row[:7], row[7], row[8:])
             packed = row[8 + self.obs_columns.index(name)]
             if packed is not None:
                 return bytes(packed)
@@ -382,24 +352,17 @@ class ReplayFile:
         self,
         kind: str,
         form: str,
-        numbers: Sequence[float],
+        numbers: Sequence[Any],
         crcs: Any,
-        blobs: Mapping[int, bytes | None] | None = None,
-        values: int = 0,
+        blobs: Sequence[Any] = (),
+        required: int = 0,
+        places: Sequence[int] | None = None,
     ) -> None:
-        """Refuse a row unless its numbers, and the blobs at these places of it, are as they were put.
-
-        The blobs before the place `values` cannot be NULL.
-        """
-        places = [0, *[1 + place for place in blobs or ()]]
-        try:
-            if blobs and any(blob is None and place < values for place, blob in blobs.items()):
-                raise TypeError("NULL")
-            wanted = checksums(form, numbers, (blobs or {}).values())
-            got = b"".join(crcs[4 * place : 4 * place + 4] for place in places)
-        except (struct.error, TypeError) as error:
-            raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind") from error
-        if wanted != got:
+        """Refuse a record unless its numbers and blobs are as they were put; see `wrong_checksums`."""
+        wrong = wrong_checksums(form, numbers, crcs, blobs, required, places)
+        if wrong is None:
+            raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind")
+        if wrong:
             raise self.db.damaged(f"the checksum of {kind} {numbers[0]} is wrong")
 
 

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, FileError, printable
-from reverie.file.coverage import Coverage, Rewards, wrong_values
 from reverie.file.failures import DOUBTS
 from reverie.file.named import check_kind
+from reverie.file.records import (
+    EPISODE_FORM,
+    RUN_FORM,
+    STEP_FORM,
+    EpisodeRecord,
+    RunRecord,
+    StepRecord,
+    array_checksum,
+    text_checksum,
+    wrong_checksums,
+)
+from reverie.file.recovery import (
+    Noted,
+    StreamRecords,
+    noted_ends,
+    odd_episode,
+    stray_episode,
+    stray_run,
+    stray_step,
+)
 from reverie.file.resume import SETTINGS, fits_tables
-from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, text_checksum
 from reverie.file.settings import Settings, settings_from
 from reverie.file.state import from_json, generator_from, unpack_arrays
-from reverie.file.survey import LACKS_LOG, broken, cause, scan, told
-from reverie.file.tables import EpisodeRow, ReplayFile, Run, StepRow
-from reverie.index import ENDS, RUN, RUNNING, Runs, most_rows
+from reverie.file.survey import LACKS_LOG, cause, scan, told
+from reverie.file.tables import ReplayFile
+from reverie.index import Runs, most_rows
 from reverie.samplers import checked_episode_weights, checked_step_weights
 from reverie.spec import Field
-from reverie.store import unpack
-from reverie.values import MOST_ID, integers, most_array_bytes, parse_json
+from reverie.store import DELTA, unpack, unpack_step
+from reverie.values import most_array_bytes, parse_json
 
 META = (
     *SETTINGS,
@@ -42,8 +62,11 @@ META = (
 STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
 
 MOST_FINDING = 1_000  # characters
+# How far a return may lie from the sum of the stored, rounded rewards, as a part of their sizes.
+CLOSE = 1e-6
 
 Array = npt.NDArray[Any]
+Rewards = dict[int, Array]  # id of the first of some steps -> their rewards
 
 
 def verify_file(path: Path) -> Iterator[tuple[str, bool]]:
@@ -78,13 +101,14 @@ class Audit:
         self.counts: Counter[str] = Counter()
         self._file = file
         self._settings: Settings | None = None
+        self._cut: Runs | None = None  # how the streams are cut
         self._fields: dict[str, Field] = {}
         self._meta: dict[str, Any] = {}
         self._arrays: dict[str, Array] = {}
-        self._ends: tuple[list[int], list[int]] | None = None  # tails and heads, as they were noted
-        self._runs: defaultdict[int, list[Run]] = defaultdict(list)  # stream -> its runs, oldest first
-        self._steps: defaultdict[int, list[StepRow]] = defaultdict(list)  # stream -> its rows of newest steps
-        self._episodes: defaultdict[int, list[EpisodeRow]] = defaultdict(list)  # stream -> its episodes
+        # By stream: its records, those left out that are damaged or stray; and the rewards of its steps.
+        self._runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
+        self._steps: defaultdict[int, list[StepRecord]] = defaultdict(list)
+        self._episodes: defaultdict[int, list[EpisodeRecord]] = defaultdict(list)
         self._rewards: defaultdict[int, Rewards] = defaultdict(dict)
 
     def findings(self) -> Iterator[str]:
@@ -97,21 +121,7 @@ class Audit:
             yield from self._check_runs()
             yield from self._check_steps()
             yield from self._check_episodes()
-            if self._settings is not None:
-                each = self._settings.capacity // self._settings.streams
-                yield from self._read_ends(self._settings.streams)
-                for stream in range(self._settings.streams):
-                    coverage = Coverage(
-                        stream,
-                        each,
-                        self._fields,
-                        self._runs[stream],
-                        self._steps[stream],
-                        self._episodes[stream],
-                        self._rewards[stream],
-                    )
-                    yield from coverage.findings(self.counts)
-                    yield from self._check_ends(stream, coverage)
+            yield from self._check_streams()
             yield from self._check_arrays()
             yield from self._check_samplers()
         finally:
@@ -121,26 +131,38 @@ class Audit:
         """Whether the file was not closed, and its log is missing."""
         return self._meta.get("clean") is False and self._file.lacks_log()
 
-    def _read_ends(self, streams: int) -> Iterator[str]:
-        """Read the note of where the streams stood, if there is one."""
-        ends = self._meta.get("ends")
-        try:
-            if ends:
-                tails, heads = (integers(one, streams, MOST_ID) for one in ends)
-                self._ends = tails, heads
-        except DOUBTS:
-            yield f"meta 'ends': wanted a tail and a head for each stream, got {str(ends)[:80]}"
+    # --- streams ---------------------------------------------------------------------------------------
 
-    def _check_ends(self, stream: int, coverage: Coverage) -> Iterator[str]:
-        """Compare where a stream stands with the note of where it stood at the last flush."""
-        if self._ends is None:
+    def _check_streams(self) -> Iterator[str]:
+        """Check that the records of each stream fit together."""
+        if self._settings is None or self._cut is None:
             return
-        tail, head = (one[stream] for one in self._ends)
-        clean = self._meta.get("clean") is True
-        if coverage.head < head or (clean and coverage.head != head):
-            yield f"stream {stream}: its steps stop at {coverage.head}, at the last flush at {head}"
-        if clean and coverage.tail > tail:
-            yield f"stream {stream}: its steps begin at {coverage.tail}, at the last flush at {tail}"
+        streams, noted = self._settings.streams, None
+        try:
+            noted = noted_ends(self._meta.get("ends"), self._meta.get("clean") is True, streams)
+        except DOUBTS:
+            ends = str(self._meta["ends"])[:80]
+            yield f"meta 'ends': wanted a tail and a head for each stream, got {ends}"
+        for stream in range(streams):
+            yield from self._check_stream(stream, self._cut, noted[stream] if noted else None)
+
+    def _check_stream(self, number: int, cut: Runs, noted: Noted | None) -> Iterator[str]:
+        stream = StreamRecords(
+            number, cut, self._runs[number], self._steps[number], self._episodes[number], noted
+        )
+        self.counts["live steps"] += stream.head - stream.tail
+        rewards = self._rewards[number]
+        yield from wrong_newest(f"stream {number}", stream, self._fields, rewards)
+
+        def reward(step: StepRecord) -> float:
+            return float(rewards[step.id][0]) if step.id in rewards else math.nan
+
+        for finding in stream.findings(reward):
+            yield finding.text
+        starts = sorted(rewards)
+        for episode in stream.episodes:
+            if stream.tail <= episode.start:
+                yield from wrong_total(f"stream {number}", episode, starts, rewards)
 
     # --- tables, row by row ----------------------------------------------------------------------------
 
@@ -180,6 +202,7 @@ class Audit:
                 fields = {column.name: column.field for column in settings.stored}
                 if fits_tables(settings, self._file):
                     self._settings, self._fields = settings, fields
+                    self._cut = Runs(settings.streams, settings.capacity // settings.streams)
                     self._file.db.limit_row(settings.most_row_bytes)
                 else:
                     tables = sorted(self._file.columns)
@@ -196,27 +219,19 @@ class Audit:
                 yield str(error)
 
     def _check_runs(self) -> Iterator[str]:
-        settings = self._settings
-        runs = None if settings is None else Runs(settings.streams, settings.capacity // settings.streams)
         for number, row in scan(self._file, "runs"):
             place = f"run {number}"
             if isinstance(row, FileError):
                 yield f"{place}: {cause(row)}"
                 continue
             self.counts["sealed runs"] += 1
-            bad = broken(RUN_FORM, row[:4], row[4], row[5:], len(self._file.columns))
+            bad = wrong_checksums(RUN_FORM, row[:4], row[4], row[5:], len(self._file.columns))
             yield from told(place, bad, self._file.columns)
-            if bad is None or 0 in bad or runs is None:
+            if bad is None or 0 in bad or self._cut is None:
                 continue
-            run = Run(*row[:4])
-            if not (
-                0 <= run.stream < runs.streams
-                and run.first >= 0
-                and 0 <= run.number < runs.count
-                and runs.of_id(run.stream, run.first) == (run.number, 0)
-                and run.steps == runs.rows(run.number)
-            ):
-                yield f"{place}: {run.steps} steps of stream {run.stream} from step {run.first} cannot lie there"
+            run = RunRecord(*row[:4])
+            if stray := list(stray_run(run, self._cut)):
+                yield stray[0].text
                 continue
             self._runs[run.stream].append(run)
             self.counts["steps in them"] += run.steps
@@ -238,32 +253,29 @@ class Audit:
                 yield f"step row {number}: {cause(row)}"
                 continue
             self.counts["rows of newest steps"] += 1
-            blobs = row[5:]
+            blobs, count = row[5:], len(self._file.columns)
             names = [*self._file.columns, *(f"final_{name}" for name in self._file.obs_columns)]
-            bad = broken(STEP_FORM, row[:4], row[4], blobs, len(self._file.columns))
+            bad = wrong_checksums(STEP_FORM, row[:4], row[4], blobs, count)
             yield from told(f"step row {number}", bad, names)
             if bad is None or 0 in bad or self._settings is None:
                 continue
-            _, stream, step, ended = row[:4]
-            if not (
-                0 <= stream < self._settings.streams
-                and step >= 0
-                and number == stream * RUN + step % RUN
-                and ended in ENDS
-            ):
-                yield f"step row {number}: step {step} of stream {stream}, ended {ended}, cannot lie there"
-                continue
-            count = len(self._file.columns)
             values = {
                 name: blob
-                for spot, (name, blob) in enumerate(zip(self._file.columns, blobs, strict=False))
-                if 1 + spot not in bad
+                for at, (name, blob) in enumerate(zip(names, blobs, strict=True))
+                if 1 + at not in bad
             }
-            whole = not any(1 + spot in bad for spot in range(count, len(blobs)))
-            final, finding = self._final(blobs[count:]) if whole else (None, "")
-            if finding:
-                yield f"step {step} of stream {stream}: {finding}"
-            self._steps[stream].append(StepRow(stream, step, ended, values, final))
+            of_step = {name: values[name] for name in self._file.columns if name in values}
+            _, stream, step_id, ended = row[:4]
+            step = StepRecord(stream, step_id, ended, of_step, None)
+            if stray := list(stray_step(number, step, self._settings.streams)):
+                yield stray[0].text
+                continue
+            if len(values) - len(step.values) == len(blobs) - count:
+                final, finding = self._final(blobs[count:])
+                if finding:
+                    yield f"step {step.id} of stream {step.stream}: {finding}"
+                step = step._replace(final=final)
+            self._steps[step.stream].append(step)
 
     def _check_episodes(self) -> Iterator[str]:
         for number, row in scan(self._file, "episodes"):
@@ -273,7 +285,7 @@ class Audit:
                 continue
             self.counts["episodes"] += 1
             names = [f"final_{name}" for name in self._file.obs_columns]
-            bad = broken(EPISODE_FORM, row[:7], row[7], row[8:])
+            bad = wrong_checksums(EPISODE_FORM, row[:7], row[7], row[8:])
             yield from told(place, bad, names)
             if bad is None or 0 in bad or self._settings is None:
                 continue
@@ -281,21 +293,12 @@ class Audit:
             if finding:
                 yield f"{place}: {finding}"
             self.counts["final observations"] += final is not None
-            episode = EpisodeRow._make((*row[:7], final))
-            if not (
-                0 <= episode.stream < self._settings.streams
-                and episode.ordinal >= 0
-                and 0 <= episode.start <= episode.stop
-                and episode.number >= 0
-            ):
-                yield f"{place}: steps {episode.start} to {episode.stop} of stream {episode.stream} cannot be"
+            episode = EpisodeRecord._make((*row[:7], final))
+            if stray := list(stray_episode(episode, self._settings.streams)):
+                yield stray[0].text
                 continue
-            if episode.ended not in ENDS:
-                yield f"{place}: ended is {episode.ended}, which means nothing"
-            if final is not None and episode.ended == RUNNING:
-                yield f"{place}: it runs, and yet it has a final observation"
-            if not math.isfinite(episode.total):
-                yield f"{place}: its return is {episode.total}"
+            for odd in odd_episode(episode):
+                yield odd.text
             self._episodes[episode.stream].append(episode)
 
     # --- what samplers remember ------------------------------------------------------------------------
@@ -374,3 +377,60 @@ class Audit:
             if isinstance(wrong := self._unpacked(name, packed), str):
                 return None, f"its final observation, column {name!r}: {wrong}"
         return given or None, ""
+
+
+# --- the values of a stream's steps --------------------------------------------------------------------------
+
+
+def wrong_newest(
+    place: str, stream: StreamRecords, fields: Mapping[str, Field], rewards: Rewards
+) -> Iterator[str]:
+    """Unpack the newest steps one after the other, since each may be packed as a change of the one before.
+
+    Their rewards are put into `rewards`.
+    """
+    last = -1
+    before: dict[str, Array] = {}
+    for step in stream.newest:
+        known = before if step.id == last + 1 else {}
+        before, last = {}, step.id
+        for name, field in fields.items():
+            packed = step.values.get(name)
+            if packed is None or (packed[:1] == DELTA and step.id > stream.sealed and name not in known):
+                continue  # its checksum, or that of the step that it tells changes from, was wrong
+            try:
+                before[name] = unpack_step(packed, known.get(name), field.shape, field.dtype)
+            except (ValueError, MemoryError) as error:
+                yield f"{place}, step {step.id}, column {name!r}: it does not unpack ({error})"
+                continue
+            if (wrong := wrong_values(name, before[name])) is not None:
+                yield f"{place}, step {step.id}, column {name!r}: {wrong}"
+        if "reward" in before:
+            rewards[step.id] = before["reward"].reshape(1)
+
+
+def wrong_values(name: str, values: Array) -> str | None:
+    """Return what is wrong with the values of a column, if anything is."""
+    if name == "reward" and not np.isfinite(values).all():
+        return "not every reward is finite"
+    return None
+
+
+def wrong_total(place: str, episode: EpisodeRecord, starts: Sequence[int], rewards: Rewards) -> Iterator[str]:
+    """Compare an episode's return with its rewards; `starts` are the keys of `rewards` in order."""
+    pieces, step = [], episode.start
+    while step < episode.stop:
+        at = bisect_right(starts, step) - 1
+        if at < 0:
+            return  # missing or damaged: that was said before
+        piece = rewards[starts[at]][step - starts[at] : episode.stop - starts[at]]
+        if not len(piece):
+            return
+        pieces.append(piece.astype(np.float64))
+        step += len(piece)
+    found = np.concatenate(pieces) if pieces else np.zeros(1)
+    if abs(found.sum() - episode.total) > CLOSE * np.abs(found).sum():
+        yield (
+            f"{place}: the return of episode {episode.number} is {episode.total:g}, "
+            f"the sum of its rewards {found.sum():g}"
+        )

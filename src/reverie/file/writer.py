@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from reverie.file.reader import Reader
+from reverie.file.records import Blobs, EpisodeRecord, RunRecord, StepRecord
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
-from reverie.file.tables import Blobs, EpisodeRow, ReplayFile, Run, StepRow
+from reverie.file.tables import ReplayFile
 from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import LEAST_STEP_BYTES, PLAIN, pack, pack_step, unpack
@@ -257,7 +258,7 @@ class Writer:
                 first -= index.capacity
             while first < newest:
                 number, _ = runs.of_id(stream, first)
-                run = Run(number, stream, first, runs.rows(number))
+                run = RunRecord(number, stream, first, runs.rows(number))
                 packed = self._store.pack_run(number, run.steps)
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
@@ -283,7 +284,7 @@ class Writer:
         number, _ = self._runs.of_id(stream, first)
         self._store.seal(stream)
         packed = self._store.pack_run(number, head - first)
-        self.file.put_run(Run(number, stream, first, head - first), packed)
+        self.file.put_run(RunRecord(number, stream, first, head - first), packed)
 
     def _sealed(self, stream: int) -> None:
         """Take note that the run of `_put_run` is in the file."""
@@ -308,7 +309,7 @@ class Writer:
             if cut is not None and row == index.open_row.item(stream):
                 ended, final = CUT, cut[0]
             self.file.put_episode(
-                EpisodeRow(
+                EpisodeRecord(
                     index.order.item(row),
                     stream,
                     ordinal,
@@ -327,7 +328,7 @@ class Writer:
         begun, head = self._index.begun.item(stream), self._index.head.item(stream)
         if self._index.open_row.item(stream) != NO_ROW:  # left running by another run of the program
             self._put_episodes(stream, cut=(None,))
-        self.file.put_episode(EpisodeRow(order, stream, begun, head, head, RUNNING, 0.0, None))
+        self.file.put_episode(EpisodeRecord(order, stream, begun, head, head, RUNNING, 0.0, None))
 
     def _put_notes(self, note: Mapping[str, Any]) -> None:
         for name, value in note.items():
@@ -360,9 +361,9 @@ class Writer:
                 for name, rows in values.items()
             }
             kept = None if final == NO_FINAL else self._finals.packed(final)
-            self.file.put_step(StepRow(stream, step, ended, packed, kept))
+            self.file.put_step(StepRecord(stream, step, ended, packed, kept))
 
-    def _row(self, stream: int, told: Told) -> StepRow:
+    def _row(self, stream: int, told: Told) -> StepRecord:
         """Return the row of a step that is about to be stored."""
         values, ended, final = told
         index = self._index
@@ -379,7 +380,7 @@ class Writer:
                 packed[name] = pack_step(value, old)
             else:
                 packed[name] = PLAIN + value.tobytes()
-        return StepRow(stream, head, ended, packed, None if final is None else self._pack_final(final))
+        return StepRecord(stream, head, ended, packed, None if final is None else self._pack_final(final))
 
     def _pack_final(self, final: Mapping[str, Any]) -> dict[str, bytes]:
         return {name: pack(value) for name, value in final.items()}
