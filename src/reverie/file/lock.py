@@ -15,8 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reverie.errors import FileError
-from reverie.file.handles import borrow, give_back, inode_of
-from reverie.file.place import discard, inode, remove_logs
+from reverie.file.place import borrow, discard, give_back, inode, inode_of, remove_logs
 from reverie.process import watch
 
 try:

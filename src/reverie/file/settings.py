@@ -10,7 +10,7 @@ import numpy as np
 
 from reverie.checks import REWARD, positive
 from reverie.errors import BadSetting
-from reverie.file.schema import MOST_COLUMNS
+from reverie.file.records import MOST_COLUMNS
 from reverie.file.stores import check_residency, row_bytes
 from reverie.index import RUN
 from reverie.spec import Column, StepSpec

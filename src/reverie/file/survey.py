@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from reverie.errors import FileError
-from reverie.file.schema import final_names, sql_names
+from reverie.file.records import final_names, sql_names
 from reverie.file.tables import ReplayFile
 
 LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"

@@ -20,10 +20,14 @@ from reverie.file.records import (
     EpisodeRecord,
     RunRecord,
     StepRecord,
+    check_names,
     checksums,
+    final_names,
+    is_schema,
+    schema_of,
+    sql_names,
     wrong_checksums,
 )
-from reverie.file.schema import check_names, final_names, is_schema, schema_of, sql_names
 from reverie.file.sqlite import Database
 from reverie.index import RUN
 from reverie.spec import is_obs_name
