@@ -474,7 +474,7 @@ def test_a_copy_brought_up_to_date_is_not_written_again(tmp_path):
 
 def rows_written(buffer, path) -> int:
     """How many rows of runs and episodes a save_as puts."""
-    from reverie.file.tables import ReplayFile
+    from reverie.file.replay import ReplayFile
 
     count = 0
     originals = ReplayFile.put_run, ReplayFile.put_episode

@@ -12,7 +12,7 @@ import pytest
 
 import reverie as rv
 from reverie.file.records import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
-from reverie.file.tables import ReplayFile
+from reverie.file.replay import ReplayFile
 from reverie.file.verify import Audit
 from reverie.store import pack
 

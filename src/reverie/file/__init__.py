@@ -4,23 +4,21 @@ from reverie.file.copies import copy_file, copy_memory, snapshot
 from reverie.file.lock import writing_process
 from reverie.file.place import log_bytes
 from reverie.file.reader import Follower, Reader
-from reverie.file.resume import (
-    close_at_exit,
+from reverie.file.replay import FORMAT, ReplayFile, close_at_exit, make_file, read_settings, removed_on_error
+from reverie.file.settings import Settings, check_settings, reserve_for
+from reverie.file.state import (
+    Remembered,
+    SamplerStates,
     generator,
-    make_file,
-    read_settings,
+    generator_state,
     recall,
     remember,
     remember_rest,
-    removed_on_error,
+    sampler_entries,
 )
-from reverie.file.settings import Settings, check_settings, reserve_for
-from reverie.file.state import Remembered, SamplerStates, generator_state, sampler_entries
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
-from reverie.file.survey import LACKS_LOG, Sums, sums
-from reverie.file.tables import FORMAT, ReplayFile
-from reverie.file.verify import verify_file
-from reverie.file.view import View, viewing
+from reverie.file.verify import LACKS_LOG, verify_file
+from reverie.file.view import Sums, View, sums, viewing
 from reverie.file.writer import Told, Writer
 
 __all__ = [

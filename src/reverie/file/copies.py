@@ -11,10 +11,9 @@ from reverie.errors import FileTaken
 from reverie.file.lock import discard_left, put_in_place
 from reverie.file.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
 from reverie.file.records import RunRecord
-from reverie.file.resume import SETTINGS, fits_tables, make_file, read_settings
-from reverie.file.settings import Settings
+from reverie.file.replay import ReplayFile, fits_tables, make_file, read_settings
+from reverie.file.settings import SETTINGS, Settings
 from reverie.file.state import Remembered, generator_from
-from reverie.file.tables import ReplayFile
 from reverie.file.writer import Writer
 from reverie.process import amid
 

@@ -25,7 +25,7 @@ from reverie.file.recovery import (
     stray_step,
 )
 from reverie.file.stores import FinalStore, Store
-from reverie.file.tables import ReplayFile
+from reverie.file.tables import Tables
 from reverie.index import NO_FINAL, EpisodeIndex, Ints, Listed, Places, check_places, places, rebuild
 from reverie.process import watch
 from reverie.spec import Column, Field
@@ -50,7 +50,7 @@ class Reader:
 
     def __init__(
         self,
-        file: ReplayFile,
+        file: Tables,
         columns: Sequence[Column],
         index: EpisodeIndex,
         store: Store,
@@ -212,7 +212,7 @@ class Follower:
         lock: of the buffer.
     """
 
-    def __init__(self, file: ReplayFile, reader: Reader, lock: AbstractContextManager[Any]) -> None:
+    def __init__(self, file: Tables, reader: Reader, lock: AbstractContextManager[Any]) -> None:
         self._file = file
         self._reader = reader
         self._lock = lock

@@ -23,6 +23,8 @@ LEAST_RUNS = 12  # of each stream that a budget must have room for, not packed
 INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
 STREAM_BYTES = 512  # what the index, the stores, and whoever goes through them, take for a stream
 MOST_STREAMS = 1 << 16
+# Under which names the file keeps them.
+SETTINGS = ("spec", "capacity", "streams", "run", "residency", "durability", "max_bytes")
 
 
 class Settings(NamedTuple):

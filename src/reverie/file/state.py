@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, FileError
+from reverie.file.tables import Tables
+from reverie.index import EpisodeIndex, Places, places
 from reverie.samplers import Sampler
 from reverie.store import pack, unpack
-from reverie.values import array_form, integer, integers
+from reverie.values import array_form, integer, integers, most_array_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 PackedArrays = dict[str, tuple[str, bytes]]  # name -> dtype and shape as a text, packed bytes
@@ -88,6 +90,11 @@ def sampler_entries(value: Any) -> list[tuple[str, Any]]:
         if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str:
             raise ValueError(f"a sampler is no kind and state, but {str(entry)[:80]}")
     return [(kind, state) for kind, state in value]
+
+
+def generator(seed: int | None) -> np.random.Generator:
+    """Return a new generator: of a counter and a key, so that its state is small."""
+    return np.random.Generator(np.random.Philox(seed))
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
@@ -200,3 +207,48 @@ def kind_of(sampler: Sampler) -> str:
         if not name.startswith("_") and isinstance(value, (bool, str)):
             inner.append(f"{name}={value}")
     return f"{type(sampler).__qualname__}({', '.join(inner)})"
+
+
+# --- all of it together --------------------------------------------------------------------------------------
+
+
+def remember(
+    rng: np.random.Generator, samplers: SamplerStates, index: EpisodeIndex, notes: Mapping[str, Any]
+) -> Remembered:
+    """Return all that a buffer knows beside its steps and episodes.
+
+    Args:
+        rng: its generator.
+        samplers: those it drew with.
+        index: in whose rows samplers keep their weights.
+        notes: what a class around it wants kept: JSON values by name.
+    """
+    arrays: Arrays = {f"index/{name}": array for name, array in places(index)._asdict().items()}
+    states = [
+        [kind, to_json(f"samplers/{place}", state, arrays)]
+        for place, (kind, state) in enumerate(samplers.save())
+    ]
+    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.row_of_slot))
+    if size > most:
+        raise BadSetting(
+            f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
+        )
+    return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays)
+
+
+def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `remember` does, but what samplers remember and where episodes lie."""
+    ends = [index.tail.tolist(), index.head.tolist()]
+    return {"rng": generator_state(rng), "notes": dict(notes), "ends": ends}
+
+
+def recall(file: Tables, samplers: SamplerStates) -> tuple[dict[str, Any], Places | None]:
+    """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
+    notes: dict[str, Any] = file.meta("notes")
+    with file.db.reading():
+        arrays = unpack_arrays(file.arrays(), most_array_bytes(file.meta("capacity")))
+        states = [(kind, from_json(state, arrays)) for kind, state in sampler_entries(file.meta("samplers"))]
+        samplers.load(states, f"{file.db.path}: ")
+        if "index/row" not in arrays:
+            return notes, None
+        return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))

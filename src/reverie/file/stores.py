@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting
-from reverie.file.tables import ReplayFile
+from reverie.file.tables import Tables
 from reverie.index import Runs
 from reverie.spec import Column
 from reverie.store import Chunks, Finals, PackedFinals, PackedRing, Ring
@@ -36,7 +36,7 @@ class FileChunks:
     __slots__ = ("_each", "_file", "_newest", "nbytes")
     in_file = True
 
-    def __init__(self, file: ReplayFile, each: int) -> None:
+    def __init__(self, file: Tables, each: int) -> None:
         self._file = file
         self._each = each
         self._newest: dict[int, tuple[int, Mapping[str, bytes]]] = {}  # stream -> number, packed columns
@@ -104,7 +104,7 @@ def row_bytes(residency: str, columns: Sequence[Column]) -> int:
 
 
 def make_stores(
-    residency: str, columns: Sequence[Column], runs: Runs, file: ReplayFile | None
+    residency: str, columns: Sequence[Column], runs: Runs, file: Tables | None
 ) -> tuple[Store, FinalStore]:
     """Return the store of steps and that of final observations.
 

@@ -1,17 +1,12 @@
-"""The replay file: its tables, and the checksum of every row. `docs/format.md` is the promise kept here."""
+"""The tables of a replay file: named values, arrays, and the records of runs, steps and episodes."""
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterator, Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any
 
-from reverie.errors import FileError, FileTaken
-from reverie.file.lock import WriterLock, put_in_place, writing_process
-from reverie.file.log import is_foreign
-from reverie.file.named import named_arrays, named_value, put_named_arrays, put_named_value
-from reverie.file.place import discard, existing, sync_folder, vacant
+from reverie.errors import BadSetting, FileError
 from reverie.file.records import (
     EPISODE_FORM,
     RUN_FORM,
@@ -20,24 +15,26 @@ from reverie.file.records import (
     EpisodeRecord,
     RunRecord,
     StepRecord,
-    check_names,
+    array_checksum,
     checksums,
     final_names,
-    is_schema,
     schema_of,
     sql_names,
+    text_checksum,
     wrong_checksums,
 )
 from reverie.file.sqlite import Database
 from reverie.index import RUN
 from reverie.spec import is_obs_name
+from reverie.values import MOST_ID, MOST_JSON, integer, parse_json
 
-APPLICATION_ID = 0x72657665  # "reve" in ASCII
-FORMAT = 1
+# What a named value has to be, at the least; an integer counts something.
+KINDS = {"columns": list, "obs_columns": list, "identity": str, "copy_of": str, "clean": bool, "synced": int,
+         "rewrites": int, "ends": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
 
 
-class ReplayFile:
-    """An open replay file. Whatever is read has been checked against its checksum.
+class Tables:
+    """The tables of a replay file. Whatever is read has been checked against its checksum.
 
     Args:
         db: the connection.
@@ -46,8 +43,6 @@ class ReplayFile:
 
     def __init__(self, db: Database, columns: Sequence[str]) -> None:
         self.db = db
-        self._lock: WriterLock | None = None
-        self.closed = False
         self.columns = tuple(columns)
         self.obs_columns = tuple(filter(is_obs_name, columns))
         quoted = sql_names(columns)
@@ -59,130 +54,21 @@ class ReplayFile:
         self._put_step = _insert("steps", 5 + len(quoted) + len(finals))
         self._put_episode = _insert("episodes", 8 + len(finals))
 
-    @classmethod
-    def create(cls, path: Path, meta: Mapping[str, Any], columns: Sequence[str]) -> ReplayFile:
-        """Make a new file and open it for writing.
-
-        Raises:
-            FileTaken: there is something at `path` already.
-            FileError: it cannot be made.
-        """
-        place = vacant(path)
-        # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
-        draft = place.with_name(f"{place.name}.new-{os.getpid()}")
-        try:
-            discard(draft)  # of a process that had this number and was killed
-            db = Database(path, "new", draft)
-            try:
-                file = cls(db, columns)
-                db.do(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.do(f"PRAGMA user_version = {FORMAT}")
-                with db.writing():
-                    list(map(db.do, file.schema))
-                    db.name_base()
-                    names = {"columns": list(file.columns), "obs_columns": list(file.obs_columns)}
-                    for name, value in {**meta, **names}.items():
-                        file.put_meta(name, value)
-                db.do("PRAGMA journal_mode = WAL")
-            finally:
-                db.close()
-            lock = put_in_place(draft, path, place)
-        except FileError:
-            raise
-        except FileExistsError as error:
-            raise FileTaken(
-                f"{path}: wanted a path that is free, got one taken meanwhile; choose another path"
-            ) from error
-        except OSError as error:
-            raise FileError(
-                f"{path}: wanted to make a file, got {error.strerror}; choose another place"
-            ) from error
-        finally:
-            discard(draft)
-        try:
-            sync_folder(place.parent)
-            file = cls._open(Database(path, "r+", place))
-        except BaseException:
-            discard(place)
-            lock.release()
-            raise
-        file._lock = lock
-        return file
-
-    @classmethod
-    def open(cls, path: Path, mode: str) -> ReplayFile:
-        """Open an existing file and check that it is one.
-
-        Raises:
-            FileMissing: there is none.
-            FileError: it is none, a newer one, or damaged; its log belongs to another file; or it cannot be
-                reached or locked.
-        """
-        place = existing(path)
-        lock = WriterLock(path, place) if mode == "r+" else None
-        try:
-            if _has_foreign_log(place, lock is not None):
-                raise FileError(
-                    f"{path}: wanted the log of this file, got that of another file at {place.name}-wal; "
-                    f"remove {place.name}-wal if this file is what you want, such as one restored from a copy"
-                )
-            file = cls._open(Database(path, mode, place))
-        except BaseException:
-            if lock is not None:
-                lock.release()
-            raise
-        file._lock = lock
-        return file
-
-    @classmethod
-    def _open(cls, db: Database) -> ReplayFile:
-        path = db.path
-        try:
-            if db.one("PRAGMA application_id") != APPLICATION_ID:
-                raise FileError(f"{path}: wanted a replay file, got another kind of file; check the path")
-            version = db.one("PRAGMA user_version")
-            if version != FORMAT:
-                raise FileError(
-                    f"{path}: wanted format version {FORMAT}, got {version}; "
-                    f"open it with the version of reverie that wrote it, or a newer one"
-                )
-            # Not a row is read of what may be a view without an end, nor a name used in SQL that is none.
-            found = db.rows("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid LIMIT 20")
-            bare = cls(db, ["obs", "reward"])
-            known = is_schema(found, bare.schema[:2])
-            with db.reading():
-                names = check_names(bare.meta("columns"), bare.meta("obs_columns")) if known else None
-            file = bare if names is None else cls(db, names)
-            if not is_schema(found, file.schema):
-                raise db.damaged("its tables are not those of a replay file")
-            if db.mode == "r+":
-                db.keep_log()
-        except BaseException:
-            db.close()
-            raise
-        return file
-
-    def close(self) -> None:
-        """Close it, and let others write. Closing twice is fine."""
-        self.db.close()
-        if self._lock is not None:
-            self._lock.release()
-        self.closed = True
-
-    def lacks_log(self) -> bool:
-        """Whether the log of a file that was not closed is missing: newest steps may be missing with it."""
-        return self.db.lacks_log and writing_process(self.db.place) is None
-
-    def remove(self) -> None:
-        """Remove it: it was made for a buffer that came to nothing."""
-        discard(self.db.place)
-        self.close()
-
     # --- named values and arrays -----------------------------------------------------------------------
 
     def meta(self, name: str, default: Any = None) -> Any:
-        """Return a named JSON value, or `default` if that is given and there is none."""
-        return named_value(self.db, name, default)
+        """Return a named JSON value, or `default` unless that is None, if there is none."""
+        found = self.db.rows("SELECT value, checksum FROM meta WHERE name = ? LIMIT 1", (name,))
+        for text, checksum in found:
+            with self.db.reading():
+                if type(text) is not str or text_checksum(name, text) != checksum:
+                    raise self.db.damaged(f"the checksum of meta {name!r} is wrong")
+                value = parse_json(text)
+                check_kind(name, value)
+                return value
+        if default is None:
+            raise self.db.damaged(f"meta {name!r} is missing")
+        return default
 
     def put_meta(self, name: str, value: Any) -> None:
         """Set a named JSON value.
@@ -190,7 +76,13 @@ class ReplayFile:
         Raises:
             BadSetting: it is too long to be read again.
         """
-        put_named_value(self.db, name, value)
+        text = json.dumps(value)
+        if len(text) > MOST_JSON:
+            raise BadSetting(
+                f"meta {name!r}: wanted at most {MOST_JSON:,} characters of JSON, got {len(text):,}; "
+                f"let what is long be arrays"
+            )
+        self.db.do("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, text_checksum(name, text)))
 
     def names(self) -> list[str]:
         """Return the names of all JSON values."""
@@ -198,11 +90,47 @@ class ReplayFile:
 
     def arrays(self) -> dict[str, tuple[str, bytes]]:
         """Return all named arrays: for each its dtype and shape as a text, and its packed bytes."""
-        return named_arrays(self.db)
+        found: dict[str, tuple[str, bytes]] = {}
+        for name, form, checksum, data in self.db.each("SELECT name, form, checksum, data FROM arrays"):
+            if (type(name), type(form), type(data)) != (str, str, bytes) or name in found:
+                raise self.db.damaged("an array has lost its name")
+            if array_checksum(name, form, data) != checksum:
+                raise self.db.damaged(f"the checksum of array {name!r} is wrong")
+            found[name] = form, data
+        return found
 
     def put_arrays(self, arrays: Mapping[str, tuple[str, bytes]]) -> None:
         """Replace all named arrays."""
-        put_named_arrays(self.db, arrays)
+        self.db.do("DELETE FROM arrays")
+        for name, (form, data) in arrays.items():
+            record = name, form, array_checksum(name, form, data), data
+            self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", record)
+
+    # --- rows as they lie there -------------------------------------------------------------------------
+
+    def scan(self, table: str) -> Iterator[tuple[int, tuple[Any, ...] | FileError]]:
+        """Yield (row number, values) of all rows of a table, and what went wrong in place of those unreadable.
+
+        Each row is asked for by itself, so that a damaged page hides no more than what lies on it.
+        """
+        numbers: list[int] = []
+        stopped: FileError | None = None
+        try:
+            for (number,) in self.db.each(f"SELECT rowid FROM {table} ORDER BY rowid"):
+                if numbers and number <= numbers[-1]:
+                    raise self.db.damaged(f"row {number} follows row {numbers[-1]}")
+                numbers.append(number)
+        except FileError as error:
+            stopped = error
+        for number in numbers:
+            try:
+                found = self.db.rows(f"SELECT * FROM {table} WHERE rowid = ?", (number,))
+            except FileError as error:
+                yield number, error
+            else:
+                yield number, found[0] if found else self.db.damaged("it cannot be found by its number")
+        if stopped is not None:
+            yield (numbers[-1] + 1 if numbers else 0), stopped
 
     # --- runs ------------------------------------------------------------------------------------------
 
@@ -370,10 +298,20 @@ class ReplayFile:
             raise self.db.damaged(f"the checksum of {kind} {numbers[0]} is wrong")
 
 
-def _has_foreign_log(place: Path, is_alone: bool) -> bool:
-    """Whether the log beside a file is another's; while somebody writes, nobody but the one who does can tell."""
-    # Looked at twice: a writer may come and go between two looks.
-    return all(is_foreign(place) and (is_alone or writing_process(place) is None) for _ in range(2))
+def check_kind(name: str, value: Any) -> None:
+    """Refuse a value that is not what its name promises.
+
+    Raises:
+        ValueError: it is not.
+    """
+    kind = KINDS.get(name)
+    if kind is not None and type(value) is not kind:
+        raise ValueError(f"meta {name!r}: wanted a JSON {kind.__name__}, got {str(value)[:80]}")
+    if kind is int:
+        try:
+            integer(value, MOST_ID)
+        except ValueError as error:
+            raise ValueError(f"meta {name!r}: {error}") from error
 
 
 def _insert(table: str, columns: int) -> str:

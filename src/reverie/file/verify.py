@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from reverie.errors import BadSetting, FileError, printable
 from reverie.file.failures import DOUBTS
-from reverie.file.named import check_kind
 from reverie.file.records import (
     EPISODE_FORM,
     RUN_FORM,
@@ -35,11 +34,10 @@ from reverie.file.recovery import (
     stray_run,
     stray_step,
 )
-from reverie.file.resume import SETTINGS, fits_tables
-from reverie.file.settings import Settings, settings_from
+from reverie.file.replay import ReplayFile, fits_tables
+from reverie.file.settings import SETTINGS, Settings, settings_from
 from reverie.file.state import from_json, generator_from, unpack_arrays
-from reverie.file.survey import LACKS_LOG, cause, scan, told
-from reverie.file.tables import ReplayFile
+from reverie.file.tables import check_kind
 from reverie.index import Runs, most_rows
 from reverie.samplers import checked_episode_weights, checked_step_weights
 from reverie.spec import Field
@@ -60,6 +58,8 @@ META = (
 )
 # What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
 STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
+
+LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"
 
 MOST_FINDING = 1_000  # characters
 # How far a return may lie from the sum of the stored, rounded rewards, as a part of their sizes.
@@ -174,7 +174,7 @@ class Audit:
             yield f"SQLite: {cause(error)}"
 
     def _check_meta(self) -> Iterator[str]:
-        for number, row in scan(self._file, "meta"):
+        for number, row in self._file.scan("meta"):
             if isinstance(row, FileError):
                 yield f"meta, row {number}: {cause(row)}"
                 continue
@@ -219,7 +219,7 @@ class Audit:
                 yield str(error)
 
     def _check_runs(self) -> Iterator[str]:
-        for number, row in scan(self._file, "runs"):
+        for number, row in self._file.scan("runs"):
             place = f"run {number}"
             if isinstance(row, FileError):
                 yield f"{place}: {cause(row)}"
@@ -248,7 +248,7 @@ class Audit:
                     self._rewards[run.stream][run.first] = values
 
     def _check_steps(self) -> Iterator[str]:
-        for number, row in scan(self._file, "steps"):
+        for number, row in self._file.scan("steps"):
             if isinstance(row, FileError):
                 yield f"step row {number}: {cause(row)}"
                 continue
@@ -278,7 +278,7 @@ class Audit:
             self._steps[step.stream].append(step)
 
     def _check_episodes(self) -> Iterator[str]:
-        for number, row in scan(self._file, "episodes"):
+        for number, row in self._file.scan("episodes"):
             place = f"episode {number}"
             if isinstance(row, FileError):
                 yield f"{place}: {cause(row)}"
@@ -305,7 +305,7 @@ class Audit:
 
     def _check_arrays(self) -> Iterator[str]:
         most = most_array_bytes(0 if self._settings is None else self._settings.capacity)
-        for number, row in scan(self._file, "arrays"):
+        for number, row in self._file.scan("arrays"):
             if isinstance(row, FileError):
                 yield f"arrays, row {number}: {cause(row)}"
                 continue
@@ -434,3 +434,22 @@ def wrong_total(place: str, episode: EpisodeRecord, starts: Sequence[int], rewar
             f"{place}: the return of episode {episode.number} is {episode.total:g}, "
             f"the sum of its rewards {found.sum():g}"
         )
+
+
+# --- words ---------------------------------------------------------------------------------------------------
+
+
+def told(place: str, bad: set[int] | None, names: Sequence[str]) -> Iterator[str]:
+    """Yield what `wrong_checksums` found, in words."""
+    if bad is None:
+        yield f"{place}: it holds values of another kind"
+    elif 0 in bad:
+        yield f"{place}: the checksum of its numbers is wrong"
+    else:
+        for spot in sorted(bad):
+            yield f"{place}, column {names[spot - 1]!r}: its checksum is wrong"
+
+
+def cause(error: FileError) -> str:
+    """Return why a row cannot be read, without the path and the remedy."""
+    return f"it cannot be read ({error.__cause__ or error})"

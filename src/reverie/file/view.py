@@ -1,4 +1,4 @@
-"""A replay file looked at without a buffer: its settings, its index, and bytes on request."""
+"""A replay file looked at without a buffer: its settings, its index, bytes on request, and how much it holds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from reverie.file.reader import Reader
-from reverie.file.resume import read_settings
+from reverie.file.records import final_names, sql_names
+from reverie.file.replay import ReplayFile, read_settings
 from reverie.file.settings import Settings, reserve_for
 from reverie.file.stores import FinalStore, Store, make_stores
-from reverie.file.tables import ReplayFile
 from reverie.index import EpisodeIndex
 
 
@@ -47,3 +48,46 @@ def viewing(path: Path) -> Iterator[View]:
         file.db.roll_back()
     finally:
         file.close()
+
+
+class Packed(NamedTuple):
+    """What one column takes in the file, in bytes."""
+
+    runs: int  # in sealed runs
+    steps: int  # in rows of newest steps, those that a sealed run holds by now included
+    finals: int  # in final observations
+
+
+class Sums(NamedTuple):
+    """How much of everything a replay file holds."""
+
+    run_steps: int
+    step_rows: int
+    finals: int
+    columns: dict[str, Packed]
+    arrays_bytes: int
+
+
+def sums(file: ReplayFile) -> Sums:
+    """Return how much a file holds. SQLite knows the length of a blob without reading it, so this is fast."""
+    names = dict(zip(file.columns, sql_names(file.columns), strict=True))
+    ends = dict(zip(file.obs_columns, final_names(file.columns), strict=True))
+
+    def one(sql: str) -> tuple[Any, ...]:
+        return tuple(next(file.db.each(sql)))
+
+    def lengths(table: str, columns: list[str]) -> tuple[Any, ...]:
+        wanted = ", ".join(f"total(length({column}))" for column in columns)
+        return tuple(int(value) for value in one(f"SELECT {wanted} FROM {table}"))
+
+    runs = dict(zip(names, lengths("runs", list(names.values())), strict=True))
+    steps = dict(zip(names, lengths("steps", list(names.values())), strict=True))
+    finals = dict(zip(ends, lengths("episodes", list(ends.values())), strict=True))
+    one_end = next(iter(ends.values()))  # a final observation has all of its columns, or there is none
+    return Sums(
+        int(one("SELECT total(steps) FROM runs")[0]),
+        int(one("SELECT total(1) FROM steps")[0]),
+        int(one(f"SELECT count({one_end}) FROM episodes")[0]),
+        {name: Packed(runs[name], steps[name], finals.get(name, 0)) for name in names},
+        int(one("SELECT total(length(data)) FROM arrays")[0]),
+    )

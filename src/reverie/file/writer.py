@@ -12,7 +12,7 @@ from reverie.file.reader import Reader
 from reverie.file.records import Blobs, EpisodeRecord, RunRecord, StepRecord
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
-from reverie.file.tables import ReplayFile
+from reverie.file.tables import Tables
 from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import LEAST_STEP_BYTES, PLAIN, pack, pack_step, unpack
@@ -36,7 +36,7 @@ class Writer:
 
     def __init__(
         self,
-        file: ReplayFile,
+        file: Tables,
         columns: Sequence[Column],
         index: EpisodeIndex,
         store: Store,
