@@ -8,13 +8,25 @@ the first finding; `verify` reports all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from reverie.file.records import EpisodeRecord, RunRecord, StepRecord
 from reverie.index import CUT, ENDS, RUNNING, Runs
+from reverie.spec import Field
+from reverie.store import DELTA, unpack_step
 from reverie.values import MOST_ID, integers
+
+# How far a return may lie from the sum of the stored, rounded rewards, as a part of their sizes.
+CLOSE = 1e-6
+
+Array = npt.NDArray[Any]
+Rewards = dict[int, Array]  # id of the first of some steps -> their rewards
 
 
 class Finding(NamedTuple):
@@ -224,3 +236,60 @@ class StreamRecords:
             yield Finding(f"{self._name}: {text}", damage)
         if last != self.head:
             yield Finding(f"{self._name}: its episodes stop at step {last}, its steps at {self.head}", damage)
+
+
+# --- the values of a stream's steps --------------------------------------------------------------------------
+
+
+def wrong_newest(
+    place: str, stream: StreamRecords, fields: Mapping[str, Field], rewards: Rewards
+) -> Iterator[str]:
+    """Unpack the newest steps one after the other, since each may be packed as a change of the one before.
+
+    Their rewards are put into `rewards`.
+    """
+    last = -1
+    before: dict[str, Array] = {}
+    for step in stream.newest:
+        known = before if step.id == last + 1 else {}
+        before, last = {}, step.id
+        for name, field in fields.items():
+            packed = step.values.get(name)
+            if packed is None or (packed[:1] == DELTA and step.id > stream.sealed and name not in known):
+                continue  # its checksum, or that of the step that it tells changes from, was wrong
+            try:
+                before[name] = unpack_step(packed, known.get(name), field.shape, field.dtype)
+            except (ValueError, MemoryError) as error:
+                yield f"{place}, step {step.id}, column {name!r}: it does not unpack ({error})"
+                continue
+            if (wrong := wrong_values(name, before[name])) is not None:
+                yield f"{place}, step {step.id}, column {name!r}: {wrong}"
+        if "reward" in before:
+            rewards[step.id] = before["reward"].reshape(1)
+
+
+def wrong_values(name: str, values: Array) -> str | None:
+    """Return what is wrong with the values of a column, if anything is."""
+    if name == "reward" and not np.isfinite(values).all():
+        return "not every reward is finite"
+    return None
+
+
+def wrong_total(place: str, episode: EpisodeRecord, starts: Sequence[int], rewards: Rewards) -> Iterator[str]:
+    """Compare an episode's return with its rewards; `starts` are the keys of `rewards` in order."""
+    pieces, step = [], episode.start
+    while step < episode.stop:
+        at = bisect_right(starts, step) - 1
+        if at < 0:
+            return  # missing or damaged: that was said before
+        piece = rewards[starts[at]][step - starts[at] : episode.stop - starts[at]]
+        if not len(piece):
+            return
+        pieces.append(piece.astype(np.float64))
+        step += len(piece)
+    found = np.concatenate(pieces) if pieces else np.zeros(1)
+    if abs(found.sum() - episode.total) > CLOSE * np.abs(found).sum():
+        yield (
+            f"{place}: the return of episode {episode.number} is {episode.total:g}, "
+            f"the sum of its rewards {found.sum():g}"
+        )

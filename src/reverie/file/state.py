@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, FileError
+from reverie.file.failures import DOUBTS
 from reverie.file.tables import Tables
-from reverie.index import EpisodeIndex, Places, places
-from reverie.samplers import Sampler
+from reverie.index import EpisodeIndex, Places, most_rows, places
+from reverie.samplers import Sampler, checked_episode_weights, checked_step_weights
 from reverie.store import pack, unpack
 from reverie.values import array_form, integer, integers, most_array_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 PackedArrays = dict[str, tuple[str, bytes]]  # name -> dtype and shape as a text, packed bytes
 Remembered = tuple[dict[str, Any], PackedArrays]  # named JSON values, and named arrays
+
+# What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
+STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
 
 
 def to_json(name: str, value: Any, arrays: Arrays) -> Any:
@@ -87,9 +91,48 @@ def sampler_entries(value: Any) -> list[tuple[str, Any]]:
     if type(value) is not list:
         raise ValueError("the samplers are no list")
     for entry in value:
-        if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str:
+        if not is_sampler_entry(entry):
             raise ValueError(f"a sampler is no kind and state, but {str(entry)[:80]}")
     return [(kind, state) for kind, state in value]
+
+
+def is_sampler_entry(entry: Any) -> bool:
+    """Whether this is the kind and the state of a sampler."""
+    return type(entry) is list and len(entry) == 2 and type(entry[0]) is str
+
+
+def wrong_sampler(state: Any, arrays: Arrays, size: tuple[int, int] | None) -> Iterator[str]:
+    """Yield what is wrong with the state of a sampler, as the file has it.
+
+    Args:
+        state: as JSON; arrays: those that are whole.
+        size: streams, and steps that each of them keeps; None if they are not known.
+    """
+    try:
+        state = from_json(state, arrays)
+    except DOUBTS as error:
+        yield f"its array {error} is missing, or damaged"
+        return
+    if size is not None:
+        yield from _wrong_weights(state, *size)
+
+
+def _wrong_weights(state: Any, streams: int, each: int) -> Iterator[str]:
+    """Yield what is wrong with the weights that a sampler keeps, wherever they stand in its state."""
+    if isinstance(state, list):
+        for child in state:
+            yield from _wrong_weights(child, streams, each)
+    if not isinstance(state, dict):
+        return
+    try:
+        if state.keys() == STEP_WEIGHTS:
+            checked_step_weights(state, streams, each)
+        elif state.keys() == EPISODE_WEIGHTS:
+            checked_episode_weights(state, streams, most_rows(streams, each))
+    except BadSetting as error:
+        yield str(error)
+    for child in state.values():
+        yield from _wrong_weights(child, streams, each)
 
 
 def generator(seed: int | None) -> np.random.Generator:

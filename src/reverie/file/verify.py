@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import BadSetting, FileError, printable
+from reverie.errors import FileError, printable
 from reverie.file.failures import DOUBTS
 from reverie.file.records import (
     EPISODE_FORM,
@@ -27,21 +26,24 @@ from reverie.file.records import (
 )
 from reverie.file.recovery import (
     Noted,
+    Rewards,
     StreamRecords,
     noted_ends,
     odd_episode,
     stray_episode,
     stray_run,
     stray_step,
+    wrong_newest,
+    wrong_total,
+    wrong_values,
 )
 from reverie.file.replay import ReplayFile, fits_tables
 from reverie.file.settings import SETTINGS, Settings, settings_from
-from reverie.file.state import from_json, generator_from, unpack_arrays
+from reverie.file.state import generator_from, is_sampler_entry, unpack_arrays, wrong_sampler
 from reverie.file.tables import check_kind
-from reverie.index import Runs, most_rows
-from reverie.samplers import checked_episode_weights, checked_step_weights
+from reverie.index import Runs
 from reverie.spec import Field
-from reverie.store import DELTA, unpack, unpack_step
+from reverie.store import unpack
 from reverie.values import most_array_bytes, parse_json
 
 META = (
@@ -56,17 +58,10 @@ META = (
     "clean",
     "synced",
 )
-# What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
-STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
-
 LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"
 
 MOST_FINDING = 1_000  # characters
-# How far a return may lie from the sum of the stored, rounded rewards, as a part of their sizes.
-CLOSE = 1e-6
-
 Array = npt.NDArray[Any]
-Rewards = dict[int, Array]  # id of the first of some steps -> their rewards
 
 
 def verify_file(path: Path) -> Iterator[tuple[str, bool]]:
@@ -100,6 +95,7 @@ class Audit:
     def __init__(self, file: ReplayFile) -> None:
         self.counts: Counter[str] = Counter()
         self._file = file
+        self._final_names = tuple(f"final_{name}" for name in file.obs_columns)
         self._settings: Settings | None = None
         self._cut: Runs | None = None  # how the streams are cut
         self._fields: dict[str, Field] = {}
@@ -218,16 +214,42 @@ class Audit:
             except ValueError as error:
                 yield str(error)
 
-    def _check_runs(self) -> Iterator[str]:
-        for number, row in self._file.scan("runs"):
-            place = f"run {number}"
+    def _records(
+        self, table: str, kind: str, plural: str, form: str, names: Sequence[str], required: int = 0
+    ) -> Iterator[tuple[int, tuple[Any, ...] | None, set[int], list[str]]]:
+        """Yield the records of a table as far as their checksums go.
+
+        Args:
+            table: its name; kind, plural: what a record is called, and many of them.
+            form: of the numbers.
+            names: of the blobs, of which the first `required` cannot be NULL.
+
+        Yields:
+            Its number; its values, or None if they are of no use; which checksums are wrong; what is wrong, in words.
+        """
+        width = struct.calcsize(form) // 8  # each number takes 8 bytes
+        for number, row in self._file.scan(table):
+            place = f"{kind} {number}"
             if isinstance(row, FileError):
-                yield f"{place}: {cause(row)}"
+                yield number, None, set(), [f"{place}: {cause(row)}"]
                 continue
-            self.counts["sealed runs"] += 1
-            bad = wrong_checksums(RUN_FORM, row[:4], row[4], row[5:], len(self._file.columns))
-            yield from told(place, bad, self._file.columns)
-            if bad is None or 0 in bad or self._cut is None:
+            self.counts[plural] += 1
+            bad = wrong_checksums(form, row[:width], row[width], row[width + 1 :], required)
+            if bad is None:
+                yield number, None, set(), [f"{place}: it holds values of another kind"]
+            elif 0 in bad:
+                yield number, None, set(), [f"{place}: the checksum of its numbers is wrong"]
+            else:
+                said = [f"{place}, column {names[at - 1]!r}: its checksum is wrong" for at in sorted(bad)]
+                yield number, None if self._cut is None else row, bad, said
+
+    def _check_runs(self) -> Iterator[str]:
+        columns = self._file.columns
+        for number, row, bad, said in self._records(
+            "runs", "run", "sealed runs", RUN_FORM, columns, len(columns)
+        ):
+            yield from said
+            if row is None or self._cut is None:
                 continue
             run = RunRecord(*row[:4])
             if stray := list(stray_run(run, self._cut)):
@@ -235,42 +257,37 @@ class Audit:
                 continue
             self._runs[run.stream].append(run)
             self.counts["steps in them"] += run.steps
-            for spot, (name, packed) in enumerate(zip(self._file.columns, row[5:], strict=True)):
-                if 1 + spot in bad:
+            place = f"run {number} (stream {run.stream}, steps {run.first} to {run.stop - 1})"
+            for at, (name, packed) in enumerate(zip(columns, row[5:], strict=True)):
+                if 1 + at in bad:
                     continue
                 values = self._unpacked(name, packed, run.steps)
                 if isinstance(values, str):
-                    yield (
-                        f"{place} (stream {run.stream}, steps {run.first} to {run.first + run.steps - 1}), "
-                        f"column {name!r}: {values}"
-                    )
+                    yield f"{place}, column {name!r}: {values}"
                 elif name == "reward":
                     self._rewards[run.stream][run.first] = values
 
     def _check_steps(self) -> Iterator[str]:
-        for number, row in self._file.scan("steps"):
-            if isinstance(row, FileError):
-                yield f"step row {number}: {cause(row)}"
+        columns = self._file.columns
+        names, count = (*columns, *self._final_names), len(columns)
+        for number, row, bad, said in self._records(
+            "steps", "step row", "rows of newest steps", STEP_FORM, names, count
+        ):
+            yield from said
+            if row is None or self._cut is None:
                 continue
-            self.counts["rows of newest steps"] += 1
-            blobs, count = row[5:], len(self._file.columns)
-            names = [*self._file.columns, *(f"final_{name}" for name in self._file.obs_columns)]
-            bad = wrong_checksums(STEP_FORM, row[:4], row[4], blobs, count)
-            yield from told(f"step row {number}", bad, names)
-            if bad is None or 0 in bad or self._settings is None:
-                continue
-            values = {
+            _, stream, step_id, ended, _, *blobs = row
+            whole = {
                 name: blob
                 for at, (name, blob) in enumerate(zip(names, blobs, strict=True))
                 if 1 + at not in bad
             }
-            of_step = {name: values[name] for name in self._file.columns if name in values}
-            _, stream, step_id, ended = row[:4]
-            step = StepRecord(stream, step_id, ended, of_step, None)
-            if stray := list(stray_step(number, step, self._settings.streams)):
+            values = {name: whole[name] for name in columns if name in whole}
+            step = StepRecord(stream, step_id, ended, values, None)
+            if stray := list(stray_step(number, step, self._cut.streams)):
                 yield stray[0].text
                 continue
-            if len(values) - len(step.values) == len(blobs) - count:
+            if all(name in whole for name in self._final_names):
                 final, finding = self._final(blobs[count:])
                 if finding:
                     yield f"step {step.id} of stream {step.stream}: {finding}"
@@ -278,23 +295,18 @@ class Audit:
             self._steps[step.stream].append(step)
 
     def _check_episodes(self) -> Iterator[str]:
-        for number, row in self._file.scan("episodes"):
-            place = f"episode {number}"
-            if isinstance(row, FileError):
-                yield f"{place}: {cause(row)}"
-                continue
-            self.counts["episodes"] += 1
-            names = [f"final_{name}" for name in self._file.obs_columns]
-            bad = wrong_checksums(EPISODE_FORM, row[:7], row[7], row[8:])
-            yield from told(place, bad, names)
-            if bad is None or 0 in bad or self._settings is None:
+        for number, row, bad, said in self._records(
+            "episodes", "episode", "episodes", EPISODE_FORM, self._final_names
+        ):
+            yield from said
+            if row is None or self._cut is None:
                 continue
             final, finding = (None, "") if bad else self._final(row[8:])
             if finding:
-                yield f"{place}: {finding}"
+                yield f"episode {number}: {finding}"
             self.counts["final observations"] += final is not None
             episode = EpisodeRecord._make((*row[:7], final))
-            if stray := list(stray_episode(episode, self._settings.streams)):
+            if stray := list(stray_episode(episode, self._cut.streams)):
                 yield stray[0].text
                 continue
             for odd in odd_episode(episode):
@@ -324,36 +336,15 @@ class Audit:
         samplers = self._meta.get("samplers", [])
         if not isinstance(samplers, list):
             return  # that was said before
+        settings = self._settings
+        size = None if settings is None else (settings.streams, settings.capacity // settings.streams)
         for number, entry in enumerate(samplers):
             self.counts["samplers"] += 1
-            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+            if not is_sampler_entry(entry):
                 yield f"sampler {number}: wanted its kind and state, got {str(entry)[:80]}"
                 continue
-            try:
-                state = from_json(entry[1], self._arrays)
-            except DOUBTS as error:
-                yield f"sampler {number}, {entry[0]}: its array {error} is missing, or damaged"
-                continue
-            for finding in self._wrong_state(state):
+            for finding in wrong_sampler(entry[1], self._arrays, size):
                 yield f"sampler {number}, {entry[0]}: {finding}"
-
-    def _wrong_state(self, state: Any) -> Iterator[str]:
-        """Yield what is wrong with the weights that a sampler keeps, wherever they stand in its state."""
-        if isinstance(state, list):
-            for child in state:
-                yield from self._wrong_state(child)
-        if not isinstance(state, dict) or self._settings is None:
-            return
-        streams, each = self._settings.streams, self._settings.capacity // self._settings.streams
-        try:
-            if state.keys() == STEP_WEIGHTS:
-                checked_step_weights(state, streams, each)
-            elif state.keys() == EPISODE_WEIGHTS:
-                checked_episode_weights(state, streams, most_rows(streams, each))
-        except BadSetting as error:
-            yield str(error)
-        for child in state.values():
-            yield from self._wrong_state(child)
 
     # --- blobs -----------------------------------------------------------------------------------------
 
@@ -377,77 +368,6 @@ class Audit:
             if isinstance(wrong := self._unpacked(name, packed), str):
                 return None, f"its final observation, column {name!r}: {wrong}"
         return given or None, ""
-
-
-# --- the values of a stream's steps --------------------------------------------------------------------------
-
-
-def wrong_newest(
-    place: str, stream: StreamRecords, fields: Mapping[str, Field], rewards: Rewards
-) -> Iterator[str]:
-    """Unpack the newest steps one after the other, since each may be packed as a change of the one before.
-
-    Their rewards are put into `rewards`.
-    """
-    last = -1
-    before: dict[str, Array] = {}
-    for step in stream.newest:
-        known = before if step.id == last + 1 else {}
-        before, last = {}, step.id
-        for name, field in fields.items():
-            packed = step.values.get(name)
-            if packed is None or (packed[:1] == DELTA and step.id > stream.sealed and name not in known):
-                continue  # its checksum, or that of the step that it tells changes from, was wrong
-            try:
-                before[name] = unpack_step(packed, known.get(name), field.shape, field.dtype)
-            except (ValueError, MemoryError) as error:
-                yield f"{place}, step {step.id}, column {name!r}: it does not unpack ({error})"
-                continue
-            if (wrong := wrong_values(name, before[name])) is not None:
-                yield f"{place}, step {step.id}, column {name!r}: {wrong}"
-        if "reward" in before:
-            rewards[step.id] = before["reward"].reshape(1)
-
-
-def wrong_values(name: str, values: Array) -> str | None:
-    """Return what is wrong with the values of a column, if anything is."""
-    if name == "reward" and not np.isfinite(values).all():
-        return "not every reward is finite"
-    return None
-
-
-def wrong_total(place: str, episode: EpisodeRecord, starts: Sequence[int], rewards: Rewards) -> Iterator[str]:
-    """Compare an episode's return with its rewards; `starts` are the keys of `rewards` in order."""
-    pieces, step = [], episode.start
-    while step < episode.stop:
-        at = bisect_right(starts, step) - 1
-        if at < 0:
-            return  # missing or damaged: that was said before
-        piece = rewards[starts[at]][step - starts[at] : episode.stop - starts[at]]
-        if not len(piece):
-            return
-        pieces.append(piece.astype(np.float64))
-        step += len(piece)
-    found = np.concatenate(pieces) if pieces else np.zeros(1)
-    if abs(found.sum() - episode.total) > CLOSE * np.abs(found).sum():
-        yield (
-            f"{place}: the return of episode {episode.number} is {episode.total:g}, "
-            f"the sum of its rewards {found.sum():g}"
-        )
-
-
-# --- words ---------------------------------------------------------------------------------------------------
-
-
-def told(place: str, bad: set[int] | None, names: Sequence[str]) -> Iterator[str]:
-    """Yield what `wrong_checksums` found, in words."""
-    if bad is None:
-        yield f"{place}: it holds values of another kind"
-    elif 0 in bad:
-        yield f"{place}: the checksum of its numbers is wrong"
-    else:
-        for spot in sorted(bad):
-            yield f"{place}, column {names[spot - 1]!r}: its checksum is wrong"
 
 
 def cause(error: FileError) -> str:
