@@ -292,6 +292,7 @@ class Changes:
 
     def _publish_eviction(self, eviction: Eviction) -> None:
         self._finals.release(self._index.evict(eviction.stream, eviction.tail))
+        assert isinstance(self._store, PackedRing)  # no other is held to a budget
         self._store.drop_run(eviction.run)
 
 

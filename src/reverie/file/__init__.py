@@ -1,5 +1,6 @@
 """The replay file: SQLite, its tables, its one writer, its readers, copies, and whether it is whole."""
 
+from reverie.file.contents import Told
 from reverie.file.copies import copy_file, copy_memory, snapshot
 from reverie.file.lock import writing_process
 from reverie.file.place import log_bytes
@@ -19,7 +20,7 @@ from reverie.file.state import (
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
 from reverie.file.verify import LACKS_LOG, verify_file
 from reverie.file.view import Sums, View, sums, viewing
-from reverie.file.writer import Told, Writer
+from reverie.file.writer import Writer
 
 __all__ = [
     "FORMAT",

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from reverie.file.contents import Contents, Told, packed_final
 from reverie.file.reader import Reader
-from reverie.file.records import Blobs, EpisodeRecord, RunRecord, StepRecord
+from reverie.file.records import Blobs
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
-from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints
+from reverie.index import NEVER, NO_FINAL, NO_ROW, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
-from reverie.store import LEAST_STEP_BYTES, PLAIN, pack, pack_step, unpack
-
-# What the file is told of a step: its values by column, how it ended, its final observation.
-Told = tuple[Mapping[str, Any], int, Mapping[str, Any] | None]
+from reverie.store import PackedFinals, PackedRing, pack, unpack
 
 
 class Writer:
@@ -45,13 +43,9 @@ class Writer:
     ) -> None:
         self.file = file
         self._fields = {column.name: column.field for column in columns}
-        # What a row of a step needs: its columns, and whether changes from the step before are told.
-        self._leaves = [(name, self._fields[name].nbytes >= LEAST_STEP_BYTES) for name in file.columns]
-        self._index = index
-        self._store = store
-        self._finals = finals
+        self._index, self._store, self._finals = index, store, finals
+        self._contents = Contents(columns, file.columns, index, store, finals)
         self.each_step = durability == "step"
-        self._runs = index.runs
         self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
         self.filed = index.head.copy()  # stream -> one past the last id that the file has
         self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
@@ -75,6 +69,18 @@ class Writer:
 
     # --- what happens ----------------------------------------------------------------------------------
 
+    def is_single(self, stream: int) -> bool:
+        """Whether the next step of a stream is all that it brings: no run is to be sealed, and no episode begins."""
+        return self.each_step and not (self._begins_run(stream) or self._index.begins(stream))
+
+    def step(
+        self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None
+    ) -> None:
+        """Write a step that is about to be stored, and for which `is_single` holds; a transaction of its own."""
+        self.file.db.check()
+        self.file.put_step(self._contents.step(stream, values, ended, packed_final(final)))
+        self.filed[stream] = self._index.head.item(stream) + 1
+
     def steps(
         self,
         streams: Sequence[int],
@@ -93,33 +99,35 @@ class Writer:
         Returns:
             Whether anything was written, the note included.
         """
-        index, steps = self._index, list(zip(streams, rows, strict=True))
+        if len(streams) == 1 and not (note or make_room) and self.is_single(streams[0]):
+            self.step(streams[0], *rows[0])
+            return True
         full = [stream for stream in streams if self._begins_run(stream)]
-        begun = [stream for stream in streams if index.begins(stream)]
-        if self.each_step and len(steps) == 1 and not (full or begun or note or make_room):
-            self.file.db.check()
-            self.file.put_step(self._row(*steps[0]))  # a transaction of its own
-        elif full or make_room or self.each_step:
-            with self.file.db.writing():
-                if make_room is not None:
-                    evictions += make_room()
-                for stream in full:
-                    self._put_run(stream)
-                    self._put_episodes(stream)
-                if self.each_step:
-                    for place, stream in enumerate(begun):
-                        self._put_beginning(stream, index.next_order + place)
-                    for stream, row in steps:
-                        self.file.put_step(self._row(stream, row))
-                self._put_notes(note)
-            for stream in full:
-                self._sealed(stream)
-        else:
+        if not (full or make_room or self.each_step):
             return False  # memory alone holds the step until its run is sealed
+        with self.file.db.writing():
+            if make_room is not None:
+                evictions += make_room()
+            for stream in full:
+                self._put_run(stream)
+                self._put_episodes(stream)
+            if self.each_step:
+                self._put_steps(streams, rows)
+            self._put_notes(note)
+        for stream in full:
+            self._note_sealed(stream)
         if self.each_step:
             for stream in streams:
-                self.filed[stream] = index.head.item(stream) + 1
+                self.filed[stream] = self._index.head.item(stream) + 1
         return True
+
+    def _put_steps(self, streams: Sequence[int], rows: Sequence[Told]) -> None:
+        """Put steps that are about to be stored, and the episodes that begin with them."""
+        begun = [stream for stream in streams if self._index.begins(stream)]
+        for order, stream in enumerate(begun, self._index.next_order):
+            self._put_beginning(stream, order)
+        for stream, (values, ended, final) in zip(streams, rows, strict=True):
+            self.file.put_step(self._contents.step(stream, values, ended, packed_final(final)))
 
     def has_steps(
         self, streams: Sequence[int], heads: Sequence[int], evictions: Sequence[Eviction] | None
@@ -141,7 +149,7 @@ class Writer:
 
     def cut(self, stream: int, final: Mapping[str, Any] | None, note: Mapping[str, Any]) -> None:
         """Write that the running episode of a stream is about to be cut."""
-        packed = None if final is None else self._pack_final(final)
+        packed = packed_final(final)
         with self.file.db.writing():
             self._put_episodes(stream, cut=(packed,))
             self._put_notes(note)
@@ -152,7 +160,7 @@ class Writer:
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any], ticket: int) -> None:
         """Write new values of steps that are about to be rewritten in memory; `ticket` is one more than `rewrites`."""
-        index, runs = self._index, self._runs
+        index, runs = self._index, self._index.runs
         number, row = runs.of_slots(slots)
         stream = number // runs.each
         tail = index.tail[stream]
@@ -161,24 +169,32 @@ class Writer:
         with self.file.db.writing():
             for run in np.unique(number[sealed]).tolist():
                 here = sealed & (number == run)
-                found, packed = self.file.run(run)
-                changed = dict(packed)
-                for name, value in values.items():
-                    field = self._fields[name]
-                    rows = unpack(packed[name], (found.steps, *field.shape), field.dtype).copy()
-                    rows[row[here]] = value[here]
-                    changed[name] = pack(rows)
-                self.file.put_run(found, changed)
+                self._rewrite_run(run, row[here], {name: value[here] for name, value in values.items()})
             for one in np.unique(stream[~sealed]).tolist():
                 if self.filed[one] > self.sealed[one]:
                     here = ~sealed & (stream == one)
-                    news = {
-                        name: (ids[here] - self.sealed[one], value[here]) for name, value in values.items()
-                    }
-                    self._put_open(one, news)
+                    which = ids[here] - self.sealed[one]
+                    self._put_open(one, {name: (which, value[here]) for name, value in values.items()})
                     self._put_episodes(one)  # steps that were in memory alone have brought theirs
             self._put_notes({"rewrites": ticket})
         self.rewrites = ticket
+
+    def _rewrite_run(self, number: int, rows: Ints, values: Mapping[str, Any]) -> None:
+        """Put a sealed run again, with other values in some of its rows."""
+        run, packed = self.file.run(number)
+        changed = dict(packed)
+        for name, value in values.items():
+            field = self._fields[name]
+            column = unpack(packed[name], (run.steps, *field.shape), field.dtype).copy()
+            column[rows] = value
+            changed[name] = pack(column)
+        self.file.put_run(run, changed)
+
+    def _put_open(self, stream: int, news: Mapping[str, tuple[Ints, Any]] | None = None) -> None:
+        """Put the steps of the run that is not sealed yet, unless the file has them; see `Contents.steps`."""
+        if news is not None or self.filed.item(stream) != self._index.head.item(stream):
+            for step in self._contents.steps(stream, self.sealed.item(stream), news):
+                self.file.put_step(step)
 
     def has_rewritten(self, ticket: int) -> bool:
         """Whether the file has what `rewrite` was about to write with this ticket."""
@@ -246,23 +262,22 @@ class Writer:
 
         Runs that are there already, byte for byte, are not written again.
         """
-        index, runs, file = self._index, self._runs, self.file
+        index, runs, file = self._index, self._index.runs, self.file
         have = {run.number: (run, crcs) for run, crcs in file.runs()}
         for stream in range(index.streams):
             tail, head = index.tail.item(stream), index.head.item(stream)
             # The newest run counts as being written, even if it is whole: it is sealed when the next one begins.
-            newest = head - 1 - runs.of_id(stream, head - 1)[1] if head > tail else head
-            first = min(tail - runs.of_id(stream, tail)[1], newest)
+            newest = runs.first_of(head - 1) if head > tail else head
+            first = min(runs.first_of(tail), newest)
             if newest == tail == head - index.capacity > 0:
                 # A ring of one run: the one before it, gone by now, says where it begins.
                 first -= index.capacity
             while first < newest:
                 number, _ = runs.of_id(stream, first)
-                run = RunRecord(number, stream, first, runs.rows(number))
-                packed = self._store.pack_run(number, run.steps)
+                run, packed = self._contents.run(stream, first, runs.rows(number))
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
-                first += run.steps
+                first = run.stop
             file.drop_steps(stream)
             self.sealed[stream] = self.filed[stream] = newest
         for number in have:
@@ -272,115 +287,51 @@ class Writer:
         self._put[:] = -1
         self.put_rest(*memories)
 
-    # --- rows ------------------------------------------------------------------------------------------
+    # --- records ---------------------------------------------------------------------------------------
 
     def _begins_run(self, stream: int) -> bool:
         """Whether the stream's next step is the first of a run, and the one before is yet to be sealed."""
         head = self._index.head.item(stream)
-        return head > self.sealed.item(stream) and self._runs.of_id(stream, head)[1] == 0
+        return head > self.sealed.item(stream) and self._index.runs.first_of(head) == head
 
     def _put_run(self, stream: int) -> None:
+        """Seal the run that the stream's newest steps fill."""
+        if isinstance(self._store, PackedRing):
+            self._store.seal(stream)
         first, head = self.sealed.item(stream), self._index.head.item(stream)
-        number, _ = self._runs.of_id(stream, first)
-        self._store.seal(stream)
-        packed = self._store.pack_run(number, head - first)
-        self.file.put_run(RunRecord(number, stream, first, head - first), packed)
+        self.file.put_run(*self._contents.run(stream, first, head - first))
 
-    def _sealed(self, stream: int) -> None:
+    def _note_sealed(self, stream: int) -> None:
         """Take note that the run of `_put_run` is in the file."""
-        index = self._index
+        index, finals = self._index, self._finals
         self.sealed[stream] = index.head[stream]
         self.filed[stream] = max(self.filed[stream], self.sealed[stream])
         kept = index.begun.item(stream) - (index.open_row.item(stream) != NO_ROW)
-        for ordinal in range(max(self.kept.item(stream), index.dropped.item(stream)), kept):
-            row = index.row_of(stream, ordinal)
-            if index.final.item(row) != NO_FINAL:
-                self._finals.filed(index.final.item(row), index.order.item(row))
+        if isinstance(finals, PackedFinals):
+            for ordinal in range(self._first_to_put(stream), kept):
+                row = index.row_of(stream, ordinal)
+                if index.final.item(row) != NO_FINAL:
+                    finals.filed(index.final.item(row), index.order.item(row))
         self.kept[stream], self._dropped[stream] = kept, index.dropped[stream]
+
+    def _first_to_put(self, stream: int) -> int:
+        """Return the first episode that is live, and that the file may not know to its end."""
+        return max(self.kept.item(stream), self._index.dropped.item(stream))
 
     def _put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
         """Put what the file does not know of the stream's episodes; `cut` is how the running one will end."""
-        index = self._index
-        first = max(self.kept.item(stream), index.dropped.item(stream))
-        for ordinal in range(first, index.begun.item(stream)):
-            row = index.row_of(stream, ordinal)
-            ended, place = index.ended.item(row), index.final.item(row)
-            final = None if place == NO_FINAL else self._finals.packed(place)
-            if cut is not None and row == index.open_row.item(stream):
-                ended, final = CUT, cut[0]
-            self.file.put_episode(
-                EpisodeRecord(
-                    index.order.item(row),
-                    stream,
-                    ordinal,
-                    index.start.item(row),
-                    index.stop.item(row),
-                    ended,
-                    index.total.item(row),
-                    final,
-                )
-            )
-        if index.dropped.item(stream) > self._dropped.item(stream):
-            self.file.drop_episodes(stream, index.dropped.item(stream))
+        for episode in self._contents.episodes(stream, self._first_to_put(stream), cut):
+            self.file.put_episode(episode)
+        dropped = self._index.dropped.item(stream)
+        if dropped > self._dropped.item(stream):
+            self.file.drop_episodes(stream, dropped)
 
     def _put_beginning(self, stream: int, order: int) -> None:
-        """Put an episode that is about to begin: where, and as which of all. Its steps tell the rest."""
-        begun, head = self._index.begun.item(stream), self._index.head.item(stream)
+        """Put an episode that is about to begin, as which of all."""
         if self._index.open_row.item(stream) != NO_ROW:  # left running by another run of the program
             self._put_episodes(stream, cut=(None,))
-        self.file.put_episode(EpisodeRecord(order, stream, begun, head, head, RUNNING, 0.0, None))
+        self.file.put_episode(self._contents.beginning(stream, order))
 
     def _put_notes(self, note: Mapping[str, Any]) -> None:
         for name, value in note.items():
             self.file.put_meta(name, value)
-
-    def _put_open(self, stream: int, news: Mapping[str, tuple[Ints, Any]] | None = None) -> None:
-        """Put the steps of the run that is not sealed yet, as rows; with `news`, (rows, values) of columns."""
-        index = self._index
-        first, head = self.sealed.item(stream), index.head.item(stream)
-        ids = np.arange(first, head)
-        if not len(ids) or (news is None and self.filed[stream] == head):
-            return
-        slots = stream * index.capacity + ids % index.capacity
-        values = {}
-        for name, field in self._fields.items():
-            values[name] = np.empty((len(ids), *field.shape), field.dtype)
-            self._store.gather(name, slots, values[name])
-            if news is not None and name in news:
-                rows, value = news[name]
-                values[name][rows] = value
-        episode = index.row_of_slot[slots]
-        last = index.stop[episode] == ids + 1
-        for place, step in enumerate(ids.tolist()):
-            row = episode.item(place)
-            ended, final = (
-                (index.ended.item(row), index.final.item(row)) if last[place] else (RUNNING, NO_FINAL)
-            )
-            packed = {
-                name: pack_step(rows[place], rows[place - 1] if place else None)
-                for name, rows in values.items()
-            }
-            kept = None if final == NO_FINAL else self._finals.packed(final)
-            self.file.put_step(StepRecord(stream, step, ended, packed, kept))
-
-    def _row(self, stream: int, told: Told) -> StepRecord:
-        """Return the row of a step that is about to be stored."""
-        values, ended, final = told
-        index = self._index
-        head = index.head.item(stream)
-        # The step before has a row in the file, too, unless this one begins a run.
-        before = -1
-        if self._runs.of_id(stream, head)[1]:
-            before = stream * index.capacity + (head - 1) % index.capacity
-        packed = {}
-        for name, wide in self._leaves:
-            value = values[name]
-            if wide:
-                old = None if before < 0 else self._store.peek(name, before)
-                packed[name] = pack_step(value, old)
-            else:
-                packed[name] = PLAIN + value.tobytes()
-        return StepRecord(stream, head, ended, packed, None if final is None else self._pack_final(final))
-
-    def _pack_final(self, final: Mapping[str, Any]) -> dict[str, bytes]:
-        return {name: pack(value) for name, value in final.items()}

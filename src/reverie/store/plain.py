@@ -97,9 +97,6 @@ class Ring:
         value: Array = self.columns[name][slot]
         return value
 
-    def seal(self, stream: int) -> None:
-        """Take note that the run being written is whole: nothing changes here."""
-
     def pack_run(self, number: int, rows: int) -> dict[str, bytes]:
         """Return the first `rows` rows of a run, packed, by column."""
         first = self._runs.slots(number).start
@@ -115,12 +112,6 @@ class Ring:
         for name, array in self.columns.items():
             rows = array[slots]
             rows[...] = unpack(packed[name], rows.shape, array.dtype)
-
-    def drop_run(self, number: int) -> None:
-        """Let go of a run of which no step is live any more: nothing changes here."""
-
-    def forget_open(self) -> None:
-        """Forget the runs being written, which are about to be written again: nothing changes here."""
 
 
 class Finals:
@@ -179,9 +170,6 @@ class Finals:
     def packed(self, place: int) -> dict[str, bytes]:
         """Return the final observation at `place`, packed, by column."""
         return {name: pack(array[place]) for name, array in self.columns.items()}
-
-    def filed(self, place: int, number: int) -> None:
-        """Take note that the file has it now: nothing changes here."""
 
     def gather(self, name: str, places: Ints) -> Array:
         """Return the final observations at `places`, one row each."""
