@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import SequenceBatch
-from reverie.buffer import ReplayBuffer
+from reverie.buffer import ReplayBuffer, open
 from reverie.checks import natural, positive
 from reverie.compat.counters import MOST, RingCounters
 from reverie.compat.transitions import SEAM, Floats, Frames, TransitionIntake, frame_shape, own_words
 from reverie.engine import Step
 from reverie.errors import BadSetting, FileError, NotEnoughData
 from reverie.index import CUT, TERMINATED, Anchors, Drawn, Ints
-from reverie.opening import open
 from reverie.samplers import Sampler, Uniform, uniform_steps
 from reverie.spec import Field, StepSpec
 
@@ -84,7 +83,7 @@ class IRISReplayBuffer(RingCounters):
         spec = _spec_of(self.obs_shape, self.action_size)
         with own_words():
             self._take(ReplayBuffer(spec, self.size, seed=seed, path=path))
-        self._engine._keeper.note(seq_len=self.seq_len, batch_size=self.batch_size)
+        self.engine.memories.note(seq_len=self.seq_len, batch_size=self.batch_size)
         self._note()
 
     @classmethod
@@ -101,29 +100,28 @@ class IRISReplayBuffer(RingCounters):
             FileError: it is damaged, in use by another writer, or the file of another kind of buffer.
         """
         with own_words():
-            engine = open(path, "ram")
-        notes = engine._keeper.notes
-        if not _is_iris(engine.spec, engine.streams, notes):
-            engine.close()
+            buffer = open(path, "ram")
+        notes, index = buffer.engine.memories.notes, buffer.engine.index
+        if not _is_iris(buffer.spec, buffer.streams, notes):
+            buffer.close()
             raise FileError(
                 f"{path}: wanted the file of an IRISReplayBuffer, got another buffer's; "
                 f"name one that an IRISReplayBuffer wrote"
             )
         self = cls.__new__(cls)
-        self.size, self.obs_shape = engine.capacity, engine.spec.obs.shape
-        self.action_size = engine.spec.action.shape[0]
+        self.size, self.obs_shape = buffer.capacity, buffer.spec.obs.shape
+        self.action_size = buffer.spec.action.shape[0]
         self.seq_len, self.batch_size = notes["seq_len"], notes["batch_size"]
-        self._take(engine)
+        self._take(buffer)
         self._steps_before, self._moved = notes["steps_before"], notes["moved"]
-        self._ends = notes["episodes"], int(engine._index.head[0])
-        index = engine._index
+        self._ends = notes["episodes"], int(index.head[0])
         rows = index.live_rows()
         cuts = index.stop[rows[index.ended[rows] == CUT]] - 1
         self.terminals[cuts % self.size] = SEAM
         return self
 
-    def _take(self, engine: ReplayBuffer) -> None:
-        super()._take(engine)
+    def _take(self, buffer: ReplayBuffer) -> None:
+        super()._take(buffer)
         self._settled_steps = SettledSteps()
         self._intake = TransitionIntake(self.obs_shape, self.action_size)
 
@@ -156,21 +154,21 @@ class IRISReplayBuffer(RingCounters):
             BufferClosed: the buffer was closed. FileError: its file cannot be written.
         """
         step = self._intake.step(obs, action, reward, terminal, truncated, final_obs)
-        with self._engine._lock:
+        with self.engine.lock:
             self._store(step)
 
     def _store(self, step: Step) -> None:
         if self._set or self._moved:
-            self._engine._keeper.check_open()
+            self.engine.check_open()
             self.cut() if self._moved else self._settle()
-        index = self._engine._index
+        index = self.engine.index
         if index.seams and index.open_row[0] >= 0:  # the step begins an episode: the one before ends here
             self.terminals[self.idx - 1] = SEAM
         try:
             if step[2] & TERMINATED:
                 self._store_end(step)
             else:
-                self._engine._changes.add(0, step)
+                self.engine.changes.add(0, step)
         except BaseException:
             with own_words():
                 raise
@@ -179,8 +177,8 @@ class IRISReplayBuffer(RingCounters):
         """Store the last step of an episode; the file counts it together with the step."""
         count = self._count_ends()
         try:
-            self._engine._keeper.note(episodes=count + 1)
-            self._engine._changes.add(0, step)
+            self.engine.memories.note(episodes=count + 1)
+            self.engine.changes.add(0, step)
         except BaseException:
             self._note()
             raise
@@ -188,15 +186,15 @@ class IRISReplayBuffer(RingCounters):
 
     def cut(self) -> None:
         """End the running episode: the recording goes on elsewhere, and nothing joins across this point."""
-        with self._engine._lock, own_words():
-            self._engine._keeper.check_writable()
+        with self.engine.lock, own_words():
+            self.engine.check_writable()
             self._settle()
-            index, slot = self._engine._index, self.idx - 1
+            index, slot = self.engine.index, self.idx - 1
             if index.open_row[0] >= 0:
                 before = self.terminals[slot]
                 self.terminals[slot] = SEAM
                 try:
-                    self._engine.cut()
+                    self._buffer.cut()
                 finally:
                     if index.open_row[0] >= 0:
                         self.terminals[slot] = before
@@ -241,10 +239,10 @@ class IRISReplayBuffer(RingCounters):
             NotEnoughData: no step has a known next frame yet.
             BadSetting: a length that is no positive integer or larger than the ring.
         """
-        with self._engine._lock:
+        with self.engine.lock:
             batch = self._sequences(seq_len, "pad_right", self._settled_steps)
-            running = self._engine._index.open_row[0] >= 0
-            newest = int(self._engine._index.head[0]) - 1 if running else -1
+            running = self.engine.index.open_row[0] >= 0
+            newest = int(self.engine.index.head[0]) - 1 if running else -1
         if running:  # what comes of the newest step is not known yet
             rows, places = np.nonzero(batch.mask & (batch.step_ids() == newest))
             batch.mask[rows, places] = False
@@ -262,14 +260,14 @@ class IRISReplayBuffer(RingCounters):
             )
 
         def draw() -> SequenceBatch:
-            batch = self._engine.sample(self.batch_size, length, boundary=boundary, sampler=sampler)
+            batch = self._buffer.sample(self.batch_size, length, boundary=boundary, sampler=sampler)
             assert isinstance(batch, SequenceBatch)
             return batch
 
         def agrees(batch: SequenceBatch) -> bool:
             return bool((batch.extras["terminals"] == batch.terminated).all())
 
-        with self._engine._lock, own_words():
+        with self.engine.lock, own_words():
             try:
                 return self._agreeing(draw, agrees)
             except NotEnoughData:
@@ -285,7 +283,7 @@ class IRISReplayBuffer(RingCounters):
             )
         return NotEnoughData(
             f"wanted a window of {length} steps, got {len(self)} transitions whose longest episode has "
-            f"{self._engine._index.longest()} with a known next frame; add more, ask for a shorter seq_len, "
+            f"{self.engine.index.longest()} with a known next frame; add more, ask for a shorter seq_len, "
             f"or call sample_padded, which fills up what is short"
         )
 
@@ -295,7 +293,7 @@ class IRISReplayBuffer(RingCounters):
         Raises:
             NotEnoughData: nothing is stored yet.
         """
-        with self._engine._lock:
+        with self.engine.lock:
             slot = int(self._draw_steps(1)[1][0]) % self.size
             # abs: a truncated step is marked by -0.0, which is nobody's business outside.
             return (
@@ -312,7 +310,7 @@ class IRISReplayBuffer(RingCounters):
             NotEnoughData: nothing is stored yet.
             BadSetting: `batch_size` is no positive integer.
         """
-        with self._engine._lock:
+        with self.engine.lock:
             return self._frames(self._draw_steps(positive("batch_size", batch_size))[1])
 
     def sample_with_burn_in(self, batch_size: int, burn_in: int) -> tuple[Frames, Frames]:
@@ -335,49 +333,49 @@ class IRISReplayBuffer(RingCounters):
         def draw() -> tuple[Ints, Ints, Ints]:
             rows, ids = self._draw_steps(count, before + 1)
             history = ids[:, None] - np.arange(before, 0, -1)
-            return ids, history, np.maximum(history, self._engine._index.live_start(rows)[:, None])
+            return ids, history, np.maximum(history, self.engine.index.live_start(rows)[:, None])
 
         def agrees(drawn: tuple[Ints, Ints, Ints]) -> bool:
             _, history, shown = drawn
             ends = self.terminals[shown % self.size]
             return not ends.any() or not ends[history == shown].any()
 
-        with self._engine._lock:
+        with self.engine.lock:
             ids, _, shown = self._agreeing(draw, agrees)
             return self._frames(ids), self._frames(shown)
 
     def _draw_steps(self, count: int, length: int = 1) -> tuple[Ints, Ints]:
-        self._engine._layouts.get(False, count, length)  # refuses what is too large
-        self._engine._keeper.check_open()
+        self.engine.layouts.get(False, count, length)  # refuses what is too large
+        self.engine.check_open()
         self._settle()
         if len(self) == 0:
             raise NotEnoughData("wanted one stored transition, got an empty buffer; add some first")
-        self._engine._keeper.drawing()
-        return uniform_steps(self._engine._index, self._engine._rng, count)
+        self.engine.memories.drawing()
+        return uniform_steps(self.engine.index, self.engine.memories.rng, count)
 
     def _frames(self, ids: Ints) -> Frames:
-        return self._engine._gatherer.values(self._engine.spec.columns()[0], ids % self.size)
+        return self.engine.gatherer.values(self._buffer.spec.columns()[0], ids % self.size)
 
     # --- the file --------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Make everything survive a loss of power; nothing happens without a path."""
-        with self._engine._lock, own_words():
+        with self.engine.lock, own_words():
             self._settle()
-            self._engine.flush()
+            self._buffer.flush()
 
     def save_as(self, path: str | os.PathLike[str]) -> None:
         """Write a whole copy as a replay file; one saved there before is brought up to date."""
-        with self._engine._lock, own_words():
+        with self.engine.lock, own_words():
             self._settle()
-            self._engine.save_as(path)
+            self._buffer.save_as(path)
 
     def close(self) -> None:
         """Flush, and take and give nothing any more. Closing twice is fine."""
-        with self._engine._lock, own_words():
-            if not self._engine._keeper.closed:
+        with self.engine.lock, own_words():
+            if not self.engine.closed:
                 self._settle()
-            self._engine.close()
+            self._buffer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -388,7 +386,7 @@ class IRISReplayBuffer(RingCounters):
         self.close()
 
     def __repr__(self) -> str:
-        return f"IRISReplayBuffer({len(self):,} of {self.size:,} transitions: {self._engine!r})"
+        return f"IRISReplayBuffer({len(self):,} of {self.size:,} transitions: {self._buffer!r})"
 
 
 def _spec_of(obs_shape: tuple[int, ...], action_size: int) -> StepSpec:

@@ -1,20 +1,19 @@
 """Memory and file of one buffer meet here."""
 
-from reverie.engine.engine import Keeper
-from reverie.engine.feedback import checked_extras, checked_priorities, sampler_of
+from reverie.engine.engine import Engine
 from reverie.engine.gather import Gatherer
 from reverie.engine.layout import ROW_LEAVES, SEQUENCE_LEAVES, Layout, Layouts
-from reverie.engine.steps import Intake, Step
+from reverie.engine.steps import Intake, Step, checked_extras, checked_priorities, sampler_of
 from reverie.engine.table import ENDED_NAMES, EpisodeTable, describe, list_episodes
 
 __all__ = [
     "ENDED_NAMES",
     "ROW_LEAVES",
     "SEQUENCE_LEAVES",
+    "Engine",
     "EpisodeTable",
     "Gatherer",
     "Intake",
-    "Keeper",
     "Layout",
     "Layouts",
     "Step",

@@ -119,7 +119,7 @@ class Connection:
         self._row_bytes = 0  # that a row has at most
         self._work = Work()
         self.found_log = log_bytes(place)  # before SQLite makes one
-        watch(self, self._working)
+        watch(self._forked, self._working, self._guard)
         with self._working:
             self._open()
 

@@ -58,7 +58,7 @@ class WriterLock:
         if fcntl is None:  # pragma: no cover - Windows
             return
         locked = (place if draft is None else draft) if _of_open_files() else self._note
-        watch(self)
+        watch(self._forked)
         for last in (False, True):
             try:
                 if locked == self._note:

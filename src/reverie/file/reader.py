@@ -218,9 +218,9 @@ class Follower:
         self._lock = lock
         self._depth = 0
         self._version = -1  # nothing was loaded yet
-        watch(self)
+        watch(self._forked)
 
-    def _guard(self, lock: AbstractContextManager[Any]) -> None:
+    def guard(self, lock: AbstractContextManager[Any]) -> None:
         self._lock = lock
 
     def _forked(self, at_rest: bool) -> None:

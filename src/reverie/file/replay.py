@@ -253,7 +253,7 @@ class _AtExit:
     """Closes the buffers of this process when the interpreter ends."""
 
     def __init__(self) -> None:
-        watch(self)
+        watch(self._forked)
         self._forked(at_rest=True)
 
     def _forked(self, at_rest: bool) -> None:

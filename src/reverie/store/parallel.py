@@ -19,7 +19,7 @@ class Helpers:
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
         self._pool: ThreadPoolExecutor | None = None
-        watch(self)
+        watch(self._forked)
 
     def _forked(self, at_rest: bool) -> None:
         self._pool = None  # its threads stayed in the parent

@@ -54,7 +54,7 @@ def feed(
     where = as_device(device)
     way: Plain | Pinned = Plain(draw, where)
     if where.type == "cuda":
-        layout = buffer._layouts.get(boundary == "cross", batch_size, burn_in + length)
+        layout = buffer.engine.layouts.get(boundary == "cross", batch_size, burn_in + length)
         way = Pinned(draw, buffer.spec, layout, CudaCopies(where))
     return Feed(way.make, way.hand_over, prefetch)
 
