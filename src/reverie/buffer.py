@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self, overload
 
 import numpy as np
@@ -15,6 +14,7 @@ from reverie.checks import distinct_streams, natural, positive, seed_number, str
 from reverie.engine import (
     Engine,
     EpisodeTable,
+    Face,
     Intake,
     checked_extras,
     checked_priorities,
@@ -27,20 +27,15 @@ from reverie.file import (
     Settings,
     check_residency,
     check_settings,
-    close_at_exit,
     generator,
-    make_file,
     read_settings,
-    removed_on_error,
-    reserve_for,
 )
 from reverie.index import Anchors, check_boundary
-from reverie.process import Bound
 from reverie.samplers import Sampler, check_sampler
 from reverie.spec import StepSpec, Tree
 
 
-class ReplayBuffer(Bound):
+class ReplayBuffer(Face):
     """A ring of steps for each stream, from which exact sequences are drawn.
 
     Every method may be called from any thread: a reader never sees a half-written step.
@@ -88,35 +83,25 @@ class ReplayBuffer(Bound):
     ) -> None:
         settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
         rng = generator(seed_number(seed))
-        reserve_for(self, settings)
-        file = None if path is None else make_file(Path(path), settings, rng)
-        with removed_on_error(file):
-            self._set_up(settings, rng, file)
-            if file is not None:
-                close_at_exit(self, file)
-                self.engine.begin()
+        self._prepare(settings)
+        self.engine = Engine.create(self, settings, rng, None if path is None else Path(path))
 
     @classmethod
     def of_file(cls, file: ReplayFile, residency: str | None, seed: int | None, episodes: str) -> Self:
         """Return the buffer that an open file keeps; see `reverie.open`, which checks the arguments."""
         settings, rng = read_settings(file, residency, seed)
         self = cls.__new__(cls)
-        reserve_for(self, settings)
-        self._set_up(settings, rng, file)
+        self._prepare(settings)
         if file.db.mode == "r":
             self._again = open, (file.db.path.absolute(), residency, "r")
-        else:
-            close_at_exit(self, file)
+        self.engine = Engine.of_file(self, settings, rng, file)
         self.engine.resume(episodes)
         return self
 
-    def _set_up(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:
-        """Make the engine of an empty buffer; `file` is where its bytes may be instead."""
+    def _prepare(self, settings: Settings) -> None:
         self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
-        self.engine = Engine(settings, rng, file)
-        self._intake = Intake(self.spec)
-        self._all_streams = np.arange(self.streams)
+        self._intake, self._all_streams = Intake(self.spec), np.arange(self.streams)
 
     # --- what there is ---------------------------------------------------------------------------------
 
@@ -342,48 +327,6 @@ class ReplayBuffer(Bound):
         """
         ids = check_batch(batch, self.engine.origins.buffer).step_ids()
         self.engine.rewrite(batch, ids, checked_extras(self.spec.extras, ids, values))
-
-    # --- the file --------------------------------------------------------------------------------------
-
-    @property
-    def path(self) -> Path | None:
-        """Where the replay file is, if there is one."""
-        return self.engine.path
-
-    def flush(self) -> None:
-        """Make everything survive a loss of power, in the file alone: steps, episodes, samplers, random state.
-
-        Raises:
-            FileError: the file cannot be written, and is as it was; or a reader keeps its log from being emptied.
-        """
-        self.engine.flush()
-
-    def save_as(self, path: str | os.PathLike[str]) -> None:
-        """Write a whole copy of the buffer as a replay file, while others go on using the buffer.
-
-        A copy that this buffer saved there before is brought up to date: what has not changed is not written
-        again. Where the buffer has no file of its own, or it has gone, others wait.
-
-        Raises:
-            FileError: it cannot be written, or something else is there; what was there is as it was.
-        """
-        self.engine.save_as(Path(path))
-
-    def close(self) -> None:
-        """Flush, and take and give nothing any more. Closing twice is fine.
-
-        Raises:
-            FileError: the file cannot be flushed; the buffer is closed all the same.
-        """
-        self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open(

@@ -1,6 +1,7 @@
 """Memory and file of one buffer meet here."""
 
 from reverie.engine.engine import Engine
+from reverie.engine.face import Face
 from reverie.engine.gather import Gatherer
 from reverie.engine.layout import ROW_LEAVES, SEQUENCE_LEAVES, Layout, Layouts
 from reverie.engine.steps import Intake, Step, checked_extras, checked_priorities, sampler_of
@@ -12,6 +13,7 @@ __all__ = [
     "SEQUENCE_LEAVES",
     "Engine",
     "EpisodeTable",
+    "Face",
     "Gatherer",
     "Intake",
     "Layout",

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, Origins, StepBatch
 from reverie.engine.changes import Changes
+from reverie.engine.copies import Copies
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
-from reverie.errors import BufferClosed, FileError, FileTaken, ReplayError, WrongProcess
+from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.file import (
+    Closable,
     Follower,
     Reader,
     ReplayFile,
     Settings,
     Writer,
-    copy_file,
-    copy_memory,
+    close_at_exit,
+    make_file,
     make_stores,
-    snapshot,
+    removed_on_error,
+    reserve_for,
 )
 from reverie.index import Anchors, EpisodeIndex, Ints, Windows, anchors_of
 from reverie.process import Shared, own_stream
@@ -67,14 +68,12 @@ class Engine(Shared):
         self.layouts, self.origins, self._blocks = Layouts(settings.spec), Origins(), Blocks()
         self._uniform = Uniform()
         self.closed = False
-        self._identity = uuid.uuid4().hex  # by which copies know whose they are
-        self._copier: int | None = None  # the thread that copies the file now
         self._is_copy = False  # of a buffer of the process that this one was forked from
         self._was_writer = False  # and that process writes to the file
         if file is not None or settings.max_bytes is not None:
             self.changes.check = self.check_writable
         self.share()  # from here on there is a lock, and a turn to read
-        self._turns = threading.Condition(self.lock)
+        self._copies = Copies(self.lock)
 
     def _forked(self, at_rest: bool) -> None:
         """In a forked child: draw random numbers of its own, and be told of every step, to refuse it."""
@@ -96,13 +95,37 @@ class Engine(Shared):
 
     # --- the beginning ---------------------------------------------------------------------------------
 
+    @classmethod
+    def create(cls, owner: Closable, settings: Settings, rng: np.random.Generator, path: Path | None) -> Self:
+        """Return the engine of an empty buffer, and make its file if there is a path.
+
+        Memory stays reserved as long as `owner` lives, which is closed when the program ends.
+        """
+        reserve_for(owner, settings)
+        file = None if path is None else make_file(path, settings, rng)
+        with removed_on_error(file):
+            engine = cls(settings, rng, file)
+            if file is not None:
+                close_at_exit(owner, file)
+                engine.begin()
+            return engine
+
+    @classmethod
+    def of_file(cls, owner: Closable, settings: Settings, rng: np.random.Generator, file: ReplayFile) -> Self:
+        """Return the engine of a buffer that a file keeps; `resume` fills its memory. `owner` is as in `create`."""
+        reserve_for(owner, settings)
+        engine = cls(settings, rng, file)
+        if file.db.mode != "r":
+            close_at_exit(owner, file)
+        return engine
+
     def begin(self, reader: Reader | None = None) -> None:
         """Begin to write to the file, which holds what memory holds: what `reader` loaded, or nothing.
 
         The episodes that ran when another process was killed at writing end here.
         """
         assert self.file is not None
-        writer = self._writer_of(self.file)
+        writer = self.writer_of(self.file)
         if reader is not None:
             writer.go_on_from(reader)
             self.memories.differ()
@@ -132,7 +155,8 @@ class Engine(Shared):
         running: list[int] = np.flatnonzero(self.index.open_row >= 0).tolist()
         return running
 
-    def _writer_of(self, file: ReplayFile) -> Writer:
+    def writer_of(self, file: ReplayFile) -> Writer:
+        """Return what writes what memory holds into a file."""
         settings = self.settings
         return Writer(file, settings.stored, self.index, self.store, self.finals, settings.durability)
 
@@ -256,74 +280,20 @@ class Engine(Shared):
             if self._was_writer:
                 self.check_own()
             if self.changes.writer is not None:
-                self._await_copy()
+                self._copies.wait()
                 self.check_open()  # another thread may have closed it meanwhile
                 self._flush(self.changes.writer, clean=False)
 
     def save_as(self, path: Path) -> None:
         """Write a copy; others may go on as soon as all of it can be read from the file."""
-        with ExitStack() as turn:
-            turn.enter_context(self.turn)
-            self.check_open()
-            if self.file is None or self._is_lost(self.file):
-                self._copy_memory(path)
-                return
-            try:
-                self._copy_file(self.file, path, turn)
-            except FileTaken:
-                raise
-            except FileError:  # of the copy, or of a file that is damaged while what is in memory is not
-                if self.changes.writer is None or self.store.reads_file:
-                    raise
-                with self._turns:
-                    self.check_open()  # others went on meanwhile
-                    self._copy_memory(path)
-
-    def _is_lost(self, file: ReplayFile) -> bool:
-        """Whether the file cannot be brought up to date, or is not where it was; memory holds everything."""
-        try:
-            self.flush()
-            return file.db.is_astray
-        except FileError:  # a full disk, say
-            return True
-
-    def _copy_memory(self, path: Path) -> None:
-        copy_memory(path, self._identity_of_file(), self.settings, self.memories.all(), self._writer_of)
-
-    def _copy_file(self, file: ReplayFile, path: Path, turn: ExitStack) -> None:
-        try:
-            with snapshot(file.db.place) as source:
-                ends = [self.index.tail.tolist(), self.index.head.tolist()]
-                if self.changes.writer is not None:
-                    self._copier = threading.get_ident()
-                turn.close()
-                # A reader's memory may be of a moment before that of the snapshot.
-                copy_file(source, path, [] if self.changes.writer is None else ends)
-        finally:
-            with self._turns:
-                self._copier = None
-                self._turns.notify_all()
-
-    def _identity_of_file(self) -> str:
-        """Return the identity by which copies know whose they are."""
-        if self.file is None:
-            return self._identity
-        try:
-            return str(self.file.meta("identity"))
-        except FileError:  # it is damaged; what is in memory is not
-            return self._identity
-
-    def _await_copy(self) -> None:
-        """Wait, and let others use the buffer, while another thread copies the file: it needs the log as it is."""
-        while self._copier not in (None, threading.get_ident()):
-            self._turns.wait()
+        self._copies.save(self, path)
 
     def close(self) -> None:
         """Flush and close the file. Closing twice is fine."""
         with self.lock:
             self.turn = self.lock  # nothing is read from the file any more
             if self.changes.writer is not None:
-                self._await_copy()
+                self._copies.wait()
             self.closed = True  # from now on; what follows is done again if it was interrupted
             self.changes.check = self.check_writable
             if self.file is None or self.file.closed:

@@ -5,7 +5,15 @@ from reverie.file.copies import copy_file, copy_memory, snapshot
 from reverie.file.lock import writing_process
 from reverie.file.place import log_bytes
 from reverie.file.reader import Follower, Reader
-from reverie.file.replay import FORMAT, ReplayFile, close_at_exit, make_file, read_settings, removed_on_error
+from reverie.file.replay import (
+    FORMAT,
+    Closable,
+    ReplayFile,
+    close_at_exit,
+    make_file,
+    read_settings,
+    removed_on_error,
+)
 from reverie.file.settings import Settings, check_settings, reserve_for
 from reverie.file.state import (
     Remembered,
@@ -25,6 +33,7 @@ from reverie.file.writer import Writer
 __all__ = [
     "FORMAT",
     "LACKS_LOG",
+    "Closable",
     "FinalStore",
     "Follower",
     "Reader",
