@@ -17,7 +17,7 @@ import torch
 from reverie.feeds import feed as feeds
 from reverie.feeds.feed import Feed, drawing
 from reverie.torch import feed
-from reverie.torch.ways import SLOTS, Pinned
+from reverie.torch.feed import SLOTS, Pinned
 from support.batches import BOUNDARIES, SAMPLERS, assert_equal, frame_spec, frames, nested_spec, write
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

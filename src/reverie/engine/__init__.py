@@ -1,4 +1,9 @@
-"""Memory and file of one buffer meet here."""
+"""Memory and file of one buffer meet here.
+
+`Engine` is what a buffer is: lock, index, stores, samplers and the one writer of its file. It promises that a change
+has happened in memory and in the file alike, or in neither: it is decided, written, and only then published.
+`Intake` and the functions beside it check what users pass. `Gatherer` and `Layouts` make batches of what was drawn.
+"""
 
 from reverie.engine.engine import Engine
 from reverie.engine.face import Face

@@ -68,36 +68,41 @@ class Changes:
     # --- the changes -----------------------------------------------------------------------------------
 
     def add(self, stream: int, step: Step) -> None:
-        """Store one step. Where it is the only thing to be written, this is done here, with few calls."""
+        """Store one step.
+
+        It is the call that comes most often. What most steps need is done here, with few calls.
+        """
         if self._pending is not None:
             self.settle()
+        index, writer, happened = self._index, self.writer, None
+        values, amount, ended, final = step
         if self.check is not None:
             self.check()
-        values, amount, ended, final = step
-        index, writer = self._index, self.writer
-        if writer is not None:  # what goes into the file is what memory will hold
-            values, final = self._owned(values), None if final is None else self._owned(final)
+            if writer is not None:  # what goes into the file is what memory will hold
+                values, final = self._owned(values), None if final is None else self._owned(final)
+                happened = partial(writer.has_steps, (stream,), (index.head.item(stream),), None)
         if final is not None or index.begins(stream):
             self._make_room((stream,), final is not None)
-        args = stream, values, amount, ended, final
-        happened = None
-        if self.budget is not None or (
-            writer is not None and (not writer.is_single(stream) or self._memories.news())
-        ):
-            self._write([stream], lambda: [(values, ended, final)], partial(self._publish_step, *args))
+        if self.check is not None and not self._is_alone(stream):
+            publish = partial(self._publish_step, stream, values, amount, ended, final)
+            self._write([stream], partial(list, [(values, ended, final)]), publish)
             return
-        if writer is not None:
-            happened = partial(writer.has_steps, (stream,), (index.head.item(stream),), None)
         index.found = None
-        self._pending = self._publish_step, args, happened
+        self._pending = self._publish_step, (stream, values, amount, ended, final), happened
         if writer is not None:
             try:
                 writer.step(stream, values, ended, final)
             except FileError as error:
                 self._was_refused(error)
                 raise
-        self._publish_step(*args)
+        self._publish_step(stream, values, amount, ended, final)
         self._pending = None
+
+    def _is_alone(self, stream: int) -> bool:
+        """Whether nothing else has to be written or dropped with the next step of a stream."""
+        if self.budget is not None:
+            return False
+        return self.writer is None or (self.writer.is_single(stream) and not self._memories.news())
 
     def add_lanes(self, streams: Ints, lanes: Lanes) -> None:
         """Store one step for each of several streams, all or none."""

@@ -1,4 +1,4 @@
-"""From addresses to arrays: fills a batch."""
+"""Fills batches: copies what the drawn addresses name out of the stores."""
 
 from __future__ import annotations
 

@@ -168,10 +168,10 @@ def test_emptying_the_log_costs_the_same_in_a_large_file(tmp_path):
 @pytest.mark.parametrize("what", ["flush", "close", "save_as"])
 def test_a_copy_made_by_another_thread_is_waited_for_while_others_go_on(what, tmp_path, monkeypatch):
     """While save_as copies, adds and samples go on; a flush, a close or another copy comes after it."""
-    from reverie.engine import engine as keeping
+    from reverie.engine import copies
 
     path, copying, go_on, order = tmp_path / "a.replay", threading.Event(), threading.Event(), []
-    copy_file = keeping.copy_file
+    copy_file = copies.copy_file
 
     def slowly(*args: object) -> None:
         first = not order
@@ -182,7 +182,7 @@ def test_a_copy_made_by_another_thread_is_waited_for_while_others_go_on(what, tm
         copy_file(*args)
         order.append("ends")
 
-    monkeypatch.setattr(keeping, "copy_file", slowly)
+    monkeypatch.setattr(copies, "copy_file", slowly)
     buffer = rv.ReplayBuffer(scalar_spec(), 500, path=path)
     grow(buffer, 50)
     copier = threading.Thread(target=buffer.save_as, args=(tmp_path / "b.replay",))

@@ -1,4 +1,4 @@
-"""The ways of a feed to the CPU and to CUDA devices."""
+"""Feeds of tensor batches: plain ones to the CPU, and through pinned memory to CUDA devices."""
 
 from __future__ import annotations
 
