@@ -11,7 +11,7 @@ import numpy as np
 from reverie.checks import REWARD, positive
 from reverie.errors import BadSetting
 from reverie.file.records import MOST_COLUMNS
-from reverie.file.stores import check_residency, row_bytes
+from reverie.file.stores import check_residency, step_bytes
 from reverie.index import RUN
 from reverie.spec import Column, StepSpec
 from reverie.store import reserve
@@ -50,9 +50,9 @@ class Settings(NamedTuple):
         return times * RUN * sum(column.field.nbytes for column in self.stored)
 
     @property
-    def row_bytes(self) -> int:
+    def step_bytes(self) -> int:
         """Bytes of memory that one step takes, as far as that is known beforehand."""
-        return row_bytes(self.residency, self.stored) + INDEX_BYTES
+        return step_bytes(self.residency, self.stored) + INDEX_BYTES
 
     @property
     def stream_bytes(self) -> int:
@@ -61,8 +61,8 @@ class Settings(NamedTuple):
         return STREAM_BYTES + run
 
     @property
-    def most_row_bytes(self) -> int:
-        """Bytes that a row of the replay file has at most: a run that does not pack, or an array of a sampler."""
+    def most_record_bytes(self) -> int:
+        """Bytes that a record of the replay file has at most: a run that does not pack, or an array of a sampler."""
         columns = self.stored
         # A compressor that does not give up adds an eighth of a thousandth; here it is allowed more.
         raw = RUN * sum(column.field.nbytes for column in columns)
@@ -150,7 +150,7 @@ def _fit(spec: StepSpec, capacity: int | None, streams: int, residency: str, max
         )
     if capacity is not None:
         return capacity
-    each = row_bytes(residency, columns) + INDEX_BYTES + raw // ASSUMED_PACKING
+    each = step_bytes(residency, columns) + INDEX_BYTES + raw // ASSUMED_PACKING
     return max_bytes // each // streams * streams
 
 
@@ -179,7 +179,7 @@ def reserve_for(owner: object, settings: Settings) -> None:
     Raises:
         TooLarge: there is not so much.
     """
-    each, count = settings.row_bytes, settings.capacity
+    each, count = settings.step_bytes, settings.capacity
     more, streams = settings.stream_bytes, settings.streams
     what = (
         f"capacity of {count:,} steps of {each:,} bytes, and {more:,} bytes for each of {streams:,} streams"

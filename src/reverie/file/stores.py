@@ -96,11 +96,11 @@ def check_residency(residency: object, path: bool) -> str:
     return residency
 
 
-def row_bytes(residency: str, columns: Sequence[Column]) -> int:
+def step_bytes(residency: str, columns: Sequence[Column]) -> int:
     """Return what one step takes in memory, as far as that is known beforehand."""
     if residency == "disk":
         return 0
-    return Ring.row_bytes(columns) if residency == "ram" else PackedRing.row_bytes(columns)
+    return Ring.step_bytes(columns) if residency == "ram" else PackedRing.step_bytes(columns)
 
 
 def make_stores(

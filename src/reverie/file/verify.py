@@ -199,7 +199,7 @@ class Audit:
                 if fits_tables(settings, self._file):
                     self._settings, self._fields = settings, fields
                     self._cut = Runs(settings.streams, settings.capacity // settings.streams)
-                    self._file.db.limit_row(settings.most_row_bytes)
+                    self._file.db.limit_row(settings.most_record_bytes)
                 else:
                     tables = sorted(self._file.columns)
                     yield f"settings: the spec has the columns {sorted(fields)}, the tables {tables}"

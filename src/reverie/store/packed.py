@@ -143,9 +143,9 @@ class PackedRing:
         self._helpers = Helpers()
 
     @staticmethod
-    def row_bytes(columns: Iterable[Column]) -> int:
+    def step_bytes(columns: Iterable[Column]) -> int:
         """Return what one step takes beside its packed columns, which are known only once packed."""
-        return Ring.row_bytes(column for column in columns if not is_wide(column))
+        return Ring.step_bytes(column for column in columns if not is_wide(column))
 
     @property
     def nbytes(self) -> int:
