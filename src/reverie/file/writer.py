@@ -14,7 +14,7 @@ from reverie.file.records import Blobs
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
-from reverie.index import NEVER, NO_FINAL, NO_ROW, EpisodeIndex, Eviction, Ints
+from reverie.index import NEVER, NO_FINAL, NO_EPISODE, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import PackedFinals, PackedRing, pack, unpack
 
@@ -39,7 +39,7 @@ class Marks:
         self.rewrites = rewrites
 
     def _now(self) -> Ints:
-        return np.stack([self._index.head, self._index.begun, self._index.open_row])
+        return np.stack([self._index.head, self._index.begun, self._index.open_episode])
 
     def changed(self) -> list[int]:
         """Return the streams of which memory may hold what the file has not."""
@@ -86,8 +86,8 @@ class Marks:
 class Writer:
     """Writes into the file what happens in memory, each time before it happens there.
 
-    A run of steps is sealed, which is to say packed and put into the file as one row, when the stream's next
-    run begins. Until then its steps are rows of their own (durability "step") or in memory alone ("chunk").
+    A run of steps is sealed, which is to say packed and put into the file as one record, when the stream's next
+    run begins. Until then its steps are records of their own (durability "step") or in memory alone ("chunk").
 
     Args:
         file: the replay file, open for writing.
@@ -325,7 +325,7 @@ class Writer:
                 first -= index.capacity
             while first < newest:
                 number, _ = runs.of_id(stream, first)
-                run, packed = self._contents.run(stream, first, runs.rows(number))
+                run, packed = self._contents.run(stream, first, runs.steps(number))
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
                 first = run.stop
@@ -352,13 +352,13 @@ class Writer:
         index, finals = self._index, self._finals
         first, stop = (
             self._marks.first_to_put(stream),
-            index.begun.item(stream) - (index.open_row.item(stream) != NO_ROW),
+            index.begun.item(stream) - (index.open_episode.item(stream) != NO_EPISODE),
         )
         if isinstance(finals, PackedFinals):
             for ordinal in range(first, stop):
-                row = index.row_of(stream, ordinal)
-                if index.final.item(row) != NO_FINAL:
-                    finals.filed(index.final.item(row), index.order.item(row))
+                episode = index.episode_of(stream, ordinal)
+                if index.final_slot.item(episode) != NO_FINAL:
+                    finals.filed(index.final_slot.item(episode), index.order.item(episode))
         self._marks.seal(stream, stop)
 
     def _put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
@@ -371,7 +371,7 @@ class Writer:
 
     def _put_beginning(self, stream: int, order: int) -> None:
         """Put an episode that is about to begin, as which of all."""
-        if self._index.open_row.item(stream) != NO_ROW:  # left running by another run of the program
+        if self._index.open_episode.item(stream) != NO_EPISODE:  # left running by another run of the program
             self._put_episodes(stream, cut=(None,))
         self.file.put_episode(self._contents.beginning(stream, order))
 
