@@ -26,7 +26,16 @@ from reverie.file.recovery import (
 )
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
-from reverie.index import NO_FINAL, EpisodeIndex, Ints, EpisodeColumns, TableRows, check_table_rows, rebuild, table_rows
+from reverie.index import (
+    NO_FINAL,
+    EpisodeColumns,
+    EpisodeIndex,
+    Ints,
+    TableRows,
+    check_table_rows,
+    rebuild,
+    table_rows,
+)
 from reverie.process import watch
 from reverie.spec import Column, Field
 from reverie.store import Helpers, PackedRing, Ring, unpack, unpack_step
@@ -185,7 +194,9 @@ class Reader:
         columns = list(zip(*live, strict=True)) if live else [()] * len(EpisodeRecord._fields)
         number, stream, ordinal, start, stop = (np.array(column, np.int64) for column in columns[:5])
         ended, total = np.array(columns[5], np.int8), np.array(columns[6], np.float64)
-        listed = EpisodeColumns(stream, ordinal, start, stop, ended, np.array(finals, np.int64), total, number)
+        listed = EpisodeColumns(
+            stream, ordinal, start, stop, ended, np.array(finals, np.int64), total, number
+        )
         head, tail, begun = (
             np.array([getattr(one, name) for one in streams], np.int64) for name in ("head", "tail", "begun")
         )

@@ -14,7 +14,7 @@ from reverie.file.records import Blobs
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
-from reverie.index import NEVER, NO_FINAL, NO_EPISODE, EpisodeIndex, Eviction, Ints
+from reverie.index import NEVER, NO_EPISODE, NO_FINAL, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import PackedFinals, PackedRing, pack, unpack
 

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from reverie.index import RUN, Runs
 from reverie.spec import Column
-from reverie.store.codec import pack, unpack, unreadable
-from reverie.store.parallel import Helpers
+from reverie.store.codec import Helpers, pack, unpack, unreadable
 from reverie.store.plain import Ring
 
 Array = npt.NDArray[Any]
