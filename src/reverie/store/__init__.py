@@ -5,7 +5,7 @@ promises:
 
 - `Ring` and `PackedRing` answer alike: what was written last to a slot is what is read.
 - Packed bytes unpack to the array that was asked for, or raise ValueError: never to more.
-- Memory that will be needed is reserved when a buffer is made, so that `add` is not refused later.
+- `reserve` refuses what memory cannot hold before any array is made.
 """
 
 from reverie.store.codec import DELTA, LEAST_STEP_BYTES, PLAIN, Helpers, pack, pack_step, unpack, unpack_step
