@@ -79,7 +79,7 @@ def copy_memory(
         identity: of the buffer.
         settings: of the buffer.
         remembered: what it knows beside steps and episodes.
-        writer_of: returns its journal for a file.
+        writer_of: returns its writer for a file.
     """
     rng = generator_from(remembered[0]["rng"])
     with _target(path, identity, settings, lambda draft: make_file(draft, settings, rng, identity)) as target:

@@ -1,4 +1,4 @@
-"""What a buffer was asked to be, checked, and as the replay file keeps it."""
+"""The settings of a buffer: checked when it is made, and read from its replay file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reverie.spec import Column, StepSpec
 from reverie.store import reserve
 from reverie.values import most_array_bytes
 
-# How many times smaller frames are taken to become, where a budget of bytes has to be turned into steps.
+# A budget of bytes becomes a number of steps: frames are taken to pack so many times smaller.
 ASSUMED_PACKING = 32
 LEAST_RUNS = 12  # of each stream that a budget must have room for, not packed
 INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
@@ -41,6 +41,11 @@ class Settings(NamedTuple):
     def stored(self) -> tuple[Column, ...]:
         """The columns that are stored."""
         return stored_columns(self.spec)
+
+    @property
+    def each(self) -> int:
+        """Steps that each stream keeps."""
+        return self.capacity // self.streams
 
     @property
     def raw_run_bytes(self) -> int:

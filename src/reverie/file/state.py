@@ -1,4 +1,4 @@
-"""What samplers and generators remember, as JSON and named arrays, and whose it is after a resume."""
+"""What samplers and the random generator remember: as JSON and arrays in the file, and given back by `open`."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def viewing(path: Path) -> Iterator[View]:
         index_alone = settings._replace(residency="disk", max_bytes=None)
         reserve_for(file, index_alone)
         with file.db.reading():
-            index = EpisodeIndex(settings.streams, settings.capacity // settings.streams)
+            index = EpisodeIndex(settings.streams, settings.each)
             store, finals = make_stores("disk", settings.stored, index.runs, file)
         Reader(file, settings.stored, index, store, finals).load()
         yield View(file, settings, index, store, finals)

@@ -18,9 +18,11 @@ Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
 
-SLICE_ROW = 4096  # bytes of a row from which on a call for each window costs next to nothing
-SPAN_ROW = 192  # bytes: above, rows that are copied one by one, but only once, are there as soon
-KEPT_SPANS = 64
+# Rows of at least so many bytes are copied by one call for each window: the call costs little beside the copy.
+SLICE_ROW = 4096
+# Rows of more bytes are copied one by one. Spans, which copy twice, are no faster there.
+SPAN_ROW = 192
+KEPT_SPANS = 64  # arrays of spans that are kept for the next batch
 
 
 class Ring:
