@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reverie.index.windows import BOUNDARIES
+from reverie.index import BOUNDARIES
 from reverie.samplers import mixture as samplers
 
 PAGE = (Path(__file__).parents[2] / "docs/semantics.md").read_text()

@@ -69,7 +69,7 @@ class RingDraws(RingCounters):
         """
         with self.engine.lock:
             batch = self._sequences(seq_len, "pad_right", self._settled_steps)
-            running = self.engine.index.open_row[0] >= 0
+            running = self.engine.index.open_episode[0] >= 0
             newest = int(self.engine.index.head[0]) - 1 if running else -1
         if running:  # what comes of the newest step is not known yet
             rows, places = np.nonzero(batch.mask & (batch.step_ids() == newest))

@@ -105,7 +105,7 @@ class IRISReplayBuffer(RingDraws):
         self._take(buffer)
         self._steps_before, self._moved = notes["steps_before"], notes["moved"]
         self._ends = notes["episodes"], int(index.head[0])
-        rows = index.live_rows()
+        rows = index.live_episodes()
         cuts = index.stop[rows[index.ended[rows] == CUT]] - 1
         self.terminals[cuts % self.size] = SEAM
         return self
@@ -151,7 +151,7 @@ class IRISReplayBuffer(RingDraws):
             self.engine.check_open()
             self.cut() if self._moved else self._settle()
         index = self.engine.index
-        if index.seams and index.open_row[0] >= 0:  # the step begins an episode: the one before ends here
+        if index.seams and index.open_episode[0] >= 0:  # the step begins an episode: the one before ends here
             self.terminals[self.idx - 1] = SEAM
         try:
             if step[2] & TERMINATED:
@@ -179,13 +179,13 @@ class IRISReplayBuffer(RingDraws):
             self.engine.check_writable()
             self._settle()
             index, slot = self.engine.index, self.idx - 1
-            if index.open_row[0] >= 0:
+            if index.open_episode[0] >= 0:
                 before = self.terminals[slot]
                 self.terminals[slot] = SEAM
                 try:
                     self._buffer.cut()
                 finally:
-                    if index.open_row[0] >= 0:
+                    if index.open_episode[0] >= 0:
                         self.terminals[slot] = before
             if self._moved:
                 self._moved = False

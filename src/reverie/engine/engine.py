@@ -152,7 +152,7 @@ class Engine(Shared):
 
     def _running(self) -> list[int]:
         """Return the streams whose newest episode has not ended."""
-        running: list[int] = np.flatnonzero(self.index.open_row >= 0).tolist()
+        running: list[int] = np.flatnonzero(self.index.open_episode >= 0).tolist()
         return running
 
     def writer_of(self, file: ReplayFile) -> Writer:

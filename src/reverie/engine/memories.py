@@ -17,7 +17,7 @@ from reverie.file import (
     remember,
     remember_rest,
 )
-from reverie.index import EpisodeIndex, Places
+from reverie.index import EpisodeIndex, TableRows
 from reverie.samplers import Sampler
 
 
@@ -86,7 +86,7 @@ class Memories:
 
     # --- the file --------------------------------------------------------------------------------------
 
-    def recall(self, file: ReplayFile) -> Places | None:
+    def recall(self, file: ReplayFile) -> TableRows | None:
         """Take back what a file keeps; return the rows of the index if they are known.
 
         States of samplers wait for their samplers from now on.

@@ -1,9 +1,17 @@
-"""The replay file: SQLite, its tables, its one writer, its readers, copies, and whether it is whole."""
+"""The replay file: one SQLite database that holds a buffer whole. `docs/format.md` says what is in it.
+
+This room knows the file and the memory that is made from it; it never decides what a buffer does. It promises:
+
+- Every change is one transaction, written before memory changes: the file is always as it was after one of them.
+- After a flush the file alone, without its log, holds everything and survives a loss of power.
+- One process writes, whatever names the file has; any number read along, each call of one moment.
+- Nothing is believed: what a file holds is checked against checksums, limits and the recovery rule, which stands in
+  `recovery` alone. Whatever is wrong is a FileError that names a remedy.
+- A copy is whole or not there.
+"""
 
 from reverie.file.contents import Told
 from reverie.file.copies import copy_file, copy_memory, snapshot
-from reverie.file.lock import writing_process
-from reverie.file.place import log_bytes
 from reverie.file.reader import Follower, Reader
 from reverie.file.replay import (
     FORMAT,
@@ -23,11 +31,10 @@ from reverie.file.state import (
     recall,
     remember,
     remember_rest,
-    sampler_entries,
 )
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
 from reverie.file.verify import LACKS_LOG, verify_file
-from reverie.file.view import Sums, View, sums, viewing
+from reverie.file.view import Sums, View, viewing
 from reverie.file.writer import Writer
 
 __all__ = [
@@ -53,7 +60,6 @@ __all__ = [
     "copy_memory",
     "generator",
     "generator_state",
-    "log_bytes",
     "make_file",
     "make_stores",
     "put_ended",
@@ -63,10 +69,7 @@ __all__ = [
     "remember_rest",
     "removed_on_error",
     "reserve_for",
-    "sampler_entries",
     "snapshot",
-    "sums",
     "verify_file",
     "viewing",
-    "writing_process",
 ]

@@ -78,16 +78,16 @@ class Contents:
             if news is not None and name in news:
                 which, value = news[name]
                 values[name][which] = value
-        episode = index.row_of_slot[slots]
-        last = index.stop[episode] == ids + 1
+        episodes = index.episode_of_slot[slots]
+        last = index.stop[episodes] == ids + 1
         for place, step in enumerate(ids.tolist()):
-            row = episode.item(place)
-            ended = index.ended.item(row) if last[place] else RUNNING
+            episode = episodes.item(place)
+            ended = index.ended.item(episode) if last[place] else RUNNING
             packed = {
                 name: pack_step(rows[place], rows[place - 1] if place else None)
                 for name, rows in values.items()
             }
-            yield StepRecord(stream, step, ended, packed, self._final(row) if last[place] else None)
+            yield StepRecord(stream, step, ended, packed, self._final(episode) if last[place] else None)
 
     def run(self, stream: int, first: int, steps: int) -> tuple[RunRecord, Blobs]:
         """Return the record of a sealed run, which begins with the id `first`."""
@@ -103,18 +103,18 @@ class Contents:
         """
         index = self._index
         for ordinal in range(first, index.begun.item(stream)):
-            row = index.row_of(stream, ordinal)
-            ended, final = index.ended.item(row), self._final(row)
-            if cut is not None and row == index.open_row.item(stream):
+            episode = index.episode_of(stream, ordinal)
+            ended, final = index.ended.item(episode), self._final(episode)
+            if cut is not None and episode == index.open_episode.item(stream):
                 ended, final = CUT, cut[0]
             yield EpisodeRecord(
-                index.order.item(row),
+                index.order.item(episode),
                 stream,
                 ordinal,
-                index.start.item(row),
-                index.stop.item(row),
+                index.start.item(episode),
+                index.stop.item(episode),
                 ended,
-                index.total.item(row),
+                index.total.item(episode),
                 final,
             )
 
@@ -123,9 +123,9 @@ class Contents:
         begun, head = self._index.begun.item(stream), self._index.head.item(stream)
         return EpisodeRecord(order, stream, begun, head, head, RUNNING, 0.0, None)
 
-    def _final(self, row: int) -> Blobs | None:
-        """Return the final observation of the episode in this row of the index, packed."""
-        final_slot = self._index.final.item(row)
+    def _final(self, episode: int) -> Blobs | None:
+        """Return the final observation of an episode, packed."""
+        final_slot = self._index.final_slot.item(episode)
         return None if final_slot == NO_FINAL else self._finals.packed(final_slot)
 
 

@@ -21,7 +21,7 @@ from reverie.process import watch
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # elsewhere it is a module
 
 # Where the locked byte lies: beyond those that SQLite locks, and beyond the end of any file.
 PLACE = 2**62

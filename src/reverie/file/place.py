@@ -22,7 +22,7 @@ PATH_BYTES = 504  # SQLite takes no longer path
 
 
 @contextmanager
-def told(path: Path, wanted: str) -> Iterator[None]:
+def path_errors(path: Path, wanted: str) -> Iterator[None]:
     """Raise as a FileError what the system says about a path; but that a name is taken stays what it is."""
     try:
         yield
@@ -48,7 +48,7 @@ def existing(path: Path) -> Path:
     Raises:
         FileMissing: there is none. FileError: it is no file, or cannot be reached.
     """
-    with told(path, "a replay file"):
+    with path_errors(path, "a replay file"):
         try:
             found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -70,7 +70,7 @@ def vacant(path: Path, beside: str = BESIDE_NEW) -> Path:
         FileTaken: there is something already. FileMissing: its folder is not there.
         FileError: it cannot lie there.
     """
-    with told(path, "a place for a new file"):
+    with path_errors(path, "a place for a new file"):
         folder = Path(os.path.realpath(path.parent))
         try:
             is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
@@ -98,7 +98,7 @@ def is_there(path: Path) -> bool:
     Raises:
         FileError: nobody can tell, since the path cannot be walked.
     """
-    with told(path, "a path to write to"):
+    with path_errors(path, "a path to write to"):
         try:
             os.stat(path)
         except (FileNotFoundError, NotADirectoryError):

@@ -26,7 +26,16 @@ from reverie.file.recovery import (
 )
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
-from reverie.index import NO_FINAL, EpisodeIndex, Ints, Listed, Places, check_places, places, rebuild
+from reverie.index import (
+    NO_FINAL,
+    EpisodeColumns,
+    EpisodeIndex,
+    Ints,
+    TableRows,
+    check_table_rows,
+    rebuild,
+    table_rows,
+)
 from reverie.process import watch
 from reverie.spec import Column, Field
 from reverie.store import Helpers, PackedRing, Ring, unpack, unpack_step
@@ -55,7 +64,7 @@ class Reader:
         index: EpisodeIndex,
         store: Store,
         finals: FinalStore,
-        rows: Places | None = None,
+        rows: TableRows | None = None,
     ) -> None:
         self._file = file
         self._rows = rows
@@ -77,11 +86,11 @@ class Reader:
         """
         with self._file.db.reading():
             if self._rows is not None:
-                check_places(self._rows, self._index)
+                check_table_rows(self._rows, self._index)
             self._load(self._rows)
-            self._rows = places(self._index)
+            self._rows = table_rows(self._index)
 
-    def _load(self, before: Places | None) -> None:
+    def _load(self, before: TableRows | None) -> None:
         crcs = dict(self._file.runs())
         steps, episodes = self._file.steps(), self._file.episodes()
         streams = self._streams(crcs, steps, episodes)
@@ -174,7 +183,7 @@ class Reader:
             }
             self._store.write(stream * self._index.capacity + step.id % self._index.capacity, before)
 
-    def _set_index(self, streams: list[StreamRecords], filed: set[int], before: Places | None) -> None:
+    def _set_index(self, streams: list[StreamRecords], filed: set[int], before: TableRows | None) -> None:
         """Rebuild the index; `filed` are the episodes whose records in the file have their final observations."""
         live = sorted(
             (episode for stream in streams for episode in stream.live), key=lambda episode: episode.number
@@ -185,7 +194,9 @@ class Reader:
         columns = list(zip(*live, strict=True)) if live else [()] * len(EpisodeRecord._fields)
         number, stream, ordinal, start, stop = (np.array(column, np.int64) for column in columns[:5])
         ended, total = np.array(columns[5], np.int8), np.array(columns[6], np.float64)
-        listed = Listed(stream, ordinal, start, stop, ended, np.array(finals, np.int64), total, number)
+        listed = EpisodeColumns(
+            stream, ordinal, start, stop, ended, np.array(finals, np.int64), total, number
+        )
         head, tail, begun = (
             np.array([getattr(one, name) for one in streams], np.int64) for name in ("head", "tail", "begun")
         )

@@ -45,7 +45,7 @@ def stray_run(run: RunRecord, runs: Runs) -> Iterator[Finding]:
         0 <= run.stream < runs.streams
         and 0 <= run.first < MOST_ID
         and runs.of_id(run.stream, run.first) == (run.number, 0)
-        and run.steps == runs.rows(run.number)
+        and run.steps == runs.steps(run.number)
     ):
         yield Finding(
             f"run {run.number}: {run.steps} steps of stream {run.stream} from step {run.first} cannot lie there",
@@ -140,7 +140,7 @@ class StreamRecords:
         oldest_first = sorted(sealed, key=lambda run: run.first)
         self.sealed = oldest_first[-1].stop if sealed else 0
         # The newest steps are those of one run: it is sealed when the next one begins.
-        self._most_newest = runs.rows(runs.of_id(number, self.sealed)[0])
+        self._most_newest = runs.steps(runs.of_id(number, self.sealed)[0])
         self.newest = sorted((step for step in steps if step.id >= self.sealed), key=lambda step: step.id)
         self.head = self.newest[-1].id + 1 if self.newest else self.sealed
         self.tail = max(self.head - runs.capacity, oldest_first[0].first if sealed else 0)

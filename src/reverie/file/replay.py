@@ -35,11 +35,12 @@ class ReplayFile(Tables):
     Args:
         db: the connection.
         columns: flat names of the stored columns in the order of the tables'.
+        lock: held by its writer.
     """
 
-    def __init__(self, db: Database, columns: Sequence[str]) -> None:
+    def __init__(self, db: Database, columns: Sequence[str], lock: WriterLock | None = None) -> None:
         super().__init__(db, columns)
-        self._lock: WriterLock | None = None
+        self._lock = lock
         self.closed = False
 
     @classmethod
@@ -84,13 +85,11 @@ class ReplayFile(Tables):
             discard(draft)
         try:
             sync_folder(place.parent)
-            file = cls._open(Database(path, "r+", place))
+            return cls._open(Database(path, "r+", place), lock)
         except BaseException:
             discard(place)
             lock.release()
             raise
-        file._lock = lock
-        return file
 
     @classmethod
     def open(cls, path: Path, mode: str) -> ReplayFile:
@@ -109,16 +108,14 @@ class ReplayFile(Tables):
                     f"{path}: wanted the log of this file, got that of another file at {place.name}-wal; "
                     f"remove {place.name}-wal if this file is what you want, such as one restored from a copy"
                 )
-            file = cls._open(Database(path, mode, place))
+            return cls._open(Database(path, mode, place), lock)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
-        file._lock = lock
-        return file
 
     @classmethod
-    def _open(cls, db: Database) -> ReplayFile:
+    def _open(cls, db: Database, lock: WriterLock | None) -> ReplayFile:
         path = db.path
         try:
             if db.one("PRAGMA application_id") != APPLICATION_ID:
@@ -135,7 +132,7 @@ class ReplayFile(Tables):
             known = is_schema(found, bare.schema[:2])
             with db.reading():
                 names = check_names(bare.meta("columns"), bare.meta("obs_columns")) if known else None
-            file = bare if names is None else cls(db, names)
+            file = bare if names is None else cls(db, names, lock)
             if not is_schema(found, file.schema):
                 raise db.damaged("its tables are not those of a replay file")
             if db.mode == "r+":
@@ -194,7 +191,7 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
         "ends": [],
     }
     file = ReplayFile.create(path, meta, columns)
-    file.db.limit_row(settings.most_row_bytes)
+    file.db.limit_row(settings.most_record_bytes)
     return file
 
 
@@ -228,7 +225,7 @@ def read_settings(
         if not fits_tables(settings, file):
             raise ValueError("its spec has other columns than its tables")
         rng = generator_from(meta["rng"])
-    file.db.limit_row(settings.most_row_bytes)
+    file.db.limit_row(settings.most_record_bytes)
     if seed is not None or file.db.mode == "r":
         rng = generator(seed_number(seed))
     return settings, rng

@@ -1,4 +1,4 @@
-"""What samplers and generators remember, as JSON and named arrays, and whose it is after a resume."""
+"""What samplers and the random generator remember: as JSON and arrays in the file, and given back by `open`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from reverie.errors import BadSetting, FileError
 from reverie.file.failures import DOUBTS
 from reverie.file.tables import Tables
-from reverie.index import EpisodeIndex, Places, most_rows, places
+from reverie.index import EpisodeIndex, TableRows, most_episodes, table_rows
 from reverie.samplers import Sampler, checked_episode_weights, checked_step_weights
 from reverie.store import pack, unpack
 from reverie.values import array_form, integer, integers, most_array_bytes
@@ -128,7 +128,7 @@ def _wrong_weights(state: Any, streams: int, each: int) -> Iterator[str]:
         if state.keys() == STEP_WEIGHTS:
             checked_step_weights(state, streams, each)
         elif state.keys() == EPISODE_WEIGHTS:
-            checked_episode_weights(state, streams, most_rows(streams, each))
+            checked_episode_weights(state, streams, most_episodes(streams, each))
     except BadSetting as error:
         yield str(error)
     for child in state.values():
@@ -266,12 +266,12 @@ def remember(
         index: in whose rows samplers keep their weights.
         notes: what a class around it wants kept: JSON values by name.
     """
-    arrays: Arrays = {f"index/{name}": array for name, array in places(index)._asdict().items()}
+    arrays: Arrays = {f"index/{name}": array for name, array in table_rows(index)._asdict().items()}
     states = [
         [kind, to_json(f"samplers/{place}", state, arrays)]
         for place, (kind, state) in enumerate(samplers.save())
     ]
-    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.row_of_slot))
+    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.episode_of_slot))
     if size > most:
         raise BadSetting(
             f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
@@ -285,7 +285,7 @@ def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[
     return {"rng": generator_state(rng), "notes": dict(notes), "ends": ends}
 
 
-def recall(file: Tables, samplers: SamplerStates) -> tuple[dict[str, Any], Places | None]:
+def recall(file: Tables, samplers: SamplerStates) -> tuple[dict[str, Any], TableRows | None]:
     """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
     notes: dict[str, Any] = file.meta("notes")
     with file.db.reading():
@@ -294,4 +294,4 @@ def recall(file: Tables, samplers: SamplerStates) -> tuple[dict[str, Any], Place
         samplers.load(states, f"{file.db.path}: ")
         if "index/row" not in arrays:
             return notes, None
-        return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))
+        return notes, TableRows(*(arrays[f"index/{name}"] for name in TableRows._fields))

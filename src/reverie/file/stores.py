@@ -1,4 +1,4 @@
-"""Where the bytes live: the residencies by name."""
+"""The residencies: which store keeps the bytes of a buffer, in memory or in its file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FinalStore = Finals | PackedFinals
 class FileChunks:
     """Sealed runs in the replay file: all columns of them. Memory keeps each stream's newest sealed run.
 
-    The journal puts a run into the file in its own transaction; until that is through, the run is read here.
+    The writer puts a run into the file inside of a transaction. Until that is through, the run is read from memory.
 
     Args:
         file: where the runs are.
@@ -96,11 +96,11 @@ def check_residency(residency: object, path: bool) -> str:
     return residency
 
 
-def row_bytes(residency: str, columns: Sequence[Column]) -> int:
+def step_bytes(residency: str, columns: Sequence[Column]) -> int:
     """Return what one step takes in memory, as far as that is known beforehand."""
     if residency == "disk":
         return 0
-    return Ring.row_bytes(columns) if residency == "ram" else PackedRing.row_bytes(columns)
+    return Ring.step_bytes(columns) if residency == "ram" else PackedRing.step_bytes(columns)
 
 
 def make_stores(

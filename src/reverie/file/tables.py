@@ -185,14 +185,14 @@ class Tables:
 
     # --- newest steps ----------------------------------------------------------------------------------
 
-    def put_step(self, row: StepRecord) -> None:
+    def put_step(self, step: StepRecord) -> None:
         """Put a step in place of one that a sealed run holds by now."""
-        numbers = (row.number, row.stream, row.id, row.ended)
-        blobs = [*[row.values[name] for name in self.columns], *self._final_blobs(row.final)]
+        numbers = (step.number, step.stream, step.id, step.ended)
+        blobs = [*[step.values[name] for name in self.columns], *self._final_blobs(step.final)]
         self.db.do(self._put_step, (*numbers, checksums(STEP_FORM, numbers, blobs), *blobs))
 
     def steps(self) -> list[StepRecord]:
-        """Return the rows of newest steps by stream and id, those that a sealed run holds by now included."""
+        """Return the records of newest steps by stream and id, those that a sealed run holds by now included."""
         found = []
         sql = (
             f"SELECT number, stream, id, ended, checksums, {self._all_values}, {self._all_finals} FROM steps"
@@ -221,10 +221,10 @@ class Tables:
 
     # --- episodes --------------------------------------------------------------------------------------
 
-    def put_episode(self, row: EpisodeRecord) -> None:
+    def put_episode(self, episode: EpisodeRecord) -> None:
         """Put an episode, in place of what was known of it."""
-        blobs = self._final_blobs(row.final)
-        self.db.do(self._put_episode, (*row[:7], checksums(EPISODE_FORM, row[:7], blobs), *blobs))
+        numbers, blobs = episode[:7], self._final_blobs(episode.final)
+        self.db.do(self._put_episode, (*numbers, checksums(EPISODE_FORM, numbers, blobs), *blobs))
 
     def episodes(self) -> list[EpisodeRecord]:
         """Return the episodes of all streams as they began."""
@@ -269,7 +269,8 @@ class Tables:
         return [None if final is None else final[name] for name in self.obs_columns]
 
     def _final(self, blobs: Sequence[bytes | None]) -> Blobs | None:
-        return None if None in blobs else dict(zip(self.obs_columns, blobs, strict=True))  # type: ignore[arg-type]
+        given = {name: blob for name, blob in zip(self.obs_columns, blobs, strict=True) if blob is not None}
+        return given if len(given) == len(blobs) else None
 
     def _ascending(self, sql: str) -> Iterator[Any]:
         """Yield the rows of a table, which come in the order of the number that they begin with."""

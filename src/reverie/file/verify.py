@@ -198,8 +198,8 @@ class Audit:
                 fields = {column.name: column.field for column in settings.stored}
                 if fits_tables(settings, self._file):
                     self._settings, self._fields = settings, fields
-                    self._cut = Runs(settings.streams, settings.capacity // settings.streams)
-                    self._file.db.limit_row(settings.most_row_bytes)
+                    self._cut = Runs(settings.streams, settings.each)
+                    self._file.db.limit_row(settings.most_record_bytes)
                 else:
                     tables = sorted(self._file.columns)
                     yield f"settings: the spec has the columns {sorted(fields)}, the tables {tables}"
@@ -337,7 +337,7 @@ class Audit:
         if not isinstance(samplers, list):
             return  # that was said before
         settings = self._settings
-        size = None if settings is None else (settings.streams, settings.capacity // settings.streams)
+        size = None if settings is None else (settings.streams, settings.each)
         for number, entry in enumerate(samplers):
             self.counts["samplers"] += 1
             if not is_sampler_entry(entry):

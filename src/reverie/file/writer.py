@@ -14,16 +14,80 @@ from reverie.file.records import Blobs
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
-from reverie.index import NEVER, NO_FINAL, NO_ROW, EpisodeIndex, Eviction, Ints
+from reverie.index import NEVER, NO_EPISODE, NO_FINAL, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import PackedFinals, PackedRing, pack, unpack
+
+
+class Marks:
+    """What the file is known to have of each stream: notes that save work, and can be taken anew.
+
+    Attributes:
+        sealed: stream -> the first id of the run that is not sealed yet.
+        filed: stream -> one past the last id that the file has.
+        kept: stream -> the first episode that the file may not know to its end.
+        dropped: stream -> the first episode that the file may have.
+        put: stream -> head, episodes begun, running episode as they were when all of them was put into the file.
+        rewrites: how often steps were rewritten.
+    """
+
+    def __init__(self, index: EpisodeIndex, rewrites: int) -> None:
+        self._index = index
+        self.sealed, self.filed, self.kept = index.head.copy(), index.head.copy(), index.begun.copy()
+        self.dropped = np.zeros(index.streams, np.int64)
+        self.put = np.full((3, index.streams), -1)
+        self.rewrites = rewrites
+
+    def _now(self) -> Ints:
+        return np.stack([self._index.head, self._index.begun, self._index.open_episode])
+
+    def changed(self) -> list[int]:
+        """Return the streams of which memory may hold what the file has not."""
+        found: list[int] = np.flatnonzero((self._now() != self.put).any(axis=0)).tolist()
+        return found
+
+    def begins_run(self, stream: int) -> bool:
+        """Whether the stream's next step is the first of a run, and the one before is yet to be sealed."""
+        head = self._index.head.item(stream)
+        return head > self.sealed.item(stream) and self._index.runs.first_of(head) == head
+
+    def first_to_put(self, stream: int) -> int:
+        """Return the first episode that is live, and that the file may not know to its end."""
+        return max(self.kept.item(stream), self._index.dropped.item(stream))
+
+    def put_all(self) -> None:
+        """Take note that the file has all that memory holds."""
+        self.filed[:] = self._index.head
+        self.put[:] = self._now()
+
+    def seal(self, stream: int, kept: int) -> None:
+        """Take note that a run is sealed which ends with the newest step, and that episodes before `kept` are known."""
+        self.sealed[stream] = self._index.head[stream]
+        self.filed[stream] = max(self.filed[stream], self.sealed[stream])
+        self.kept[stream], self.dropped[stream] = kept, self._index.dropped[stream]
+
+    def forget(self) -> None:
+        """Forget what can be done without: the file may know more of the episodes, or less."""
+        self.kept[:] = self._index.dropped
+        self.dropped[:] = 0
+        self.put[:] = -1
+
+    def ask(self, file: Tables) -> None:
+        """Ask the file which steps it has."""
+        sealed, newest = file.stops()
+        for stream, stop in sealed.items():
+            self.sealed[stream] = stop
+        self.filed[:] = self.sealed
+        for stream, stop in newest.items():
+            self.filed[stream] = max(self.filed.item(stream), stop)
+        self.rewrites = file.meta("rewrites", 0)
 
 
 class Writer:
     """Writes into the file what happens in memory, each time before it happens there.
 
-    A run of steps is sealed, which is to say packed and put into the file as one row, when the stream's next
-    run begins. Until then its steps are rows of their own (durability "step") or in memory alone ("chunk").
+    A run of steps is sealed, which is to say packed and put into the file as one record, when the stream's next
+    run begins. Until then its steps are records of their own (durability "step") or in memory alone ("chunk").
 
     Args:
         file: the replay file, open for writing.
@@ -46,19 +110,17 @@ class Writer:
         self._index, self._store, self._finals = index, store, finals
         self._contents = Contents(columns, file.columns, index, store, finals)
         self.each_step = durability == "step"
-        self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
-        self.filed = index.head.copy()  # stream -> one past the last id that the file has
-        self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
-        # Stream -> the first episode that the file may have.
-        self._dropped = np.zeros(index.streams, np.int64)
-        # stream -> head, episodes begun, running episode as they were when all of them was put into the file
-        self._put = np.full((3, index.streams), -1)
-        self.rewrites = file.meta("rewrites", 0)  # how often steps were rewritten
+        self._marks = Marks(index, file.meta("rewrites", 0))
+
+    @property
+    def rewrites(self) -> int:
+        """How often steps were rewritten in the file."""
+        return self._marks.rewrites
 
     def go_on_from(self, reader: Reader) -> None:
         """Take note of what the file held when memory was made from it."""
-        self.sealed[:], self.kept[:] = reader.sealed, reader.kept
-        self.filed[:] = self._index.head
+        self._marks.sealed[:], self._marks.kept[:] = reader.sealed, reader.kept
+        self._marks.filed[:] = self._index.head
 
     def begin(self) -> None:
         """Say in the file that a process writes to it, until `flush` says that it was closed."""
@@ -71,7 +133,7 @@ class Writer:
 
     def is_single(self, stream: int) -> bool:
         """Whether the next step of a stream is all that it brings: no run is to be sealed, and no episode begins."""
-        return self.each_step and not (self._begins_run(stream) or self._index.begins(stream))
+        return self.each_step and not (self._marks.begins_run(stream) or self._index.begins(stream))
 
     def step(
         self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None
@@ -79,7 +141,7 @@ class Writer:
         """Write a step that is about to be stored, and for which `is_single` holds; a transaction of its own."""
         self.file.db.check()
         self.file.put_step(self._contents.step(stream, values, ended, packed_final(final)))
-        self.filed[stream] = self._index.head.item(stream) + 1
+        self._marks.filed[stream] = self._index.head.item(stream) + 1
 
     def steps(
         self,
@@ -102,7 +164,7 @@ class Writer:
         if len(streams) == 1 and not (note or make_room) and self.is_single(streams[0]):
             self.step(streams[0], *rows[0])
             return True
-        full = [stream for stream in streams if self._begins_run(stream)]
+        full = [stream for stream in streams if self._marks.begins_run(stream)]
         if not (full or make_room or self.each_step):
             return False  # memory alone holds the step until its run is sealed
         with self.file.db.writing():
@@ -118,7 +180,7 @@ class Writer:
             self._note_sealed(stream)
         if self.each_step:
             for stream in streams:
-                self.filed[stream] = self._index.head.item(stream) + 1
+                self._marks.filed[stream] = self._index.head.item(stream) + 1
         return True
 
     def _put_steps(self, streams: Sequence[int], rows: Sequence[Told]) -> None:
@@ -140,8 +202,10 @@ class Writer:
         if not self._is_here():
             return True
         if self.each_step:
-            return all(self.filed.item(stream) > head for stream, head in zip(streams, heads, strict=True))
-        sealed = not any(self._begins_run(stream) for stream in streams)
+            return all(
+                self._marks.filed.item(stream) > head for stream, head in zip(streams, heads, strict=True)
+            )
+        sealed = not any(self._marks.begins_run(stream) for stream in streams)
         return sealed and (
             evictions is None
             or (len(evictions) > 0 and not any(self.file.has_run(eviction.run) for eviction in evictions))
@@ -165,19 +229,19 @@ class Writer:
         stream = number // runs.each
         tail = index.tail[stream]
         ids = tail + (slots - stream * index.capacity - tail) % index.capacity
-        sealed = ids < self.sealed[stream]
+        sealed = ids < self._marks.sealed[stream]
         with self.file.db.writing():
             for run in np.unique(number[sealed]).tolist():
                 here = sealed & (number == run)
                 self._rewrite_run(run, row[here], {name: value[here] for name, value in values.items()})
             for one in np.unique(stream[~sealed]).tolist():
-                if self.filed[one] > self.sealed[one]:
+                if self._marks.filed[one] > self._marks.sealed[one]:
                     here = ~sealed & (stream == one)
-                    which = ids[here] - self.sealed[one]
+                    which = ids[here] - self._marks.sealed[one]
                     self._put_open(one, {name: (which, value[here]) for name, value in values.items()})
                     self._put_episodes(one)  # steps that were in memory alone have brought theirs
             self._put_notes({"rewrites": ticket})
-        self.rewrites = ticket
+        self._marks.rewrites = ticket
 
     def _rewrite_run(self, number: int, rows: Ints, values: Mapping[str, Any]) -> None:
         """Put a sealed run again, with other values in some of its rows."""
@@ -192,8 +256,8 @@ class Writer:
 
     def _put_open(self, stream: int, news: Mapping[str, tuple[Ints, Any]] | None = None) -> None:
         """Put the steps of the run that is not sealed yet, unless the file has them; see `Contents.steps`."""
-        if news is not None or self.filed.item(stream) != self._index.head.item(stream):
-            for step in self._contents.steps(stream, self.sealed.item(stream), news):
+        if news is not None or self._marks.filed.item(stream) != self._index.head.item(stream):
+            for step in self._contents.steps(stream, self._marks.sealed.item(stream), news):
                 self.file.put_step(step)
 
     def has_rewritten(self, ticket: int) -> bool:
@@ -206,20 +270,11 @@ class Writer:
         Raises:
             FileError: it cannot be read now.
         """
-        index = self._index
-        self.kept[:] = index.dropped  # it may know more
-        self._dropped[:] = 0
-        self._put[:] = -1
-        if not self._is_here():  # what memory holds is all there is, and may be saved elsewhere
-            self.filed[:] = NEVER
-            return
-        sealed, newest = self.file.stops()
-        for stream, stop in sealed.items():
-            self.sealed[stream] = stop
-        self.filed[:] = self.sealed
-        for stream, stop in newest.items():
-            self.filed[stream] = max(self.filed.item(stream), stop)
-        self.rewrites = self.file.meta("rewrites", 0)
+        self._marks.forget()
+        if self._is_here():
+            self._marks.ask(self.file)
+        else:  # what memory holds is all there is, and may be saved elsewhere
+            self._marks.filed[:] = NEVER
 
     def _is_here(self) -> bool:
         """Whether the file is still there; no transaction is open afterwards."""
@@ -241,15 +296,11 @@ class Writer:
 
     def all_put(self) -> None:
         """Take note that the file has all that memory holds."""
-        index = self._index
-        self.filed[:] = index.head
-        self._put[:] = index.head, index.begun, index.open_row
+        self._marks.put_all()
 
     def put_rest(self, named: Mapping[str, Any], arrays: PackedArrays | None) -> None:
         """Put the steps and episodes that the file does not have, and what else has to be remembered."""
-        index = self._index
-        now = np.stack([index.head, index.begun, index.open_row])
-        for stream in np.flatnonzero((now != self._put).any(axis=0)).tolist():
+        for stream in self._marks.changed():
             self._put_open(stream)
             self._put_episodes(stream)
         # So that there is always something to sync.
@@ -274,61 +325,53 @@ class Writer:
                 first -= index.capacity
             while first < newest:
                 number, _ = runs.of_id(stream, first)
-                run, packed = self._contents.run(stream, first, runs.rows(number))
+                run, packed = self._contents.run(stream, first, runs.steps(number))
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
                 first = run.stop
             file.drop_steps(stream)
-            self.sealed[stream] = self.filed[stream] = newest
+            self._marks.sealed[stream] = self._marks.filed[stream] = newest
         for number in have:
             file.drop_run(number)
         file.drop_other_episodes(set())
-        self.kept[:] = 0
-        self._put[:] = -1
+        self._marks.kept[:] = 0
+        self._marks.put[:] = -1
         self.put_rest(*memories)
 
     # --- records ---------------------------------------------------------------------------------------
-
-    def _begins_run(self, stream: int) -> bool:
-        """Whether the stream's next step is the first of a run, and the one before is yet to be sealed."""
-        head = self._index.head.item(stream)
-        return head > self.sealed.item(stream) and self._index.runs.first_of(head) == head
 
     def _put_run(self, stream: int) -> None:
         """Seal the run that the stream's newest steps fill."""
         if isinstance(self._store, PackedRing):
             self._store.seal(stream)
-        first, head = self.sealed.item(stream), self._index.head.item(stream)
+        first, head = self._marks.sealed.item(stream), self._index.head.item(stream)
         self.file.put_run(*self._contents.run(stream, first, head - first))
 
     def _note_sealed(self, stream: int) -> None:
-        """Take note that the run of `_put_run` is in the file."""
+        """Take note that the run of `_put_run` is in the file, and the ends of all episodes but the running one."""
         index, finals = self._index, self._finals
-        self.sealed[stream] = index.head[stream]
-        self.filed[stream] = max(self.filed[stream], self.sealed[stream])
-        kept = index.begun.item(stream) - (index.open_row.item(stream) != NO_ROW)
+        first, stop = (
+            self._marks.first_to_put(stream),
+            index.begun.item(stream) - (index.open_episode.item(stream) != NO_EPISODE),
+        )
         if isinstance(finals, PackedFinals):
-            for ordinal in range(self._first_to_put(stream), kept):
-                row = index.row_of(stream, ordinal)
-                if index.final.item(row) != NO_FINAL:
-                    finals.filed(index.final.item(row), index.order.item(row))
-        self.kept[stream], self._dropped[stream] = kept, index.dropped[stream]
-
-    def _first_to_put(self, stream: int) -> int:
-        """Return the first episode that is live, and that the file may not know to its end."""
-        return max(self.kept.item(stream), self._index.dropped.item(stream))
+            for ordinal in range(first, stop):
+                episode = index.episode_of(stream, ordinal)
+                if index.final_slot.item(episode) != NO_FINAL:
+                    finals.filed(index.final_slot.item(episode), index.order.item(episode))
+        self._marks.seal(stream, stop)
 
     def _put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
         """Put what the file does not know of the stream's episodes; `cut` is how the running one will end."""
-        for episode in self._contents.episodes(stream, self._first_to_put(stream), cut):
+        for episode in self._contents.episodes(stream, self._marks.first_to_put(stream), cut):
             self.file.put_episode(episode)
         dropped = self._index.dropped.item(stream)
-        if dropped > self._dropped.item(stream):
+        if dropped > self._marks.dropped.item(stream):
             self.file.drop_episodes(stream, dropped)
 
     def _put_beginning(self, stream: int, order: int) -> None:
         """Put an episode that is about to begin, as which of all."""
-        if self._index.open_row.item(stream) != NO_ROW:  # left running by another run of the program
+        if self._index.open_episode.item(stream) != NO_EPISODE:  # left running by another run of the program
             self._put_episodes(stream, cut=(None,))
         self.file.put_episode(self._contents.beginning(stream, order))
 
