@@ -43,8 +43,9 @@ from reverie.file import (
 from reverie.index import Anchors, EpisodeIndex, Runs, Windows, anchors_of, check_boundary
 from reverie.process import Shared
 from reverie.samplers import Sampler, Uniform, check_sampler
-from reverie.spec import StepSpec, Tree
+from reverie.spec import StepSpec
 from reverie.store import Blocks
+from reverie.values import Tree
 
 
 class ReplayBuffer(Shared):

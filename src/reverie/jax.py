@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import numpy.typing as npt
 
+from reverie.batch import Batch, RowBatch, SequenceBatch, contents
 from reverie.buffer import ReplayBuffer
-from reverie.feeds import DeviceBatch, DeviceRows, DeviceSequences, Feed, convert, drawing
+from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 
 __all__ = ["Feed", "feed"]
 
-ArrayBatch = DeviceBatch[jax.Array]
+ArrayBatch = Batch[jax.Array]
 
 
 def feed(
@@ -55,15 +55,16 @@ def feed(
 
     def make() -> ArrayBatch:
         # A fresh batch each time, never out=: its memory is used again only when no array looks at it.
-        return convert(draw(), put)
+        batch: ArrayBatch = draw().map(put)
+        return batch
 
     return Feed(make, lambda made: made, prefetch)
 
 
 def _flatten(batch: ArrayBatch) -> tuple[tuple[Any, ...], None]:
     """Return the arrays alone: addresses in NumPy would compile a jitted function anew for each batch."""
-    return tuple(getattr(batch, entry.name) for entry in dataclasses.fields(batch)[:-1]), None
+    return tuple(contents(batch).values()), None
 
 
-jax.tree_util.register_pytree_node(DeviceSequences, _flatten, lambda _, parts: DeviceSequences(*parts))
-jax.tree_util.register_pytree_node(DeviceRows, _flatten, lambda _, parts: DeviceRows(*parts))
+jax.tree_util.register_pytree_node(SequenceBatch, _flatten, lambda _, parts: SequenceBatch(*parts))
+jax.tree_util.register_pytree_node(RowBatch, _flatten, lambda _, parts: RowBatch(*parts))

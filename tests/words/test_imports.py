@@ -73,3 +73,15 @@ def test_a_spec_survives_json():
     )
     assert rv.StepSpec.from_json(spec.to_json()) == spec
     assert spec.obs["a"].dtype == np.uint16
+
+
+def test_an_extra_field_may_take_no_name_of_a_batch():
+    """What a batch holds is reserved, but for two names that extra fields in files already have."""
+    free = {"anchor", "id", "tokens"}
+    for name in ("obs", "action", "reward", "terminated", "truncated", "final_obs", "stream", "start", "is_first",
+                 "is_last", "is_terminal", "mask", "obs_mask", "train_mask", "weight", "extras", *free):  # fmt: skip
+        if name in free:
+            rv.StepSpec(rv.Field((), "int8"), rv.Field((), "int8"), {name: rv.Field((), "int8")})
+        else:
+            with pytest.raises(rv.BadSetting, match="wanted a free name"):
+                rv.StepSpec(rv.Field((), "int8"), rv.Field((), "int8"), {name: rv.Field((), "int8")})

@@ -3,14 +3,12 @@
 from reverie.engine.engine import Keeper
 from reverie.engine.feedback import checked_extras, checked_priorities, sampler_of
 from reverie.engine.gather import Gatherer
-from reverie.engine.layout import ROW_LEAVES, SEQUENCE_LEAVES, Layout, Layouts, is_obs
+from reverie.engine.layout import Layout, Layouts, build, is_obs
 from reverie.engine.steps import Intake, Step
 from reverie.engine.table import ENDED_NAMES, EpisodeTable, describe, list_episodes
 
 __all__ = [
     "ENDED_NAMES",
-    "ROW_LEAVES",
-    "SEQUENCE_LEAVES",
     "EpisodeTable",
     "Gatherer",
     "Intake",
@@ -18,6 +16,7 @@ __all__ = [
     "Layout",
     "Layouts",
     "Step",
+    "build",
     "checked_extras",
     "checked_priorities",
     "describe",

@@ -22,7 +22,7 @@ def sampler_of(batch: Batch) -> Sampler:
     Raises:
         BadSetting: it is not in this process any more.
     """
-    sampler = None if batch._origin is None else batch._origin.sampler
+    sampler = None if batch.origin is None else batch.origin.sampler
     if not isinstance(sampler, Sampler):
         raise BadSetting(
             f"batch: wanted one whose sampler the buffer still knows, got a copy whose sampler was not drawn with for "

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from reverie.checks import flag, flags, reward_number, reward_numbers
 from reverie.errors import SpecMismatch
 from reverie.index import TERMINATED, TRUNCATED, Ints
-from reverie.spec import Column, Field, StepSpec, Tree, flatten_value
+from reverie.spec import Column, Field, StepSpec, flatten_value
+from reverie.values import Tree
 
 # A step that fits: column -> value, the reward included; the reward; how it ended; observation column -> value.
 Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
