@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "BadSetting",
+    "BufferClosed",
+    "BufferFull",
+    "FileError",
+    "FileMissing",
+    "FileTaken",
+    "NoWeight",
+    "NotEnoughData",
+    "ReplayError",
+    "SpecMismatch",
+    "TooLarge",
+    "WrongProcess",
+    "printable",
+]
+
 
 class ReplayError(Exception):
     """The parent of every error that reverie raises on purpose."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
+from reverie import errors, samplers
 
 HEAVY = (
     "torch",
@@ -62,6 +63,15 @@ def test_errors_are_also_the_builtin_one_would_catch(error):
     assert issubclass(error, (rv.ReplayError,))
     assert issubclass(error, ValueError)
     assert issubclass(rv.TooLarge, MemoryError)
+
+
+def test_what_a_sampler_of_ones_own_and_a_handler_need_is_published():
+    """`reverie.errors` has every error, and `reverie.samplers` all names that a sampler's own methods speak of."""
+    raised = {name for name, thing in vars(errors).items() if inspect.isclass(thing)}
+    assert {"FileMissing", "FileTaken"} < raised <= set(errors.__all__)
+    assert {"Sampler", "Anchors", "Drawn"} <= set(samplers.__all__)
+    assert issubclass(errors.FileMissing, FileNotFoundError)
+    assert issubclass(errors.FileTaken, FileExistsError)
 
 
 def test_a_spec_survives_json():
