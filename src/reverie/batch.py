@@ -1,4 +1,4 @@
-"""What sampling hands back: sequences, single steps, the addresses they came from, and whose they are."""
+"""Batches: what sampling returns, the addresses of its steps, and the buffer and sampler that it came from."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _found(buffer: str, number: int) -> Origin:
 
 
 class Origins:
-    """The origins of one buffer's batches; those of its last samplers are kept, as a batch keeps its own.
+    """Gives each batch of one buffer its origin. It keeps the origins of the last samplers; a batch keeps its own.
 
     Attributes:
         buffer: the name of the buffer.
@@ -133,17 +133,17 @@ class _Windows(Generic[ArrayT]):
 
     @property
     def origin(self) -> Origin | None:
-        """Whose batch it is, and who takes what is learned from it; None on a device."""
+        """The buffer and the sampler that the batch came from; None on a device."""
         return self._origin
 
     @property
     def parts(self) -> object:
-        """What the layout that made it knows of it: such a batch may be filled again without another look."""
+        """The notes of the layout that made the batch. With them it is filled again without another check."""
         return self._parts
 
     @property
     def drawn(self) -> Batch | None:
-        """On a device: the batch that was drawn, without its fields; None if that is not known."""
+        """On a device: the batch that was drawn, without its fields. None if it is not known."""
         return self._drawn
 
     @property
@@ -182,7 +182,7 @@ class _Windows(Generic[ArrayT]):
         return self.stream.shape[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without `parts`, which speak of the memory the arrays had.
+        # `parts` are left out: they describe the memory of these arrays.
         return _restored, (type(self), tuple(contents(self).values()), self._origin, self._drawn)
 
 
@@ -196,7 +196,7 @@ class SequenceBatch(_Windows[ArrayT]):
 
     Attributes:
         obs: (B, L+1, …) the field's dtype, or a dict of such arrays. `obs[:, t]` is what step t saw,
-            `obs[:, t + 1]` what came of it.
+            `obs[:, t + 1]` what it led to.
         action: (B, L, …) the field's dtype, or a dict of such arrays.
         reward: (B, L) float32.
         terminated, truncated: (B, L) bool; how a step ended its episode, if it did.

@@ -33,7 +33,7 @@ def feed(
     The batches are those that `buffer.sample` would give, in that order, from the buffer as it is when they
     are drawn: up to `prefetch` batches before they are handed out. All have the same shapes, so a jitted
     function is compiled once, and they are pytrees: `step(params, batch)` may be jitted as it stands. On the
-    CPU JAX may look at the memory that the windows were gathered into; nothing writes there again.
+    CPU JAX may share the memory that the windows were gathered into; nothing writes there again.
 
     JAX keeps 32 bits of each number unless `jax_enable_x64` is set: int64 fields and ids come as int32,
     float64 as float32. `batch.host` has the addresses in full.

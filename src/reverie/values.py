@@ -1,4 +1,4 @@
-"""What is taken: values that users pass, as NumPy arrays, and values that a replay file may ask for."""
+"""Values: those that users pass, as NumPy arrays; those that a replay file may hold; and trees of arrays."""
 
 from __future__ import annotations
 
