@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import machine
+from benchmarks.harness import machine
 from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS, Variant
 from benchmarks.peers.pages import PAGE, put_tables, show_tables
 from benchmarks.peers.worker import DROP_IN_WORKLOADS, STORING, WORKLOADS

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.peers.workloads import CannotDo, Steps, Windows
+from benchmarks.peers.detector import Windows
+from benchmarks.peers.world import Steps
+
+
+class CannotDo(Exception):
+    """A peer has no such thing; the message is what its cell says."""
 
 
 class Ask(NamedTuple):
@@ -77,6 +83,28 @@ class Peer:
 
     def close(self) -> None:
         """Give back what outlives the process."""
+
+
+Make = Callable[[], Peer]
+Cell = dict[str, Any]
+
+
+class Settings(dict[str, Any]):
+    """rounds, budget_s, and scale: what the sizes are divided by."""
+
+    def size(self, count: int) -> int:
+        """Return a number of steps at this scale."""
+        return max(int(count // self["scale"]), 4000)
+
+
+def can_draw(peer: Peer, batch: int, length: int) -> None:
+    """Ask an empty buffer for windows: one that has none at all says so before it is filled."""
+    try:
+        peer.sample(batch, length)
+    except CannotDo:
+        raise
+    except Exception:  # it is empty
+        pass
 
 
 class Variant(NamedTuple):
