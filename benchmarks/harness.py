@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine: calls that take turns, medians, ratios of neighbours; and tables of them.
+"""Times calls on a noisy machine: they take turns, and medians and ratios are shown in tables.
 
 It needs NumPy only, because it runs in the environments of other libraries, too.
 """
@@ -38,10 +38,10 @@ def seconds_of(call: Callable[[], object]) -> float:
 def in_turn(
     calls: dict[str, Callable[[], float | None]], rounds: int, budget_s: float = math.inf, warm_up: int = 5
 ) -> dict[str, np.ndarray]:
-    """Return the seconds of each call in each round; all take turns, so that drift hits them alike.
+    """Return the seconds of each call in each round. All calls take turns, so that a slow moment slows all of them.
 
-    A call may time itself and return its seconds, to leave out what only prepares it. At least three rounds are
-    made, and no new one when the budget is spent.
+    A call may time itself and return its seconds. Then what it does to prepare itself is not counted. At least
+    three rounds are made. No round begins once the budget is spent.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
@@ -60,7 +60,10 @@ def in_turn(
 
 
 def beside(seconds: dict[str, np.ndarray], name: str, limits: list[str]) -> dict[str, float | int]:
-    """Return medians of a time and of the faster limit, and of their ratios round by round, with quartiles."""
+    """Return the medians of a call and of the faster limit, and the median and quartiles of their ratios.
+
+    A ratio compares two times of one round.
+    """
     limit = min(limits, key=lambda key: float(np.median(seconds[key])))
     ratios = seconds[name] / seconds[limit]
     return {
@@ -84,7 +87,7 @@ def rows_beside(seconds: dict[str, np.ndarray], limit: str, bounds: dict[str, fl
 
 
 class Copies:
-    """The limit of drawing: windows of a plain array copied into another, and for vectors also taken at once."""
+    """The limit of drawing: copy windows of one plain array into another. Small rows can also be taken at once."""
 
     def __init__(self, pool: np.ndarray, capacity: int, batch: int, length: int, seed: int = 0) -> None:
         self.held = np.empty((capacity, *pool.shape[1:]), pool.dtype)
@@ -110,7 +113,7 @@ class Copies:
         np.take(self.held, slots, axis=0, out=self.target, mode="clip")
 
     def calls(self) -> dict[str, Callable[[], None]]:
-        """Return the ways to time: of frames slices are always the faster one."""
+        """Return the ways that may be the faster one. Of frames, slices always are."""
         ways: dict[str, Callable[[], None]] = {"slices": self.slices}
         if self.held[0].nbytes < 1024:
             ways["take"] = self.take

@@ -17,12 +17,12 @@ GAME_STEPS = 3_000
 
 
 def random_frames() -> npt.NDArray[np.uint8]:
-    """Return 512 frames. Every byte differs from frame to frame: what is copied is real memory, not one hot page."""
+    """Return 512 frames with different bytes, so that copies of them read real memory and not one hot page."""
     return np.random.default_rng(0).integers(0, 256, (512, *FRAME), np.uint8)
 
 
 def pixel_buffer(steps: int, added: int) -> rv.ReplayBuffer:
-    """Return a buffer of random frames to which more than it keeps was added, in episodes of mean length 500."""
+    """Return a wrapped buffer of random frames, in episodes of mean length 500."""
     buffer = rv.ReplayBuffer(rv.StepSpec(rv.Field(FRAME, "uint8"), rv.Field((18,), "float32")), steps, seed=0)
     frames, action = random_frames(), np.zeros(18, np.float32)
     ends = (np.random.default_rng(1).random(added) < 1 / 500).tolist()
@@ -49,7 +49,7 @@ def vector_buffer(steps: int, width: int, mean_episode: int) -> rv.ReplayBuffer:
 
 
 def vector_steps(count: int, width: int, mean_episode: int) -> Iterator[dict[str, object]]:
-    """Yield that many steps: a list of ten million would take gigabytes."""
+    """Yield that many steps. A list of ten million would take gigabytes."""
     rng = np.random.default_rng(0)
     obs = rng.random((4096, width), np.float32)
     action = rng.random((4096, ACTION), np.float32)

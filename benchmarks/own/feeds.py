@@ -1,5 +1,7 @@
-"""How fast batches reach a device, beside plain copies of the same bytes. Runs by itself, too:
-`PYTHONPATH=src python -m benchmarks.own.feeds` needs NumPy and torch only, and takes a GPU if there is one.
+"""How fast batches reach a device, beside plain copies of the same bytes.
+
+This table can be printed alone, with `PYTHONPATH=src python -m benchmarks.own.feeds`. That needs NumPy and torch only,
+and uses a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from benchmarks.own.buffers import FRAME, pixel_buffer
 
 BATCH, LENGTH = 64, 20
 STEPS, ADDED = 20_000, 25_000
-AT_ONCE = 10  # batches of a feed that are timed together: it runs ahead, so one alone says little
+AT_ONCE = 10  # batches that are timed together; a feed runs ahead, so that one batch alone says little
 STEP_S = 0.01  # what a consumer of 100 steps a second has for each
-STEADY = 300  # steps of that consumer: the first batch, which is made while it waits, counts as one of them
+STEADY = 300  # steps of that consumer; it waits while the first batch is made, which is counted, too
 FRAME_BYTES = BATCH * (LENGTH + 1) * int(np.prod(FRAME))
 
 
@@ -41,7 +43,7 @@ def feeds(rounds: int) -> list[Row]:
 
     def from_feed() -> float:
         with feed(buffer, BATCH, LENGTH, device=device) as batches:
-            next(batches), next(batches)  # the first ones pay for the memory
+            next(batches), next(batches)  # these allocate the memory
             if cuda:
                 torch.cuda.synchronize()
             begin = time.perf_counter()
@@ -53,7 +55,7 @@ def feeds(rounds: int) -> list[Row]:
 
     mirror = DeviceMirror(buffer, device)
     mirror.update()
-    # On the CPU the limits write into memory that is there: what a fresh block costs is for the others to save.
+    # On the CPU the limits write into memory that exists already. Only the other calls may pay for fresh memory.
     to_device = in_turn(
         {"copy": finished(lambda: there.copy_(host, non_blocking=cuda)), "feed: a batch": from_feed}, rounds
     )
@@ -72,7 +74,7 @@ def feeds(rounds: int) -> list[Row]:
 
 
 def steady(make: Callable[[], object]) -> Row:
-    """Return how long a consumer of 100 steps a second waits for a batch: the ratio is the share of its time."""
+    """Return how long a consumer of 100 steps a second waits for a batch. The ratio is the share of its time."""
     with make() as batches:
         for _ in range(STEADY):
             begin = time.perf_counter()

@@ -19,14 +19,14 @@ STEPS = 100_000
 RING = 20_000  # steps that a buffer keeps while adding is timed
 MILLION = 1_000_000
 RESIDENT_BOUND = 1e9  # bytes
-GAME = "MsPacman"  # of the four games that are recorded the one that packs worst
+GAME = "MsPacman"  # of the four recorded games, the one that packs worst
 
 
 def adding(rounds: int) -> list[Row]:
-    """Adding one step of 3x64x64: to a file over memory alone, for each residency and durability.
+    """Time adding a step of 3x64x64 to a file and to memory alone, for each residency and durability.
 
-    A row holds the seconds with a path and without; its ratio is the difference in microseconds, of medians.
-    "mean" rows hold means, in which seals and the file's own work at intervals are counted.
+    A row holds the median seconds with a path and without. Its ratio is their difference in microseconds. A row
+    named "mean" holds means instead: they count what happens only now and then, such as packing a run.
     """
     steps = played(GAME)
     rows = []
@@ -54,7 +54,7 @@ def adding(rounds: int) -> list[Row]:
 
 
 def reopening(rounds: int) -> list[Row]:
-    """Opening 100,000 steps to each residency, and flushing 200 new ones into them; bounds in seconds."""
+    """Time opening a file of 100,000 steps to each residency, and flushing 200 new ones; bounds in seconds."""
     steps = played(GAME)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def reopening(rounds: int) -> list[Row]:
 
 
 def from_the_file(rounds: int) -> list[Row]:
-    """sample(64, 20) from packed runs and from the file, over the same from RAM."""
+    """Time sample(64, 20) from packed runs and from the file, beside the same from RAM."""
     steps = played(GAME)
     with tempfile.TemporaryDirectory() as folder:
         buffers = {
@@ -135,7 +135,7 @@ print(len(buffer), buffer.nbytes, int(lines["VmRSS"].split()[0]) * 1024)
 
 
 def resident(rounds: int) -> list[Row]:
-    """Resident memory of a process that holds a packed buffer of 1,000,000 steps: bytes, and over raw bytes."""
+    """Return what a packed buffer of 1,000,000 steps takes: resident bytes of its process, and its own nbytes."""
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )

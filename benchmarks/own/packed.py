@@ -33,7 +33,7 @@ def noise() -> list[dict[str, object]]:
 
 
 def sizes_and_times(rounds: int) -> list[Row]:
-    """For each recording: bytes of the packed buffer over those of the frames, and sample(64, 20) over that from RAM.
+    """Compare packed recordings with raw ones: their bytes, and the time of sample(64, 20).
 
     Rows named "size" hold bytes where others hold seconds.
     """

@@ -31,7 +31,7 @@ SAMPLERS: dict[str, Callable[[], rv.Sampler]] = {
 
 
 def growth(rounds: int) -> list[Row]:
-    """Time a draw at 2,000,000 steps beside one at 10,000, one step being added before each."""
+    """Time a draw at 2,000,000 steps beside one at 10,000. One step is added before each."""
     small, large = (vector_buffer(steps, 1, MEAN_EPISODE) for steps in (SMALL, LARGE))
     step = {
         "obs": np.zeros(1, np.float32),
@@ -45,7 +45,7 @@ def growth(rounds: int) -> list[Row]:
 
         def drawing(buffer: rv.ReplayBuffer, sampler: rv.Sampler) -> Callable[[], float]:
             out = buffer.sample(BATCH, LENGTH, sampler=sampler)
-            if isinstance(sampler, rv.Fresh):  # first show all that is there: what is timed are new steps
+            if isinstance(sampler, rv.Fresh):  # show all old steps first; only new ones are timed
                 for _ in range(len(buffer) // (BATCH * LENGTH) + 100):
                     buffer.sample(BATCH, LENGTH, sampler=sampler, out=out)
 
@@ -78,7 +78,7 @@ def prioritized(rounds: int) -> list[Row]:
         buffer.sample(BATCH, LENGTH, sampler=sampler, out=out)
         buffer.update_priorities(out, errors)
 
-    for _ in range(300):  # until every step that can be no anchor and comes up has come up once
+    for _ in range(300):  # until the sampler has met the steps that cannot be anchors
         both()
     seconds = in_turn({"np.take of the observations": copies.take, "draw 64x16 and update": both}, rounds)
     return rows_beside(seconds, "np.take of the observations", {})

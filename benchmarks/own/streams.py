@@ -1,4 +1,4 @@
-"""Costs that must not grow with something else: streams that did not change, live episodes, the episodes' table."""
+"""Costs that must not grow with the number of streams or of episodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add(buffer: rv.ReplayBuffer, step: int, stream: int = 0, ends: bool = False)
 
 
 def many_streams(rounds: int) -> list[Row]:
-    """Flush and close 1,000 streams beside 100: a flush that has nothing to do, and one after a step."""
+    """Time flushes and closing with 1,000 streams beside 100. A flush is idle, or comes after one step."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         seconds: dict[str, dict[int, list[float]]] = {
@@ -59,7 +59,7 @@ def many_streams(rounds: int) -> list[Row]:
 
 
 def many_episodes(rounds: int) -> list[Row]:
-    """Add to a file that has 50,000 live episodes beside one that has 6,000; read one row of 200,000 episodes."""
+    """Time work with many live episodes beside few: adding to a file, an idle flush, and reading one episode."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         buffers = {}
@@ -105,7 +105,7 @@ def many_episodes(rounds: int) -> list[Row]:
 
 
 def memory_said(_: int) -> list[Row]:
-    """What a buffer of one-step episodes says that it takes, over what the process has come to take for it."""
+    """Compare the memory that a buffer of one-step episodes takes with the `nbytes` that it says."""
     before = resident()
     buffer = rv.ReplayBuffer(FRAMES_SPEC, 4_096, seed=0)
     frame = np.ones(FRAME, np.uint8)

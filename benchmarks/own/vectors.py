@@ -1,4 +1,4 @@
-"""Small steps: what drawing and adding cost where Python calls are the limit and not bytes."""
+"""What drawing and adding cost where steps are small, so that Python's calls are the limit and not bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long it takes to draw windows of frames, beside copying as many bytes window by window."""
+"""How long drawing windows of frames takes, beside copying as many bytes window by window."""
 
 from __future__ import annotations
 

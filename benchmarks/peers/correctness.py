@@ -11,7 +11,10 @@ from benchmarks.peers.world import CODE_SHAPE, World, encoded
 
 
 def correctness(make: Make, settings: Settings) -> Cell:
-    """Look at windows of 20 steps from a wrapped buffer of 2,000, episodes of 30, as it stands and as it goes on."""
+    """Look for wrong windows of 20 steps in a wrapped buffer of 2,000 with episodes of 30.
+
+    It is looked at as it stands, and again while more steps are added.
+    """
     size, batch, length = 2_000, 100, 20
     ask = Ask(size, CODE_SHAPE, "uint8", 2, batch, length, mean=30)
     peer = make()
@@ -60,13 +63,13 @@ def correctness(make: Make, settings: Settings) -> Cell:
 
 
 def nearly_empty(make: Make, ask: Ask) -> float | None:
-    """Return the share of windows with unwritten rows when ten steps are stored; None if it gives no windows then."""
+    """Return the share of windows with unwritten rows when ten steps are stored. None: it gave no windows."""
     peer = make()
     peer.make(ask)
     for step in map(World(encoded, 30, 2).steps(10).at, range(10)):
         peer.add(step)
     try:
         found = wrongs(peer.windows(peer.sample(ask.batch, ask.length)))
-    except Exception:  # it says that there is not enough: as it should
+    except Exception:  # it says that there is not enough, as it should
         return None
     return float(found.unwritten.mean())

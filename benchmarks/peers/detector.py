@@ -9,7 +9,7 @@ from benchmarks.peers.world import Array, decoded
 
 
 class Windows(NamedTuple):
-    """What a peer drew, as every adapter spells it for the detector. B windows of T observations.
+    """What a peer drew, in the form in which every adapter gives it to the detector: B windows of T observations.
 
     obs: (B, T, …).
     told: (B, T-1), True where the peer says that observation t + 1 does not follow t.
@@ -26,7 +26,7 @@ class Windows(NamedTuple):
 def rows(
     obs: Array, ends: Array | None = None, first: Array | None = None, mask: Array | None = None
 ) -> Windows:
-    """Return windows of T rows, each with its own flags: a flagged end, or a first row, tells of the seam."""
+    """Return windows of T rows, each with its own flags. An end or a first row that is flagged tells of the seam."""
     obs = np.asarray(obs)
     batch, count = obs.shape[:2]
     flagged = np.zeros((batch, count - 1), bool) if ends is None else np.asarray(ends, bool)[:, : count - 1]
@@ -37,7 +37,7 @@ def rows(
 
 
 def sequences(obs: Array, ends: Array, mask: Array | None = None) -> Windows:
-    """Return windows of L steps and L+1 observations, where observation t + 1 stands for what came of step t."""
+    """Return windows of L steps and L+1 observations, where observation t + 1 is what followed step t."""
     obs = np.asarray(obs)
     batch, count = obs.shape[:2]
     told = np.zeros((batch, count - 1), bool)
@@ -45,11 +45,11 @@ def sequences(obs: Array, ends: Array, mask: Array | None = None) -> Windows:
 
 
 class Wrongs(NamedTuple):
-    """For each window, what is wrong with it; and its first observation's (episode, step)."""
+    """What is wrong with each window, and the (episode, step) of its first observation."""
 
     crossing: Array  # runs on into another episode, without a word
     head: Array  # runs from the newest step on into the oldest ones, without a word
-    successor: Array  # shows another episode's frame as what came of a step that it flags as the end
+    successor: Array  # shows another episode's frame after a step that it flags as the end
     unwritten: Array  # shows rows that were never written
     broken: Array  # repeats or leaves out steps inside an episode, without a word
     start: Array  # (B, 2)
@@ -85,8 +85,8 @@ def valid_starts(
 
     Args:
         lengths: of all episodes that were begun; newest: the (episode, step) added last; live: steps still held.
-        crosses: windows may run on into the next episodes, and tell so.
-        keeps_final: the observation after an episode's last step is there, too.
+        crosses: windows may run on into the next episodes, and say so.
+        keeps_final: the observation after an episode's last step is kept, too.
     """
     steps = [
         (number, step)

@@ -1,6 +1,6 @@
 """The workloads that draw: frames, vectors, from a growing buffer, by priority.
 
-The limit beside a time is the same bytes of observations copied into memory that is there, in turn with what is timed.
+The limit beside a time is a copy of the same bytes of observations into memory that exists already. Both take turns.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ def drawing(
 
 
 def pixels_long(make: Make, settings: Settings) -> Cell:
-    """64x20 of frames from 100,000 wrapped steps, episodes of 500."""
+    """Draw 64x20 of frames from 100,000 wrapped steps, episodes of 500."""
     size = settings.size(100_000)
     return drawing(make, settings, pixels(), 500, size, size * 13 // 10, (64, 20), 18)
 
 
 def pixels_short(make: Make, settings: Settings) -> Cell:
-    """The same, episodes of 30."""
+    """Draw the same, episodes of 30."""
     size = settings.size(100_000)
     return drawing(make, settings, pixels(), 30, size, size * 13 // 10, (64, 20), 18)
 
 
 def vectors_16x64(make: Make, settings: Settings) -> Cell:
-    """16x64 of 17 floats from 1,000,000 steps, episodes of 1,000."""
+    """Draw 16x64 of 17 floats from 1,000,000 steps, episodes of 1,000."""
     size = settings.size(min(make().most_steps, 1_000_000))
     return {**drawing(make, settings, vectors(17), 1000, size, size, (16, 64), 6), "steps": size}
 
 
 def vectors_256x8(make: Make, settings: Settings) -> Cell:
-    """256x8 of the same."""
+    """Draw 256x8 of the same."""
     size = settings.size(min(make().most_steps, 1_000_000))
     return {**drawing(make, settings, vectors(17), 1000, size, size, (256, 8), 6), "steps": size}
 
 
 def growth(make: Make, settings: Settings) -> Cell:
-    """Drawing 64x16 of one byte from 10,000,000 steps, beside the same from 10,000."""
+    """Draw 64x16 of one byte from 10,000,000 steps, beside the same from 10,000."""
     most = settings.size(min(make().most_steps, 10_000_000))
     held: dict[str, Any] = {}
     calls: dict[str, Callable[[], None]] = {}
@@ -90,7 +90,7 @@ def growth(make: Make, settings: Settings) -> Cell:
 
 
 def prioritised(make: Make, settings: Settings) -> Cell:
-    """Drawing 64x16 of 17 floats by priority from 1,000,000 steps and updating; limit as for drawing."""
+    """Draw 64x16 of 17 floats by priority from 1,000,000 steps, and update the priorities."""
     size, pool = settings.size(min(make().most_steps, 1_000_000)), vectors(17)
     peer = make()
     peer.make(Ask(size, (17,), "float32", 6, 64, 16, prioritised=True, mean=1000))

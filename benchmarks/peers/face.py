@@ -12,11 +12,11 @@ from benchmarks.peers.world import Steps
 
 
 class CannotDo(Exception):
-    """A peer has no such thing; the message is what its cell says."""
+    """A peer has no such ability. The cell shows the message."""
 
 
 class Ask(NamedTuple):
-    """What a buffer is made for: some peers must know it beforehand."""
+    """What a buffer is made for. Some peers must know it beforehand."""
 
     capacity: int
     obs_shape: tuple[int, ...]
@@ -66,7 +66,7 @@ class Peer:
         raise CannotDo("no sequences")
 
     def windows(self, drawn: Any) -> Windows:
-        """Return what `sample` gave, spelled for the detector."""
+        """Return what `sample` gave, in the form that the detector reads."""
         raise NotImplementedError
 
     def update(self, drawn: Any, priorities: Any) -> None:
@@ -78,11 +78,11 @@ class Peer:
         raise CannotDo("no way to save")
 
     def load(self, path: Path) -> None:
-        """Become, in a fresh object that was made for the same, what was saved."""
+        """Take back what was saved, in a fresh object that was made for the same."""
         raise CannotDo("no way to reopen")
 
     def close(self) -> None:
-        """Give back what outlives the process."""
+        """Release what would outlive the process."""
 
 
 Make = Callable[[], Peer]
@@ -90,7 +90,7 @@ Cell = dict[str, Any]
 
 
 class Settings(dict[str, Any]):
-    """rounds, budget_s, and scale: what the sizes are divided by."""
+    """The settings of a run: `rounds`, `budget_s`, `scratch`, and `scale`, by which sizes are divided."""
 
     def size(self, count: int) -> int:
         """Return a number of steps at this scale."""
@@ -98,7 +98,7 @@ class Settings(dict[str, Any]):
 
 
 def can_draw(peer: Peer, batch: int, length: int) -> None:
-    """Ask an empty buffer for windows: one that has none at all says so before it is filled."""
+    """Ask an empty buffer for windows, so that a peer that has none at all says so before it is filled."""
     try:
         peer.sample(batch, length)
     except CannotDo:
@@ -144,6 +144,6 @@ PEERS = tuple(dict.fromkeys(variant.peer for variant in VARIANTS))
 
 
 def adapter_of(variant: Variant) -> type[Peer]:
-    """Return the class of a variant; its library must be installed only once it makes a buffer."""
+    """Return the class of a variant. Its library is imported only when it makes a buffer."""
     found: type[Peer] = getattr(importlib.import_module(f"benchmarks.peers.{variant.peer}"), variant.adapter)
     return found

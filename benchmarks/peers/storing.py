@@ -26,15 +26,15 @@ def adding(
     see: See | None = None,
     spell: Callable[[Steps], Steps] = lambda step: step,
 ) -> Cell:
-    """Time a block of adds beside copying the observations to their slots; seconds are those of a step.
+    """Time a block of adds beside copying the observations to their slots. Seconds are those of one step.
 
-    `see` gives the observations instead of `pooled(pool)`; `spell` is what becomes of a step before it is added.
+    `see` gives the observations instead of `pooled(pool)`. `spell` changes each step before it is added.
     """
     size, block = 4096, 96
     peer = make()
     see = see or pooled(pool)
     shape = see(*(np.zeros(1, np.int64),) * 3).shape[1:]
-    # Room for the world's steps whatever the peer: it is wrapped before anything is timed.
+    # Every peer has room for as many steps, and is wrapped before anything is timed.
     peer.make(Ask(size // lanes * lanes, shape, str(pool.dtype), 6, lanes=lanes))
     worlds = [World(see, 500, 6, seed=lane) for lane in range(lanes)]
     plain = np.zeros((size, *shape), pool.dtype)
@@ -78,27 +78,27 @@ def adding(
 
 
 def add_pixels(make: Make, settings: Settings) -> Cell:
-    """Adding one step with a frame."""
+    """Add one step with a frame."""
     return adding(make, settings, pixels(), 1)
 
 
 def add_vectors(make: Make, settings: Settings) -> Cell:
-    """Adding one step with 17 floats."""
+    """Add one step with 17 floats."""
     return adding(make, settings, vectors(17), 1)
 
 
 def lanes_pixels(make: Make, settings: Settings) -> Cell:
-    """Adding 16 lanes at a time, with frames."""
+    """Add 16 lanes at a time, with frames."""
     return adding(make, settings, pixels(), 16)
 
 
 def lanes_vectors(make: Make, settings: Settings) -> Cell:
-    """Adding 16 lanes at a time, with 17 floats."""
+    """Add 16 lanes at a time, with 17 floats."""
     return adding(make, settings, vectors(17), 16)
 
 
 def as_trainers(step: Steps) -> Steps:
-    """Return a step as trainers of IRIS spell it: Python's numbers, and a one-hot vector."""
+    """Return a step as trainers of IRIS write it, with Python's numbers and a one-hot vector."""
     one_hot = np.zeros(len(step.action), np.float32)
     one_hot[int(step.action.argmax())] = 1.0
     return step._replace(
@@ -110,12 +110,12 @@ def as_trainers(step: Steps) -> Steps:
 
 
 def drop_in_frames(make: Make, settings: Settings) -> Cell:
-    """Adding one step with a frame, its channels first in memory."""
+    """Add one step with a frame, its channels first in memory."""
     return adding(make, settings, pixels(), 1, spell=as_trainers)
 
 
 def drop_in_transposed(make: Make, settings: Settings) -> Cell:
-    """Adding one step with a frame whose channels are last in memory, as OpenCV gives it."""
+    """Add one step with a frame whose channels are last in memory, as OpenCV gives it."""
     pool = np.ascontiguousarray(pixels().transpose(0, 2, 3, 1))
 
     def see(episode: np.ndarray, step: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -125,19 +125,19 @@ def drop_in_transposed(make: Make, settings: Settings) -> Cell:
 
 
 def drop_in_vectors(make: Make, settings: Settings) -> Cell:
-    """Adding one step with 17 bytes."""
+    """Add one step with 17 bytes."""
     return adding(make, settings, np.ascontiguousarray(pixels()[:, 0, 0, :17]), 1, spell=as_trainers)
 
 
 def saving(make: Make, settings: Settings) -> Cell:
-    """Saving 100,000 steps with frames, and reopening them up to the first batch; limit: np.save and np.load."""
+    """Save 100,000 steps with frames, and reopen them up to the first batch; limit: np.save and np.load."""
     size, pool = settings.size(100_000), pixels()
     ask = Ask(size, FRAME, "uint8", 18)
     peer = make()
     peer.make(ask)
     folder = Path(tempfile.mkdtemp(dir=settings["scratch"]))
     try:
-        # Its face says at once whether it can be saved, before it is filled.
+        # A peer that cannot save says so before it is filled.
         if type(peer).save is Peer.save:
             peer.save(folder)
         for steps in World(pooled(pool), 500, 18).chunks(size):
@@ -180,7 +180,7 @@ def saving(make: Make, settings: Settings) -> Cell:
 
 
 def reopen(peer: Peer, path: Path, ask: Ask) -> None:
-    """Load, and draw a batch if it draws any: what is loaded late is counted, too."""
+    """Load, and draw a batch if the peer draws any, so that what is loaded late is counted, too."""
     peer.make(ask)
     peer.load(path)
     with suppress(CannotDo):

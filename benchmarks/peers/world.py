@@ -18,7 +18,7 @@ CHUNK = 1000  # steps that are made, and given to a peer, at once
 
 
 class Steps(NamedTuple):
-    """One step, or many: then every array has a leading axis."""
+    """One step, or many. Of many, every array has a leading axis."""
 
     obs: Any
     action: Any
@@ -26,7 +26,7 @@ class Steps(NamedTuple):
     terminated: Any
     truncated: Any
     first: Any  # the step opens an episode
-    next_obs: Any  # what came of it: at an end the true final observation
+    next_obs: Any  # what followed the step; at an end the true final observation
     episode: Any  # its number
 
     def at(self, number: int) -> Steps:
@@ -39,7 +39,7 @@ class Steps(NamedTuple):
 
 
 class World:
-    """Steps of one stream, without end: episodes of geometric length, each other one truncated.
+    """Makes the steps of one endless stream. Episodes have geometric lengths, and every other one is truncated.
 
     Args:
         see: gives the observations for arrays of episode, step in the episode, and id.
@@ -89,7 +89,7 @@ class World:
 
 
 def pooled(pool: Array) -> See:
-    """Return observations that are rows of a pool in turn: every byte differs from step to step."""
+    """Return a `See` that shows the rows of a pool in turn, so that bytes differ from step to step."""
     return lambda episode, step, ids: pool[ids % len(pool)]
 
 
