@@ -36,9 +36,7 @@ class Watch:
 
     def __init__(self, source: Path) -> None:
         self._source = f"{source.resolve()}/"
-        self._stack: list[
-            tuple[FrameType, str]
-        ] = []  # the frames that run now and their files, the innermost last
+        self._stack: list[str] = []  # the files of the frames that run now, the innermost last
         self.files: set[str] = set()
         self.crossings = self.frames = 0
 
@@ -65,13 +63,11 @@ class Watch:
             return
         file = file.removeprefix(self._source)
         if event == "return":
-            if not self._stack or self._stack[-1][0] is not frame:
-                return  # a generator that an exception resumed: Python 3.11 does not report that as a call
             self._stack.pop()
-        if self._stack and self._stack[-1][1] != file:
+        if self._stack and self._stack[-1] != file:
             self.crossings += 1
         if event == "call":
-            self._stack.append((frame, file))
+            self._stack.append(file)
             self.files.add(file)
 
 

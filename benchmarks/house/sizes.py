@@ -64,4 +64,4 @@ def _definitions(source: Path, *kinds: type[Definition]) -> Iterator[Part]:
             if isinstance(node, kinds):
                 first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                 name = f"{path.relative_to(source).as_posix()}: {node.name}"
-                yield Part(name, node.end_lineno - first + 1)
+                yield Part(name, (node.end_lineno or first) - first + 1)
