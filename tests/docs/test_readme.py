@@ -1,4 +1,4 @@
-"""The README's promises about itself: its examples run, its commands and files exist."""
+"""The README tells the truth about itself: its examples run, its commands and files exist, its promises have proofs."""
 
 import ast
 import re
@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 MAP = re.search(r"```\nsrc/reverie/\n(.*?)```", README, re.DOTALL)
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROMISES = re.findall(r"^(\d+\. )\*\*(.+?)\*\*", README, re.MULTILINE)
+PROOFS = (ROOT / "docs/promises.md").read_text()
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -58,6 +60,66 @@ def test_the_map_names_every_room_before_those_that_it_imports():
         for path in [package / f"{name}.py"] if name in modules else (package / name).rglob("*.py"):
             for other in imported(path):
                 assert line_of.get(other, line) >= line, f"{name} stands below {other}, which it imports"
+
+
+def table(page):
+    """Return the cells of each row of the one table of a page, its header left out."""
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return rows[2:]
+
+
+def proofs(cell):
+    """Yield the file and the name of each test in a cell; a name alone belongs to the file before it."""
+    path = ""
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", cell):
+        path = file or path
+        if name:
+            yield path, name
+
+
+def runs_in_make_test(path, name):
+    """Whether a test is there, and no mark of it or of its file leaves it out of `make test`, ever."""
+    tree = ast.parse((ROOT / path).read_text())
+    found = None
+    marks = ""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            found = node
+            marks += "".join(
+                ast.unparse(mark) for mark in node.decorator_list if "param" not in ast.unparse(mark)
+            )
+        elif isinstance(node, ast.Assign):
+            names = [ast.unparse(target) for target in node.targets]
+            found = node if name in names else found  # a state machine of Hypothesis is assigned
+            marks += ast.unparse(node.value) if "pytestmark" in names else ""
+    assert found is not None, f"{path} has no {name}"
+    return "slow" not in marks and "skip" not in marks
+
+
+def test_every_promise_has_a_row_and_a_proof():
+    """Each promise, by number and words, has code that is there, and a test that runs always."""
+    rows = table(PROOFS)
+    assert [row[0] for row in rows] == [number + words for number, words in PROMISES]
+    assert len(PROMISES) == 10
+    for promise, code, proof in rows:
+        files = re.findall(r"`([\w/]+(?:\.py|/))`", code)
+        assert files, promise
+        for file in files:
+            assert (ROOT / "src/reverie" / file).exists(), file
+        always = [runs_in_make_test(path, name) for path, name in proofs(proof)]
+        assert any(always), promise
+        assert len(always) == proof.count("`tests/") + proof.count("`::"), "a proof names a test"
+        for file in re.findall(r"`(benchmarks/[\w/]+\.py)`", proof):
+            assert (ROOT / file).exists(), file
+
+
+def test_a_proof_that_is_not_there_is_noticed():
+    """A test that is gone is missed; one that is slow is no proof by itself."""
+    with pytest.raises(AssertionError, match="has no test_of_nothing"):
+        runs_in_make_test("tests/words/test_imports.py", "test_of_nothing")
+    kill = "tests/file/durability/test_kill.py"
+    assert not runs_in_make_test(kill, "test_killed_writers_leave_all_that_was_promised")
+    assert runs_in_make_test(kill, "test_a_killed_writer_leaves_all_that_was_promised")
 
 
 def test_every_make_target_exists():
