@@ -26,14 +26,19 @@ def test_there_are_examples():
     assert len(EXAMPLES) >= 3
 
 
+def on_the_map():
+    """Return the names on each line of the map: what stands before its description."""
+    return [re.findall(r"(\w+)(?:\.py|/)", line.strip().split("  ")[0]) for line in MAP[1].splitlines()]
+
+
 def test_every_named_file_exists():
-    """Files in the map and in the tables are there."""
-    assert MAP is not None
-    for name in re.findall(r"\b(\w+\.py|\w+/)", MAP[1]):
-        assert (ROOT / "src/reverie" / name).exists(), name
-    contributing = (ROOT / "CONTRIBUTING.md").read_text()
-    for name in re.findall(r"`(tests/[\w/]+\.py|tests/\w+/)`", contributing):
-        assert (ROOT / name).exists(), name
+    """Files that the README and CONTRIBUTING name are there, in the repository or in the package."""
+    names = set()
+    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        names |= set(re.findall(r"`([\w/.]+(?:\.py|\.md|\.toml|/))`", page))
+    assert len(names) > 20
+    for name in names:
+        assert (ROOT / name).exists() or (ROOT / "src/reverie" / name).exists(), name
 
 
 def imported(path):
@@ -50,7 +55,7 @@ def imported(path):
 def test_the_map_names_every_room_before_those_that_it_imports():
     """Each room stands on the map once, and imports what stands on its line or below it."""
     package = ROOT / "src/reverie"
-    lines = [re.findall(r"\b(\w+)(?:\.py|/)", line) for line in MAP[1].splitlines()]
+    lines = on_the_map()
     named = [name for names in lines for name in names]
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
     packages = {path.parent.name for path in package.glob("*/__init__.py")}
@@ -120,6 +125,14 @@ def test_a_proof_that_is_not_there_is_noticed():
     kill = "tests/file/durability/test_kill.py"
     assert not runs_in_make_test(kill, "test_killed_writers_leave_all_that_was_promised")
     assert runs_in_make_test(kill, "test_a_killed_writer_leaves_all_that_was_promised")
+
+
+def test_every_room_has_a_row():
+    """Whoever wants to change a room finds it in the table of CONTRIBUTING, beside tests that are there."""
+    rows = table((ROOT / "CONTRIBUTING.md").read_text())
+    named = {name for row in rows for name in re.findall(r"`(\w+)/`", row[1])}
+    assert {path.parent.name for path in (ROOT / "src/reverie").glob("*/__init__.py")} <= named
+    assert all("`tests/" in row[2] or "`make bench" in row[2] for row in rows)
 
 
 def test_every_make_target_exists():
