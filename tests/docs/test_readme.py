@@ -2,9 +2,13 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import reverie as rv
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -12,6 +16,7 @@ MAP = re.search(r"```\nsrc/reverie/\n(.*?)```", README, re.DOTALL)
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PROMISES = re.findall(r"^(\d+\. )\*\*(.+?)\*\*", README, re.MULTILINE)
 PROOFS = (ROOT / "docs/promises.md").read_text()
+DESIGN = (ROOT / "docs/design.md").read_text()
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -32,9 +37,9 @@ def on_the_map():
 
 
 def test_every_named_file_exists():
-    """Files that the README and CONTRIBUTING name are there, in the repository or in the package."""
+    """Files that README, CONTRIBUTING and the design name are there, in the repository or in the package."""
     names = set()
-    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+    for page in (README, DESIGN, (ROOT / "CONTRIBUTING.md").read_text()):
         names |= set(re.findall(r"`([\w/.]+(?:\.py|\.md|\.toml|/))`", page))
     assert len(names) > 20
     for name in names:
@@ -125,6 +130,48 @@ def test_a_proof_that_is_not_there_is_noticed():
     kill = "tests/file/durability/test_kill.py"
     assert not runs_in_make_test(kill, "test_killed_writers_leave_all_that_was_promised")
     assert runs_in_make_test(kill, "test_a_killed_writer_leaves_all_that_was_promised")
+
+
+def way(task):
+    """Return the functions of reverie that a task calls, in their order: name and file."""
+    package = str(ROOT / "src/reverie")
+    called = []
+
+    def hook(frame, event, _argument):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(package):
+            called.append((code.co_qualname, str(Path(code.co_filename).relative_to(package))))
+
+    sys.setprofile(hook)
+    try:
+        task()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def test_the_ways_are_those_that_are_taken(tmp_path):
+    """An `add` to a file, and a `sample`, call what the two pictures in docs/design.md show, in this order."""
+    spec = rv.StepSpec(rv.Field((3,), "uint8"), rv.Field((), "int64"))
+    buffer = rv.ReplayBuffer(spec, 64, seed=0, path=tmp_path / "a.replay")
+    zero = np.zeros(3, np.uint8)
+
+    def add(ends=False):
+        buffer.add(
+            obs=zero, action=0, reward=0.0, terminated=ends, truncated=False, final_obs=zero if ends else None
+        )
+
+    for step in range(100):
+        add(step % 10 == 9)
+    ways = [way(add), way(lambda: buffer.sample(32, 8))]
+    buffer.close()
+    pictures = re.findall(r"```text\n(.*?)```", DESIGN, re.DOTALL)
+    for picture, called in zip(pictures, ways, strict=True):
+        drawn = [tuple(line.split()[:2]) for line in picture.splitlines()]
+        assert 5 <= len(drawn) <= 10
+        rest = iter(called)
+        for step in drawn:
+            assert step in rest, f"{step} is not called, or not in this place"
 
 
 def test_every_room_has_a_row():
