@@ -182,6 +182,33 @@ def test_every_room_has_a_row():
     assert all("`tests/" in row[2] or "`make bench" in row[2] for row in rows)
 
 
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def anchors(page):
+    """Return the names by which headings of a page are linked: lower case, hyphens for spaces, no punctuation."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_what_is_there(page):
+    """Every link to a page, a picture or a heading of this repository has its target."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" not in target:
+            name, _, heading = target.partition("#")
+            file = page.parent / name if name else page
+            assert file.exists(), target
+            assert not heading or heading in anchors(file), target
+
+
 def test_every_make_target_exists():
     """Commands that the README and CONTRIBUTING name are targets of the Makefile."""
     makefile = (ROOT / "Makefile").read_text()
