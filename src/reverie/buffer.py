@@ -23,12 +23,11 @@ from reverie.engine import (
     checked_extras,
     checked_priorities,
     describe,
-    is_obs,
     sampler_of,
 )
 from reverie.file import (
     Follower,
-    Loader,
+    Reader,
     ReplayFile,
     Settings,
     check_settings,
@@ -40,7 +39,7 @@ from reverie.file import (
     removed_on_error,
     reserve_for,
 )
-from reverie.index import Anchors, EpisodeIndex, Runs, Windows, anchors_of, check_boundary
+from reverie.index import Anchors, EpisodeIndex, Windows, anchors_of, check_boundary
 from reverie.process import Shared
 from reverie.samplers import Sampler, Uniform, check_sampler
 from reverie.spec import StepSpec, Tree
@@ -122,20 +121,18 @@ class ReplayBuffer(Shared):
         self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
         self._rng, self._columns = rng, self.spec.columns()
-        self._obs_columns = tuple(column for column in self._columns if is_obs(column))
-        runs = Runs(self.streams, self.capacity // self.streams)
-        self._index = EpisodeIndex(self.streams, runs.capacity)
-        self._ring, self._finals = make_stores(self.residency, settings.stored, self._obs_columns, runs, file)
+        self._index = EpisodeIndex(self.streams, self.capacity // self.streams)
+        self._ring, self._finals = make_stores(self.residency, settings.stored, self._index.runs, file)
         self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
         self._changes = self._keeper.changes
         self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
         self._blocks, self._layouts, self._origins = Blocks(), Layouts(self.spec), Origins()
-        self._intake = Intake(self.spec, self._columns, self._obs_columns)
+        self._intake = Intake(self.spec)
         self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
         self._share()  # from here on there is a lock, and a turn to read
         self._keeper.turns = threading.Condition(self._lock)
 
-    def _write(self, loader: Loader | None = None) -> None:
+    def _write(self, loader: Reader | None = None) -> None:
         """Begin to write to the file."""
         assert self._keeper.file is not None
         close_at_exit(self, self._keeper.file)

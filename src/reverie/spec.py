@@ -205,6 +205,16 @@ class Column(NamedTuple):
     name: str  # "obs", or "obs/camera" for a leaf of a dict, "extras/logits" for an extra field
     field: Field
 
+    @property
+    def is_obs(self) -> bool:
+        """Whether it belongs to the observation, and so has a successor and a final value."""
+        return is_obs_name(self.name)
+
+
+def is_obs_name(name: str) -> bool:
+    """Whether the column of this flat name belongs to the observation."""
+    return name == "obs" or name.startswith("obs/")
+
 
 class StepSpec:
     """The fields of a step.

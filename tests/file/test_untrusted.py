@@ -25,7 +25,7 @@ from reverie.file.rows import array_checksum, text_checksum
 from reverie.file.schema import sql_names
 from reverie.file.sqlite import Database
 from reverie.file.verify import verify_file
-from reverie.store.codec import Codec
+from reverie.store import pack, unpack
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' || x name, x value, 0 checksum FROM n"
 MANY = {"obs": rv.Field((3, 8, 8), "uint8")}
@@ -367,7 +367,7 @@ def test_an_array_unpacks_to_what_its_form_says_or_not_at_all(path, kind):
 )  # fmt: skip
 def test_an_array_has_a_dtype_and_a_shape(path, form):
     """What describes none is refused."""
-    set_array(path, "samplers/0/steps/weights", form, Codec().pack(np.zeros(200)))
+    set_array(path, "samplers/0/steps/weights", form, pack(np.zeros(200)))
     refuses(path, looks=False)
     assert findings(path)
 
@@ -422,7 +422,7 @@ def test_rows_of_episodes_are_those_of_a_table(path):
     """Where episodes lay is part of what samplers need; negative, huge and double rows are refused."""
     with closing(sqlite3.connect(path)) as connection:
         form, data = connection.execute("SELECT form, data FROM arrays WHERE name = 'index/row'").fetchone()
-    rows = Codec().unpack(data, (int(form.split()[1]),), np.dtype(np.int64))
+    rows = unpack(data, (int(form.split()[1]),), np.dtype(np.int64))
     for wrong in (
         rows - 5,
         rows + 2**40,
@@ -433,7 +433,7 @@ def test_rows_of_episodes_are_those_of_a_table(path):
         rows.astype(np.int32),
     ):
         form = " ".join([wrong.dtype.str, *map(str, wrong.shape)])
-        set_array(path, "index/row", form, Codec().pack(np.ascontiguousarray(wrong)))
+        set_array(path, "index/row", form, pack(np.ascontiguousarray(wrong)))
         refuses(path, looks=False)
 
 

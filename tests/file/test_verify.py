@@ -14,7 +14,7 @@ import reverie as rv
 from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
 from reverie.file.tables import ReplayFile
 from reverie.file.verify import Audit
-from reverie.store.codec import Codec
+from reverie.store import pack
 
 SPEC = rv.StepSpec({"frame": rv.Field((3, 8, 8), "uint8"), "low": rv.Field((2,), "float32")},
                    rv.Field((), "int64"), {"seen": rv.Field((), "bool")})  # fmt: skip
@@ -277,7 +277,7 @@ def test_settings_that_cannot_be_are_found(path, name, value, finding):
 def test_weights_that_cannot_be_are_found(path, array, finding):
     """What a sampler remembers must fit the buffer."""
     name = "samplers/0/steps/weights"
-    form, data = ("<f8 300", b"\0" * 3) if array is None else (f"<f8 {len(array)}", Codec().pack(array))
+    form, data = ("<f8 300", b"\0" * 3) if array is None else (f"<f8 {len(array)}", pack(array))
     checksum = zlib.crc32(data, text_checksum(name, form))
     do(path, "UPDATE arrays SET form = ?, data = ?, checksum = ? WHERE name = ?", form, data, checksum, name)
     assert any(found.startswith(finding) for found in findings(path)), findings(path)

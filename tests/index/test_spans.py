@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
+from reverie.index import Runs
 from reverie.spec import Column
 from reverie.store.plain import SLICE_ROW, SPAN_ROW, Ring
 
@@ -14,7 +15,7 @@ SIZES = (1, SPAN_ROW, SPAN_ROW + 1, SLICE_ROW - 1, SLICE_ROW)
 @pytest.mark.parametrize("streams", [1, 3])
 def test_spans_are_their_rows(size, streams):
     """From the first slot to the last, in any order, some twice."""
-    ring = Ring([Column("x", rv.Field((size,), "uint8"))], streams, 12)
+    ring = Ring([Column("x", rv.Field((size,), "uint8"))], Runs(streams, 12))
     ring.columns["x"][:] = np.random.default_rng(0).integers(0, 256, (12 * streams, size), np.uint8)
     for rows in (1, 5, 12):
         first = np.array([0, 12 * streams - rows, 3 % (12 - rows + 1), 0])

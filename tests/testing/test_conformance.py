@@ -4,7 +4,7 @@ import pytest
 
 import reverie as rv
 from reverie.conformance import BoundarySuite, Pair, SamplerSuite, StoreSuite, assert_shows, chi_square_p
-from reverie.index.windows import BOUNDARIES, Anchors, Drawn
+from reverie.index import BOUNDARIES, Anchors, Drawn, Runs
 from reverie.samplers import mixture as samplers
 from reverie.store.packed import PackedRing
 from reverie.store.plain import Ring
@@ -134,12 +134,12 @@ for _name in BOUNDARIES:
 
 class TestRing(StoreSuite):
     def make(self, columns, streams, capacity):
-        return Ring(columns, streams, capacity)
+        return Ring(columns, Runs(streams, capacity))
 
 
 class TestPackedRing(StoreSuite):
     def make(self, columns, streams, capacity):
-        return PackedRing(columns, streams, capacity)
+        return PackedRing(columns, Runs(streams, capacity))
 
 
 # --- the suites themselves can fail ----------------------------------------------------------------------
@@ -207,7 +207,7 @@ class Forgetful(Ring):
 def test_a_defective_store_fails_the_suite():
     """A store that loses a rewrite is found out."""
     suite = StoreSuite()
-    suite.make = Forgetful
+    suite.make = lambda columns, streams, capacity: Forgetful(columns, Runs(streams, capacity))
     with pytest.raises(AssertionError, match="of slots"):
         suite.test_what_was_written_last_is_read()
 

@@ -119,7 +119,7 @@ def _row_of(view: View, number: int) -> int:
 
 
 def _image_column(view: View, wanted: str | None) -> Column:
-    obs = [column for column in view.settings.stored if column.name in view.file.obs_columns]
+    obs = [column for column in view.settings.stored if column.is_obs]
     images = [column for column in obs if _is_image(column)]
     told = ", ".join(f"{column.name} {column.field.shape} {column.field.dtype}" for column in obs)
     names = [column.name for column in images]

@@ -356,7 +356,7 @@ class IRISReplayBuffer(RingCounters):
         return uniform_steps(self._engine._index, self._engine._rng, count)
 
     def _frames(self, ids: Ints) -> Frames:
-        return self._engine._gatherer.values(self._engine._obs_columns[0], ids % self.size)
+        return self._engine._gatherer.values(self._engine.spec.columns()[0], ids % self.size)
 
     # --- the file --------------------------------------------------------------------------------------
 

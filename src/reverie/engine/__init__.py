@@ -3,7 +3,7 @@
 from reverie.engine.engine import Keeper
 from reverie.engine.feedback import checked_extras, checked_priorities, sampler_of
 from reverie.engine.gather import Gatherer
-from reverie.engine.layout import ROW_LEAVES, SEQUENCE_LEAVES, Layout, Layouts, is_obs
+from reverie.engine.layout import ROW_LEAVES, SEQUENCE_LEAVES, Layout, Layouts
 from reverie.engine.steps import Intake, Step
 from reverie.engine.table import ENDED_NAMES, EpisodeTable, describe, list_episodes
 
@@ -21,7 +21,6 @@ __all__ = [
     "checked_extras",
     "checked_priorities",
     "describe",
-    "is_obs",
     "list_episodes",
     "sampler_of",
 ]

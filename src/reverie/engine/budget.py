@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from reverie.file import FinalStore, ReplayFile, Store
-from reverie.index import NO_FINAL, RUN, EpisodeIndex, Eviction, Ints, Runs
+from reverie.index import NO_FINAL, RUN, EpisodeIndex, Eviction, Ints
 from reverie.store import PackedFinals, PackedRing
 
 
@@ -40,7 +40,7 @@ class Budget:
         self._index, self._store, self._finals = index, store, finals
         self._file = file
         self._counts_file = counts_file
-        self._runs = Runs(index.streams, index.capacity)
+        self._runs = index.runs
 
     def is_asked(self, streams: Sequence[int]) -> bool:
         """Whether the next step of one of these streams begins a run."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from reverie.engine.budget import Budget
 from reverie.engine.steps import Lanes, Step
 from reverie.errors import FileError
-from reverie.file import FinalStore, Journal, Remembered, Store, Told, put_ended
+from reverie.file import FinalStore, Remembered, Store, Told, Writer, put_ended
 from reverie.index import NO_FINAL, EpisodeIndex, Eviction, Ints, mend
 from reverie.spec import Column
 from reverie.store import Finals, PackedRing
@@ -53,7 +53,7 @@ class Changes:
         self._dtypes = {column.name: column.field.dtype for column in columns}
         self._index, self._store, self._finals = index, store, finals
         self._final_room = finals if isinstance(finals, Finals) else None
-        self.journal: Journal | None = None
+        self.journal: Writer | None = None
         self.budget: Budget | None = None
         self.news: Callable[[], dict[str, Any]] = dict
         self.told: Callable[[], None] = _nothing

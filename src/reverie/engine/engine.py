@@ -16,13 +16,13 @@ from reverie.engine.changes import Changes
 from reverie.errors import BufferClosed, FileError, FileTaken, ReplayError, WrongProcess
 from reverie.file import (
     FinalStore,
-    Journal,
-    Loader,
+    Reader,
     Remembered,
     ReplayFile,
     SamplerStates,
     Settings,
     Store,
+    Writer,
     copy_file,
     copy_memory,
     generator_state,
@@ -68,7 +68,7 @@ class Keeper:
         self.closed = False
         self.notes: dict[str, Any] = {}
         self.turns = threading.Condition()
-        self._journal: Journal | None = None
+        self._journal: Writer | None = None
         self._samplers = SamplerStates()
         self._used: Sampler | None = None  # by a draw or an update that is not through
         self._uses = 0  # draws and updates so far
@@ -113,13 +113,13 @@ class Keeper:
 
     # --- the beginning ---------------------------------------------------------------------------------
 
-    def loader(self) -> Loader:
+    def loader(self) -> Reader:
         """Return what brings the file into memory; samplers' states wait for their samplers from now on."""
         assert self.file is not None
         self.notes, rows = recall(self.file, self._samplers)
-        return Loader(self.file, self._settings.stored, self._index, self._store, self._finals, rows)
+        return Reader(self.file, self._settings.stored, self._index, self._store, self._finals, rows)
 
-    def write(self, loader: Loader | None = None) -> None:
+    def write(self, loader: Reader | None = None) -> None:
         """Begin to write to the file, which holds what memory holds: what `loader` loaded, or nothing."""
         assert self.file is not None
         journal = self._journal_of(self.file)
@@ -135,9 +135,9 @@ class Keeper:
         self._journal.begin()
         return not clean
 
-    def _journal_of(self, file: ReplayFile) -> Journal:
+    def _journal_of(self, file: ReplayFile) -> Writer:
         settings = self._settings
-        return Journal(file, settings.stored, self._index, self._store, self._finals, settings.durability)
+        return Writer(file, settings.stored, self._index, self._store, self._finals, settings.durability)
 
     def _used_bytes(self) -> int:
         if self._settings.residency == "disk" and self.file is not None:

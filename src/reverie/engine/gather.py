@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch
-from reverie.engine.layout import Layout, Parts, is_obs
+from reverie.engine.layout import Layout, Parts
 from reverie.file import FinalStore, Store
 from reverie.index import NO_FINAL, TERMINATED, TRUNCATED, CrossWindows, EpisodeIndex, Ints, Windows
 from reverie.spec import Column, StepSpec, tree_build
@@ -28,7 +28,7 @@ class Gatherer:
     ) -> None:
         self._columns = columns
         self._names = [*(column.name for column in columns), "reward"]
-        self._obs_names = [column.name for column in columns if is_obs(column)]
+        self._obs_names = [column.name for column in columns if column.is_obs]
         self._index = index
         self._store = store
         self._finals = finals
@@ -109,7 +109,7 @@ class Gatherer:
                 slots[at_end, length] = slots[at_end, length - 1]
         step_slots = np.ascontiguousarray(slots[:, :length])
         for column in self._columns:
-            self._store.gather(column.name, slots if is_obs(column) else step_slots, arrays[column.name])
+            self._store.gather(column.name, slots if column.is_obs else step_slots, arrays[column.name])
         self._store.gather("reward", step_slots, arrays["reward"])
 
     def _slots(self, windows: Windows) -> Ints:
@@ -137,7 +137,7 @@ class Gatherer:
         np.logical_and(begun[:, :-1], ids[:, :-1] < windows.stop[:, None], out=batch.mask)
         no_step, no_obs = ~batch.mask, ~batch.obs_mask
         for column in self._columns:
-            arrays[column.name][no_obs if is_obs(column) else no_step] = 0
+            arrays[column.name][no_obs if column.is_obs else no_step] = 0
         batch.reward[no_step] = 0.0
 
     def _ends(
@@ -173,7 +173,7 @@ class Gatherer:
         for column in self._columns:
             out = arrays[column.name]
             self._store.gather(column.name, slots, out)
-            out[~mask if is_obs(column) else ~mask | closing] = 0
+            out[~mask if column.is_obs else ~mask | closing] = 0
         opens = (windows.id == index.start[row]) & mask
         # The reward that came with a row is that of the step before.
         none = opens | ~mask
@@ -196,7 +196,7 @@ class Gatherer:
         batch.obs_mask[closing & ~known] = False
         if known.any():
             for column in self._columns:
-                if is_obs(column):
+                if column.is_obs:
                     arrays[column.name][known] = self._finals.gather(column.name, places[known])
 
     # --- single steps ----------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Gatherer:
         following: dict[str, Array] = {}
         for column in self._columns:
             values[column.name] = self.values(column, here)
-            if is_obs(column):
+            if column.is_obs:
                 following[column.name] = self.values(column, after)
         ended = np.zeros(len(here), np.int8)
         ended[at_end] = index.ended[windows.row[at_end]]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch
 from reverie.errors import BadSetting
-from reverie.spec import Column, StepSpec, tree_build, tree_leaves
+from reverie.spec import StepSpec, tree_build, tree_leaves
 from reverie.store import ALIGNMENT, RECYCLE_FROM, Blocks, check_room
 
 Array = npt.NDArray[Any]
@@ -71,7 +71,7 @@ class Layout:
         self.leaves: list[Leaf] = []
         self.nbytes = 0
         for column in spec.columns():
-            steps = length + 1 if is_obs(column) and kind is SequenceBatch else length
+            steps = length + 1 if column.is_obs and kind is SequenceBatch else length
             self._place(column.name, (batch, steps, *column.field.shape), column.field.dtype)
         for name, dtype, more in self._others:
             self._place(name, (batch,) if more is None else (batch, length + more), dtype)
@@ -197,8 +197,3 @@ def field_arrays(batch: Batch) -> dict[str, Array]:
     for name, array in batch.extras.items():
         arrays[f"extras/{name}"] = array
     return arrays
-
-
-def is_obs(column: Column) -> bool:
-    """Whether a column belongs to the observation, and so has a successor and a final value."""
-    return column.name == "obs" or column.name.startswith("obs/")

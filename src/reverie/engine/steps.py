@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reverie.checks import flag, flags, reward_number, reward_numbers
 from reverie.errors import SpecMismatch
 from reverie.index import TERMINATED, TRUNCATED, Ints
-from reverie.spec import Column, Field, StepSpec, Tree, flatten_value
+from reverie.spec import Field, StepSpec, Tree, flatten_value
 
 # A step that fits: column -> value, the reward included; the reward; how it ended; observation column -> value.
 Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
@@ -31,9 +31,10 @@ class Intake:
 
     __slots__ = ("_checks", "_flat", "_obs_columns", "_spec")
 
-    def __init__(self, spec: StepSpec, columns: tuple[Column, ...], obs_columns: tuple[Column, ...]) -> None:
+    def __init__(self, spec: StepSpec) -> None:
         self._spec = spec
-        self._obs_columns = obs_columns
+        columns = spec.columns()
+        self._obs_columns = [column for column in columns if column.is_obs]
         # Of a finite field no array fits at first sight: its numbers are looked at.
         self._checks = [
             (name, None if field.finite else field.dtype, field.shape, field.integers, field.validate)

@@ -4,7 +4,7 @@ from reverie.file.copies import copy_file, copy_memory, snapshot
 from reverie.file.following import Follower
 from reverie.file.lock import writing_process
 from reverie.file.place import log_bytes
-from reverie.file.reader import Loader
+from reverie.file.reader import Reader
 from reverie.file.resume import (
     close_at_exit,
     generator,
@@ -22,15 +22,14 @@ from reverie.file.survey import LACKS_LOG, Sums, sums
 from reverie.file.tables import FORMAT, ReplayFile
 from reverie.file.verify import verify_file
 from reverie.file.view import View, viewing
-from reverie.file.writer import Journal, Told
+from reverie.file.writer import Told, Writer
 
 __all__ = [
     "FORMAT",
     "LACKS_LOG",
     "FinalStore",
     "Follower",
-    "Journal",
-    "Loader",
+    "Reader",
     "Remembered",
     "ReplayFile",
     "SamplerStates",
@@ -39,6 +38,7 @@ __all__ = [
     "Sums",
     "Told",
     "View",
+    "Writer",
     "check_residency",
     "check_settings",
     "close_at_exit",

@@ -14,7 +14,7 @@ from reverie.file.resume import SETTINGS, fits_tables, make_file, read_settings
 from reverie.file.settings import Settings
 from reverie.file.state import Remembered, generator_from
 from reverie.file.tables import ReplayFile, Run
-from reverie.file.writer import Journal
+from reverie.file.writer import Writer
 from reverie.process import amid
 
 
@@ -70,7 +70,7 @@ def copy_memory(
     identity: str,
     settings: Settings,
     remembered: Remembered,
-    journal_of: Callable[[ReplayFile], Journal],
+    writer_of: Callable[[ReplayFile], Writer],
 ) -> None:
     """Make `path` a copy of a buffer that has no file. The caller sees to it that nothing changes meanwhile.
 
@@ -79,11 +79,11 @@ def copy_memory(
         identity: of the buffer.
         settings: of the buffer.
         remembered: what it knows beside steps and episodes.
-        journal_of: returns its journal for a file.
+        writer_of: returns its journal for a file.
     """
     rng = generator_from(remembered[0]["rng"])
     with _target(path, identity, settings, lambda draft: make_file(draft, settings, rng, identity)) as target:
-        journal_of(target).put_all(remembered)
+        writer_of(target).put_all(remembered)
 
 
 def _check_heads(source: ReplayFile, ends: list[list[int]]) -> None:

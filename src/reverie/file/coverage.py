@@ -15,7 +15,7 @@ import numpy.typing as npt
 from reverie.file.tables import EpisodeRow, Run, StepRow
 from reverie.index import CUT, RUNNING
 from reverie.spec import Field
-from reverie.store import DELTA, Codec
+from reverie.store import DELTA, unpack_step
 
 # How far a return may lie from the sum of the stored, rounded rewards, as a part of their sizes.
 CLOSE = 1e-6
@@ -82,7 +82,7 @@ class Coverage:
 
     def _check_newest(self) -> Iterator[str]:
         """Unpack the newest steps one after the other: each may be packed as a change of the one before."""
-        codec, last = Codec(), -1
+        last = -1
         before: dict[str, Array] = {}
         for row in self._newest:
             known = before if row.id == last + 1 else {}
@@ -92,7 +92,7 @@ class Coverage:
                 if packed is None or (packed[:1] == DELTA and row.id > self._sealed and name not in known):
                     continue  # its checksum, or that of the step that it tells changes from, was wrong
                 try:
-                    before[name] = codec.unpack_step(packed, known.get(name), field.shape, field.dtype)
+                    before[name] = unpack_step(packed, known.get(name), field.shape, field.dtype)
                 except (ValueError, MemoryError) as error:
                     yield f"{self._name}, step {row.id}, column {name!r}: it does not unpack ({error})"
                     continue

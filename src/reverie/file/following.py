@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from reverie.file.reader import Loader
+from reverie.file.reader import Reader
 from reverie.file.tables import ReplayFile
 from reverie.process import watch
 
@@ -18,13 +18,13 @@ class Follower:
 
     Args:
         file: open for reading.
-        loader: brings it into memory.
+        reader: brings it into memory.
         lock: of the buffer.
     """
 
-    def __init__(self, file: ReplayFile, loader: Loader, lock: AbstractContextManager[Any]) -> None:
+    def __init__(self, file: ReplayFile, reader: Reader, lock: AbstractContextManager[Any]) -> None:
         self._file = file
-        self._loader = loader
+        self._reader = reader
         self._lock = lock
         self._depth = 0
         self._version = -1  # nothing was loaded yet
@@ -43,7 +43,7 @@ class Follower:
                 self._file.db.begin()
                 version = self._file.db.version
                 if version != self._version:
-                    self._loader.load()
+                    self._reader.load()
                     self._version = version
             self._depth += 1
         except BaseException:

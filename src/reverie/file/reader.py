@@ -22,19 +22,18 @@ from reverie.index import (
     Ints,
     Listed,
     Places,
-    Runs,
     check_places,
     places,
     rebuild,
 )
 from reverie.spec import Column, Field
-from reverie.store import Codec, Helpers, Ring
+from reverie.store import Helpers, Ring, unpack, unpack_step
 from reverie.values import MOST_ID, integers
 
 Array = npt.NDArray[Any]
 
 
-class Loader:
+class Reader:
     """Reads a replay file into the memory of a buffer.
 
     Args:
@@ -59,9 +58,8 @@ class Loader:
         self.index = index
         self._store = store
         self._finals = finals
-        self._runs = Runs(index.streams, index.capacity)
+        self._runs = index.runs
         self._helpers = Helpers()
-        self._codec = Codec()
         self._loaded: dict[int, tuple[Run, bytes]] = {}  # number -> what the store holds, and its checksums
         self._final_places: dict[int, int] = {}  # episode number -> place of its final observation
         self.sealed: Ints = np.zeros(index.streams, np.int64)
@@ -148,12 +146,12 @@ class Loader:
             if isinstance(self._store, Ring):  # unpacking is what takes the time
                 self._helpers.share(partial(self._put_runs, some), list(some))
             else:
-                self._put_runs(some, self._codec, list(some))
+                self._put_runs(some, list(some))
         self._loaded |= {run.number: (run, crcs) for run, crcs in fresh}
 
-    def _put_runs(self, packed: Mapping[int, Blobs], codec: Codec, numbers: Sequence[int]) -> None:
+    def _put_runs(self, packed: Mapping[int, Blobs], numbers: Sequence[int]) -> None:
         for number in numbers:
-            self._store.load_run(number, packed[number], codec)
+            self._store.load_run(number, packed[number])
 
     def _load_steps(self, newest: list[StepRow]) -> None:
         """Write the steps that no sealed run holds yet, as they were added."""
@@ -164,7 +162,7 @@ class Loader:
             if row.stream != stream:
                 stream, before = row.stream, {}
             values = {
-                name: self._codec.unpack_step(
+                name: unpack_step(
                     packed, before.get(name), self._fields[name].shape, self._fields[name].dtype
                 )
                 for name, packed in row.values.items()
@@ -197,7 +195,7 @@ class Loader:
             if place < 0 or mine[place].stop < row.id or mine[place].ended != RUNNING:
                 raise self._file.db.damaged(f"step {row.id} of stream {row.stream} belongs to no episode")
             last = mine[place]
-            reward = float(self._codec.unpack(row.values["reward"], REWARD.shape, REWARD.dtype))
+            reward = float(unpack(row.values["reward"], REWARD.shape, REWARD.dtype))
             if not math.isfinite(reward):
                 raise self._file.db.damaged(f"the reward of step {row.id} of stream {row.stream} is {reward}")
             mine[place] = last._replace(
@@ -249,7 +247,7 @@ class Loader:
             return NO_FINAL
         if episode.number not in self._final_places:
             number = episode.number if episode.number in filed else None
-            self._final_places[episode.number] = self._finals.load(number, episode.final, self._codec)
+            self._final_places[episode.number] = self._finals.load(number, episode.final)
         return self._final_places[episode.number]
 
 

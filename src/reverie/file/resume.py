@@ -14,7 +14,6 @@ import numpy as np
 
 from reverie.checks import seed_number
 from reverie.errors import BadSetting
-from reverie.file.schema import is_obs_name
 from reverie.file.settings import Settings, settings_from
 from reverie.file.state import (
     Arrays,
@@ -31,7 +30,6 @@ from reverie.file.state import (
 from reverie.file.tables import ReplayFile
 from reverie.index import EpisodeIndex, Places, places
 from reverie.process import watch
-from reverie.store import Codec
 from reverie.values import most_array_bytes
 
 SETTINGS = ("spec", "capacity", "streams", "run", "residency", "durability", "max_bytes")
@@ -53,7 +51,6 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
     """
     # Narrow columns first: SQLite has to walk through what stands before the one that is read.
     columns = [column.name for column in sorted(settings.stored, key=lambda column: column.field.nbytes)]
-    obs = [name for name in columns if is_obs_name(name)]
     meta = {
         **settings.to_json(),
         "identity": uuid.uuid4().hex,
@@ -65,7 +62,7 @@ def make_file(path: Path, settings: Settings, rng: np.random.Generator, copy_of:
         "notes": {},
         "ends": [],
     }
-    file = ReplayFile.create(path, meta, columns, obs)
+    file = ReplayFile.create(path, meta, columns)
     file.db.limit_row(settings.most_row_bytes)
     return file
 
@@ -132,7 +129,7 @@ def remember(
         raise BadSetting(
             f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
         )
-    return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays, Codec())
+    return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays)
 
 
 def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +142,7 @@ def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], P
     """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
     notes: dict[str, Any] = file.meta("notes")
     with file.db.reading():
-        arrays = unpack_arrays(file.arrays(), Codec(), most_array_bytes(file.meta("capacity")))
+        arrays = unpack_arrays(file.arrays(), most_array_bytes(file.meta("capacity")))
         states = [(kind, from_json(state, arrays)) for kind, state in sampler_entries(file.meta("samplers"))]
         samplers.load(states, f"{file.db.path}: ")
         if "index/row" not in arrays:

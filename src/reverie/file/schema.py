@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from reverie.spec import is_obs_name
+
 META = "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)"
 ARRAYS = (
     "CREATE TABLE arrays (name TEXT PRIMARY KEY, form TEXT NOT NULL, checksum INTEGER NOT NULL,"
@@ -29,14 +31,14 @@ MOST_COLUMNS = (
 TREE = re.compile(r"reward|(obs|action)(/\w+)*")
 
 
-def schema_of(columns: Sequence[str], obs: Sequence[str]) -> list[str]:
+def schema_of(columns: Sequence[str]) -> list[str]:
     """Return the statements that make the tables.
 
     Args:
-        columns: flat names of the stored columns; obs: of the observation's.
+        columns: flat names of the stored columns.
     """
     values = ", ".join(f"{name} BLOB NOT NULL" for name in sql_names(columns))
-    ends = ", ".join(f"{name} BLOB" for name in sql_names([f"final_{name}" for name in obs]))
+    ends = ", ".join(f"{name} BLOB" for name in final_names(columns))
     return [
         META,
         ARRAYS,
@@ -51,6 +53,11 @@ def schema_of(columns: Sequence[str], obs: Sequence[str]) -> list[str]:
     ]
 
 
+def final_names(columns: Sequence[str]) -> list[str]:
+    """Return the SQL names of the columns that a final observation has, in the order of the observation's."""
+    return sql_names([f"final_{name}" for name in columns if is_obs_name(name)])
+
+
 def is_schema(found: Sequence[tuple[Any, ...]], statements: Sequence[str]) -> bool:
     """Whether these are all the objects of a replay file, in order, and the first ones were made by these statements.
 
@@ -62,8 +69,8 @@ def is_schema(found: Sequence[tuple[Any, ...]], statements: Sequence[str]) -> bo
     return [row[:3] for row in found] == OBJECTS and made[: len(statements)] == list(statements)
 
 
-def check_names(columns: Any, obs: Any) -> tuple[list[str], list[str]]:
-    """Return the names of the columns of a file if they are such.
+def check_names(columns: Any, obs: Any) -> list[str]:
+    """Return the names of the columns of a file if they are such, and `obs` those of its observation.
 
     Raises:
         ValueError: they are not.
@@ -78,16 +85,12 @@ def check_names(columns: Any, obs: Any) -> tuple[list[str], list[str]]:
         raise ValueError("it has too many columns, or two of one name")
     if "reward" not in columns or obs != [name for name in columns if is_obs_name(name)]:
         raise ValueError("the columns of its observations are others than those of its steps")
-    return columns, obs
+    checked: list[str] = columns
+    return checked
 
 
 def _is_name(name: str) -> bool:
     return TREE.fullmatch(name) is not None or (name.startswith("extras/") and name[7:].isidentifier())
-
-
-def is_obs_name(name: str) -> bool:
-    """Whether a column is one of the observation's."""
-    return name == "obs" or name.startswith("obs/")
 
 
 def sql_names(names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from reverie.checks import REWARD, positive
 from reverie.errors import BadSetting
-from reverie.file.schema import MOST_COLUMNS, is_obs_name
+from reverie.file.schema import MOST_COLUMNS
 from reverie.file.stores import check_residency, row_bytes
 from reverie.index import RUN
 from reverie.spec import Column, StepSpec
@@ -128,7 +128,7 @@ def check_settings(
 
 def _check_columns(columns: Sequence[Column]) -> None:
     """Refuse more columns than a replay file has room for."""
-    count = len(columns) + sum(is_obs_name(column.name) for column in columns)
+    count = len(columns) + sum(column.is_obs for column in columns)
     if count > MOST_COLUMNS:
         raise BadSetting(
             f"spec: wanted at most {MOST_COLUMNS:,} columns in a replay file, those of an observation twice, got "

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from reverie.errors import BadSetting, FileError
 from reverie.samplers import Sampler
-from reverie.store import Codec
+from reverie.store import pack, unpack
 from reverie.values import array_form, integer, integers
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -48,23 +48,22 @@ def from_json(value: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
     return [from_json(child, arrays) for child in value] if isinstance(value, list) else value
 
 
-def pack_arrays(arrays: Arrays, codec: Codec) -> PackedArrays:
+def pack_arrays(arrays: Arrays) -> PackedArrays:
     """Return arrays as the file keeps them."""
     return {
         name: (
             " ".join([array.dtype.str, *map(str, array.shape)]),
-            codec.pack(np.ascontiguousarray(array)) if array.size else b"\0",
+            pack(np.ascontiguousarray(array)) if array.size else b"\0",
         )
         for name, array in arrays.items()
     }
 
 
-def unpack_arrays(packed: PackedArrays, codec: Codec, most: int) -> Arrays:
+def unpack_arrays(packed: PackedArrays, most: int) -> Arrays:
     """Return what `pack_arrays` took.
 
     Args:
         packed: by name.
-        codec: unpacks them.
         most: bytes that they may take, all in all.
 
     Raises:
@@ -74,9 +73,7 @@ def unpack_arrays(packed: PackedArrays, codec: Codec, most: int) -> Arrays:
     size = sum(nbytes for *_, nbytes in forms.values())
     if size > most:
         raise ValueError(f"its arrays take {size:,} bytes, more than {most:,}")
-    return {
-        name: codec.unpack(packed[name][1], shape, dtype).copy() for name, (dtype, shape, _) in forms.items()
-    }
+    return {name: unpack(packed[name][1], shape, dtype).copy() for name, (dtype, shape, _) in forms.items()}
 
 
 def sampler_entries(value: Any) -> list[tuple[str, Any]]:

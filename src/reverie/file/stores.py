@@ -104,23 +104,24 @@ def row_bytes(residency: str, columns: Sequence[Column]) -> int:
 
 
 def make_stores(
-    residency: str, columns: Sequence[Column], obs: Sequence[Column], runs: Runs, file: ReplayFile | None
+    residency: str, columns: Sequence[Column], runs: Runs, file: ReplayFile | None
 ) -> tuple[Store, FinalStore]:
     """Return the store of steps and that of final observations.
 
     Args:
         residency: one of RESIDENCIES.
-        columns: name and field of every stored column; obs: those of the observation.
+        columns: name and field of every stored column.
         runs: how the streams are cut.
         file: the replay file, if there is one.
     """
+    obs = [column for column in columns if column.is_obs]
     if residency == "ram":
-        return Ring(columns, runs.streams, runs.capacity), Finals(obs, runs.streams * (runs.capacity + 1))
+        return Ring(columns, runs), Finals(obs, runs.streams * (runs.capacity + 1))
     if residency == "packed":
-        return PackedRing(columns, runs.streams, runs.capacity), PackedFinals(obs)
+        return PackedRing(columns, runs), PackedFinals(obs)
     assert file is not None
     chunks: Chunks = FileChunks(file, runs.each)
-    return PackedRing(columns, runs.streams, runs.capacity, chunks), PackedFinals(obs, file.final)
+    return PackedRing(columns, runs, chunks), PackedFinals(obs, file.final)
 
 
 def put_ended(finals: FinalStore, ended: Ints, final: Mapping[str, Any]) -> Ints:

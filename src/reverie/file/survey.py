@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from reverie.errors import FileError
 from reverie.file.rows import checksums
-from reverie.file.schema import sql_names
+from reverie.file.schema import final_names, sql_names
 from reverie.file.tables import ReplayFile
 
 LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"
@@ -37,7 +37,7 @@ class Sums(NamedTuple):
 def sums(file: ReplayFile) -> Sums:
     """Return how much a file holds. SQLite knows the length of a blob without reading it, so this is fast."""
     names = dict(zip(file.columns, sql_names(file.columns), strict=True))
-    ends = dict(zip(file.obs_columns, sql_names([f"final_{name}" for name in file.obs_columns]), strict=True))
+    ends = dict(zip(file.obs_columns, final_names(file.columns), strict=True))
 
     def one(sql: str) -> Row:
         return tuple(next(file.db.each(sql)))

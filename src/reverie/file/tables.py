@@ -14,9 +14,10 @@ from reverie.file.log import is_foreign
 from reverie.file.named import named_arrays, named_value, put_named_arrays, put_named_value
 from reverie.file.place import discard, existing, sync_folder, vacant
 from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums
-from reverie.file.schema import check_names, is_schema, schema_of, sql_names
+from reverie.file.schema import check_names, final_names, is_schema, schema_of, sql_names
 from reverie.file.sqlite import Database
 from reverie.index import RUN
+from reverie.spec import is_obs_name
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
 FORMAT = 1
@@ -61,27 +62,26 @@ class ReplayFile:
 
     Args:
         db: the connection.
-        columns: flat names of the stored columns in the order of the tables'; obs: of the observation's.
+        columns: flat names of the stored columns in the order of the tables'.
     """
 
-    def __init__(self, db: Database, columns: Sequence[str], obs: Sequence[str]) -> None:
+    def __init__(self, db: Database, columns: Sequence[str]) -> None:
         self.db = db
         self._lock: WriterLock | None = None
         self.closed = False
-        self.columns, self.obs_columns = tuple(columns), tuple(obs)
+        self.columns = tuple(columns)
+        self.obs_columns = tuple(filter(is_obs_name, columns))
         quoted = sql_names(columns)
         self._quoted = dict(zip(self.columns, quoted, strict=True))
-        finals = sql_names([f"final_{name}" for name in obs])
+        finals = final_names(columns)
         self._all_values, self._all_finals = ", ".join(quoted), ", ".join(finals)
-        self.schema = schema_of(columns, obs)
+        self.schema = schema_of(columns)
         self._put_run = _insert("runs", 5 + len(quoted))
         self._put_step = _insert("steps", 5 + len(quoted) + len(finals))
         self._put_episode = _insert("episodes", 8 + len(finals))
 
     @classmethod
-    def create(
-        cls, path: Path, meta: Mapping[str, Any], columns: Sequence[str], obs: Sequence[str]
-    ) -> ReplayFile:
+    def create(cls, path: Path, meta: Mapping[str, Any], columns: Sequence[str]) -> ReplayFile:
         """Make a new file and open it for writing.
 
         Raises:
@@ -95,13 +95,14 @@ class ReplayFile:
             discard(draft)  # of a process that had this number and was killed
             db = Database(path, "new", draft)
             try:
-                file = cls(db, columns, obs)
+                file = cls(db, columns)
                 db.do(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.do(f"PRAGMA user_version = {FORMAT}")
                 with db.writing():
                     list(map(db.do, file.schema))
                     db.name_base()
-                    for name, value in {**meta, "columns": list(columns), "obs_columns": list(obs)}.items():
+                    names = {"columns": list(file.columns), "obs_columns": list(file.obs_columns)}
+                    for name, value in {**meta, **names}.items():
                         file.put_meta(name, value)
                 db.do("PRAGMA journal_mode = WAL")
             finally:
@@ -168,11 +169,11 @@ class ReplayFile:
                 )
             # Not a row is read of what may be a view without an end, nor a name used in SQL that is none.
             found = db.rows("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid LIMIT 20")
-            bare = cls(db, ["reward"], ["obs"])
+            bare = cls(db, ["obs", "reward"])
             known = is_schema(found, bare.schema[:2])
             with db.reading():
                 names = check_names(bare.meta("columns"), bare.meta("obs_columns")) if known else None
-            file = bare if names is None else cls(db, *names)
+            file = bare if names is None else cls(db, names)
             if not is_schema(found, file.schema):
                 raise db.damaged("its tables are not those of a replay file")
             if db.mode == "r+":

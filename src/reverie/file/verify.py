@@ -23,7 +23,7 @@ from reverie.file.tables import EpisodeRow, ReplayFile, Run, StepRow
 from reverie.index import ENDS, RUN, RUNNING, Runs, most_rows
 from reverie.samplers import checked_episode_weights, checked_step_weights
 from reverie.spec import Field
-from reverie.store import Codec
+from reverie.store import unpack
 from reverie.values import MOST_ID, integers, most_array_bytes, parse_json
 
 META = (
@@ -77,7 +77,6 @@ class Audit:
     def __init__(self, file: ReplayFile) -> None:
         self.counts: Counter[str] = Counter()
         self._file = file
-        self._codec = Codec()
         self._settings: Settings | None = None
         self._fields: dict[str, Field] = {}
         self._meta: dict[str, Any] = {}
@@ -197,6 +196,8 @@ class Audit:
                 yield str(error)
 
     def _check_runs(self) -> Iterator[str]:
+        settings = self._settings
+        runs = None if settings is None else Runs(settings.streams, settings.capacity // settings.streams)
         for number, row in scan(self._file, "runs"):
             place = f"run {number}"
             if isinstance(row, FileError):
@@ -205,10 +206,9 @@ class Audit:
             self.counts["sealed runs"] += 1
             bad = broken(RUN_FORM, row[:4], row[4], row[5:], len(self._file.columns))
             yield from told(place, bad, self._file.columns)
-            if bad is None or 0 in bad or self._settings is None:
+            if bad is None or 0 in bad or runs is None:
                 continue
             run = Run(*row[:4])
-            runs = Runs(self._settings.streams, self._settings.capacity // self._settings.streams)
             if not (
                 0 <= run.stream < runs.streams
                 and run.first >= 0
@@ -313,7 +313,7 @@ class Audit:
                     yield f"array {name!r}: its checksum is wrong"
                     continue
                 left = most - sum(array.nbytes for array in self._arrays.values())
-                self._arrays |= unpack_arrays({name: (form, data)}, self._codec, left)
+                self._arrays |= unpack_arrays({name: (form, data)}, left)
             except (*DOUBTS, MemoryError) as error:
                 yield f"array {name!r}: it does not unpack ({error})"
 
@@ -358,7 +358,7 @@ class Audit:
         """Return values of a column, or what is wrong with them."""
         field = self._fields[name]
         try:
-            values = self._codec.unpack(packed, (*lead, *field.shape), field.dtype)
+            values = unpack(packed, (*lead, *field.shape), field.dtype)
         except (*DOUBTS, MemoryError) as error:
             return f"it does not unpack ({error})"
         return wrong_values(name, values) or values

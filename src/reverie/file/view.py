@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reverie.file.reader import Loader
+from reverie.file.reader import Reader
 from reverie.file.resume import read_settings
 from reverie.file.settings import Settings, reserve_for
 from reverie.file.stores import FinalStore, Store, make_stores
 from reverie.file.tables import ReplayFile
-from reverie.index import EpisodeIndex, Runs
+from reverie.index import EpisodeIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,11 @@ def viewing(path: Path) -> Iterator[View]:
         file.db.begin()
         settings, _ = read_settings(file, None)
         index_alone = settings._replace(residency="disk", max_bytes=None)
-        each = settings.capacity // settings.streams
-        obs = [column for column in settings.stored if column.name in file.obs_columns]
         reserve_for(file, index_alone)
         with file.db.reading():
-            index = EpisodeIndex(settings.streams, each)
-            store, finals = make_stores("disk", settings.stored, obs, Runs(settings.streams, each), file)
-        Loader(file, settings.stored, index, store, finals).load()
+            index = EpisodeIndex(settings.streams, settings.capacity // settings.streams)
+            store, finals = make_stores("disk", settings.stored, index.runs, file)
+        Reader(file, settings.stored, index, store, finals).load()
         yield View(file, settings, index, store, finals)
         file.db.roll_back()
     finally:

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from reverie.file.reader import Loader
+from reverie.file.reader import Reader
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Blobs, EpisodeRow, ReplayFile, Run, StepRow
-from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints, Runs
+from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
-from reverie.store import LEAST_STEP_BYTES, PLAIN, Codec
+from reverie.store import LEAST_STEP_BYTES, PLAIN, pack, pack_step, unpack
 
 # What the file is told of a step: its values by column, how it ended, its final observation.
 Told = tuple[Mapping[str, Any], int, Mapping[str, Any] | None]
 
 
-class Journal:
+class Writer:
     """Writes into the file what happens in memory, each time before it happens there.
 
     A run of steps is sealed, which is to say packed and put into the file as one row, when the stream's next
@@ -50,8 +50,7 @@ class Journal:
         self._store = store
         self._finals = finals
         self.each_step = durability == "step"
-        self._runs = Runs(index.streams, index.capacity)
-        self._codec = Codec()
+        self._runs = index.runs
         self.sealed = index.head.copy()  # stream -> the first id of the run that is not sealed yet
         self.filed = index.head.copy()  # stream -> one past the last id that the file has
         self.kept = index.begun.copy()  # stream -> the first episode that the file may not know to its end
@@ -61,9 +60,9 @@ class Journal:
         self._put = np.full((3, index.streams), -1)
         self.rewrites = file.meta("rewrites", 0)  # how often steps were rewritten
 
-    def go_on_from(self, loader: Loader) -> None:
+    def go_on_from(self, reader: Reader) -> None:
         """Take note of what the file held when memory was made from it."""
-        self.sealed[:], self.kept[:] = loader.sealed, loader.kept
+        self.sealed[:], self.kept[:] = reader.sealed, reader.kept
         self.filed[:] = self._index.head
 
     def begin(self) -> None:
@@ -165,9 +164,9 @@ class Journal:
                 changed = dict(packed)
                 for name, value in values.items():
                     field = self._fields[name]
-                    rows = self._codec.unpack(packed[name], (found.steps, *field.shape), field.dtype).copy()
+                    rows = unpack(packed[name], (found.steps, *field.shape), field.dtype).copy()
                     rows[row[here]] = value[here]
-                    changed[name] = self._codec.pack(rows)
+                    changed[name] = pack(rows)
                 self.file.put_run(found, changed)
             for one in np.unique(stream[~sealed]).tolist():
                 if self.filed[one] > self.sealed[one]:
@@ -259,7 +258,7 @@ class Journal:
             while first < newest:
                 number, _ = runs.of_id(stream, first)
                 run = Run(number, stream, first, runs.rows(number))
-                packed = self._store.pack_run(number, run.steps, self._codec)
+                packed = self._store.pack_run(number, run.steps)
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
                 first += run.steps
@@ -283,7 +282,7 @@ class Journal:
         first, head = self.sealed.item(stream), self._index.head.item(stream)
         number, _ = self._runs.of_id(stream, first)
         self._store.seal(stream)
-        packed = self._store.pack_run(number, head - first, self._codec)
+        packed = self._store.pack_run(number, head - first)
         self.file.put_run(Run(number, stream, first, head - first), packed)
 
     def _sealed(self, stream: int) -> None:
@@ -305,7 +304,7 @@ class Journal:
         for ordinal in range(first, index.begun.item(stream)):
             row = index.row_of(stream, ordinal)
             ended, place = index.ended.item(row), index.final.item(row)
-            final = None if place == NO_FINAL else self._finals.packed(place, self._codec)
+            final = None if place == NO_FINAL else self._finals.packed(place)
             if cut is not None and row == index.open_row.item(stream):
                 ended, final = CUT, cut[0]
             self.file.put_episode(
@@ -357,10 +356,10 @@ class Journal:
                 (index.ended.item(row), index.final.item(row)) if last[place] else (RUNNING, NO_FINAL)
             )
             packed = {
-                name: self._codec.pack_step(rows[place], rows[place - 1] if place else None)
+                name: pack_step(rows[place], rows[place - 1] if place else None)
                 for name, rows in values.items()
             }
-            kept = None if final == NO_FINAL else self._finals.packed(final, self._codec)
+            kept = None if final == NO_FINAL else self._finals.packed(final)
             self.file.put_step(StepRow(stream, step, ended, packed, kept))
 
     def _row(self, stream: int, told: Told) -> StepRow:
@@ -377,10 +376,10 @@ class Journal:
             value = values[name]
             if wide:
                 old = None if before < 0 else self._store.peek(name, before)
-                packed[name] = self._codec.pack_step(value, old)
+                packed[name] = pack_step(value, old)
             else:
                 packed[name] = PLAIN + value.tobytes()
         return StepRow(stream, head, ended, packed, None if final is None else self._pack_final(final))
 
     def _pack_final(self, final: Mapping[str, Any]) -> dict[str, bytes]:
-        return {name: self._codec.pack(value) for name, value in final.items()}
+        return {name: pack(value) for name, value in final.items()}

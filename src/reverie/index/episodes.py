@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.index.lengths import LengthTable
+from reverie.index.runs import Runs
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,6 +33,7 @@ class EpisodeIndex:
 
     Attributes:
         capacity: steps each stream keeps.
+        runs: how the streams are cut into runs.
         head, tail: (streams,) next id to be written; oldest live id.
         row_of_slot: (streams * capacity,) slot -> row of the episode that the step there belongs to.
         start, stop, settled, ended, final, stream, ordinal, order, total: the table, one entry per row.
@@ -50,6 +52,7 @@ class EpisodeIndex:
     def __init__(self, streams: int, capacity: int) -> None:
         self.streams = streams
         self.capacity = capacity
+        self.runs = Runs(streams, capacity)
         self.head = np.zeros(streams, np.int64)
         self.tail = np.zeros(streams, np.int64)
         self.row_of_slot = np.zeros(streams * capacity, np.int32)

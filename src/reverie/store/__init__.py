@@ -1,6 +1,6 @@
 """Bytes in memory: plain arrays in ring order, packed runs, final observations."""
 
-from reverie.store.codec import DELTA, LEAST_STEP_BYTES, PLAIN, Codec
+from reverie.store.codec import DELTA, LEAST_STEP_BYTES, PLAIN, pack, pack_step, unpack, unpack_step
 from reverie.store.finals import PackedFinals
 from reverie.store.memory import ALIGNMENT, RECYCLE_FROM, Blocks, check_room, format_bytes, reserve
 from reverie.store.packed import Chunks, PackedRing
@@ -15,7 +15,6 @@ __all__ = [
     "RECYCLE_FROM",
     "Blocks",
     "Chunks",
-    "Codec",
     "Finals",
     "Helpers",
     "PackedFinals",
@@ -23,5 +22,9 @@ __all__ = [
     "Ring",
     "check_room",
     "format_bytes",
+    "pack",
+    "pack_step",
     "reserve",
+    "unpack",
+    "unpack_step",
 ]

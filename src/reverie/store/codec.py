@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -24,86 +25,101 @@ MOST_WINDOW = 8 << 20
 LEAST_STEP_BYTES = 128
 
 
-class Codec:
-    """Packs arrays with zstd, or stores them plain where that does not pay. Not to be shared between threads."""
+class _Contexts:
+    """What zstd keeps between calls: made once for each thread, since threads cannot share it."""
 
-    __slots__ = ("_compressor", "_content_size", "_decompressor", "_error", "_step_compressor")
+    __slots__ = ("content_size", "error", "packing", "packing_step", "unpacking")
 
     def __init__(self) -> None:
         import zstandard  # here, so that `import reverie` needs NumPy only
 
-        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
-        self._step_compressor = zstandard.ZstdCompressor(level=STEP_LEVEL)
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW)
-        self._content_size, self._error = zstandard.frame_content_size, zstandard.ZstdError
+        self.packing = zstandard.ZstdCompressor(level=LEVEL)
+        self.packing_step = zstandard.ZstdCompressor(level=STEP_LEVEL)
+        self.unpacking = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW)
+        self.content_size, self.error = zstandard.frame_content_size, zstandard.ZstdError
 
-    def pack(self, run: Array) -> bytes:
-        """Return a C-contiguous array as bytes, never more than one byte longer than it is."""
-        packed = self._compressor.compress(run.data)
-        return ZSTD + packed if len(packed) < run.nbytes else PLAIN + run.tobytes()
 
-    def unpack(self, packed: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return the array that `pack` took, read-only. No more is unpacked than such an array has.
+_thread = threading.local()
 
-        Raises:
-            ValueError: these are not the bytes of such an array.
-        """
-        nbytes = math.prod(shape) * dtype.itemsize
-        values = np.frombuffer(self._body(packed, nbytes), dtype)
-        if dtype.kind == "b" and (values.view(np.uint8) > 1).any():
-            raise ValueError("not every truth value is 0 or 1")
-        return values.reshape(shape)
 
-    def pack_step(self, value: Array, before: Array | None) -> bytes:
-        """Return one step's value as bytes; `before` is the same stream's value one step earlier, if known.
+def _contexts() -> _Contexts:
+    """Return the contexts of this thread."""
+    found: _Contexts | None = getattr(_thread, "contexts", None)
+    if found is None:
+        found = _thread.contexts = _Contexts()
+    return found
 
-        Most of a frame is what it was a step ago, so that their exclusive or packs fast and small.
-        """
-        if value.nbytes < LEAST_STEP_BYTES:
-            return PLAIN + value.tobytes()
-        plain = _bits(value)
-        if before is None:
-            body, tag = self._step_compressor.compress(plain.data), ZSTD
-        else:
-            body, tag = self._step_compressor.compress((plain ^ _bits(before)).data), DELTA
-        return tag + body if len(body) < value.nbytes else PLAIN + value.tobytes()
 
-    def unpack_step(
-        self, packed: bytes, before: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Array:
-        """Return the value that `pack_step` took.
+def pack(run: Array) -> bytes:
+    """Return a C-contiguous array as bytes, never more than one byte longer than it is."""
+    packed = _contexts().packing.compress(run.data)
+    return ZSTD + packed if len(packed) < run.nbytes else PLAIN + run.tobytes()
 
-        Raises:
-            ValueError: these are not such bytes.
-        """
-        if packed[:1] != DELTA:
-            return self.unpack(packed, shape, dtype)
-        if before is None:
-            raise ValueError("packed as a change of the step before, which is not there")
-        bits = _bits(before)
-        changed = np.frombuffer(self._body(packed, bits.nbytes, DELTA), bits.dtype).reshape(bits.shape)
-        return (changed ^ bits).view(dtype)
 
-    def _body(self, packed: bytes, nbytes: int, tag: bytes = ZSTD) -> Any:
-        """Return `nbytes` bytes, plain or those of a frame after `tag`; refuse to unpack more or less."""
-        body: Any = memoryview(packed)[1:]
-        found = packed[:1]
-        if found == tag:
-            try:
-                told = self._content_size(body)
-                if told == nbytes:
-                    body = self._decompressor.decompress(body)
-                elif told == -1:  # the frame does not say
-                    body = self._decompressor.decompress(body, nbytes)
-                else:
-                    raise ValueError(f"it unpacks to {told:,} bytes, not to {nbytes:,}")
-            except self._error as error:
-                raise ValueError(f"no zstd frame: {error}") from error
-        elif found != PLAIN:
-            raise ValueError(f"it begins with {found!r}")
-        if len(body) != nbytes:
-            raise ValueError(f"it has {len(body):,} bytes, not {nbytes:,}")
-        return body
+def unpack(packed: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return the array that `pack` took, read-only. No more is unpacked than such an array has.
+
+    Raises:
+        ValueError: these are not the bytes of such an array.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    values = np.frombuffer(_body(packed, nbytes), dtype)
+    if dtype.kind == "b" and (values.view(np.uint8) > 1).any():
+        raise ValueError("not every truth value is 0 or 1")
+    return values.reshape(shape)
+
+
+def pack_step(value: Array, before: Array | None) -> bytes:
+    """Return one step's value as bytes; `before` is the same stream's value one step earlier, if known.
+
+    Most of a frame is what it was a step ago, so that their exclusive or packs fast and small.
+    """
+    if value.nbytes < LEAST_STEP_BYTES:
+        return PLAIN + value.tobytes()
+    plain = _bits(value)
+    if before is None:
+        body, tag = _contexts().packing_step.compress(plain.data), ZSTD
+    else:
+        body, tag = _contexts().packing_step.compress((plain ^ _bits(before)).data), DELTA
+    return tag + body if len(body) < value.nbytes else PLAIN + value.tobytes()
+
+
+def unpack_step(packed: bytes, before: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return the value that `pack_step` took.
+
+    Raises:
+        ValueError: these are not such bytes.
+    """
+    if packed[:1] != DELTA:
+        return unpack(packed, shape, dtype)
+    if before is None:
+        raise ValueError("packed as a change of the step before, which is not there")
+    bits = _bits(before)
+    changed = np.frombuffer(_body(packed, bits.nbytes, DELTA), bits.dtype).reshape(bits.shape)
+    return (changed ^ bits).view(dtype)
+
+
+def _body(packed: bytes, nbytes: int, tag: bytes = ZSTD) -> Any:
+    """Return `nbytes` bytes, plain or those of a frame after `tag`; refuse to unpack more or less."""
+    body: Any = memoryview(packed)[1:]
+    found = packed[:1]
+    if found == tag:
+        contexts = _contexts()
+        try:
+            told = contexts.content_size(body)
+            if told == nbytes:
+                body = contexts.unpacking.decompress(body)
+            elif told == -1:  # the frame does not say
+                body = contexts.unpacking.decompress(body, nbytes)
+            else:
+                raise ValueError(f"it unpacks to {told:,} bytes, not to {nbytes:,}")
+        except contexts.error as error:
+            raise ValueError(f"no zstd frame: {error}") from error
+    elif found != PLAIN:
+        raise ValueError(f"it begins with {found!r}")
+    if len(body) != nbytes:
+        raise ValueError(f"it has {len(body):,} bytes, not {nbytes:,}")
+    return body
 
 
 def unreadable(what: str, error: ValueError) -> FileError:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.spec import Column
-from reverie.store.codec import Codec, unreadable
+from reverie.store.codec import pack, unpack, unreadable
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -28,7 +28,6 @@ class PackedFinals:
     def __init__(self, columns: Sequence[Column], shelf: Callable[[str, int], bytes] | None = None) -> None:
         self._fields = {column.name: column.field for column in columns}
         self._shelf = shelf
-        self._codec = Codec()
         self._packed: list[Packed | int | None] = []  # place -> packed columns, or an episode's number
         self._free: list[int] = []
         self.nbytes = 0
@@ -36,18 +35,17 @@ class PackedFinals:
     def put(self, values: Mapping[str, Any]) -> int:
         """Store one final observation and return its place."""
         packed = {
-            name: self._codec.pack(np.ascontiguousarray(np.asarray(values[name]), field.dtype))
+            name: pack(np.ascontiguousarray(np.asarray(values[name]), field.dtype))
             for name, field in self._fields.items()
         }
         return self._keep(packed)
 
-    def load(self, number: int | None, packed: Packed, codec: Codec) -> int:
+    def load(self, number: int | None, packed: Packed) -> int:
         """Take a final observation as `packed` gave it, and return its place.
 
         Args:
             number: of the episode whose row in the file has it; None if no such row has it yet.
             packed: the packed columns.
-            codec: unpacks them.
         """
         return self._keep(packed if self._shelf is None or number is None else number)
 
@@ -88,7 +86,7 @@ class PackedFinals:
         self.nbytes -= self.size(place)
         self._packed[place] = instead
 
-    def packed(self, place: int, codec: Codec) -> Packed:
+    def packed(self, place: int) -> Packed:
         """Return the final observation at `place`, packed, by column."""
         return {name: self._at(place, name) for name in self._fields}
 
@@ -98,7 +96,7 @@ class PackedFinals:
         rows = np.empty((len(places), *field.shape), field.dtype)
         for row, place in enumerate(places.tolist()):
             try:
-                rows[row] = self._codec.unpack(self._at(place, name), field.shape, field.dtype)
+                rows[row] = unpack(self._at(place, name), field.shape, field.dtype)
             except ValueError as error:
                 raise unreadable(f"final observation, column {name!r}", error) from error
         return rows

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from reverie.index import RUN, Runs
 from reverie.spec import Column
-from reverie.store.codec import Codec, unreadable
+from reverie.store.codec import pack, unpack, unreadable
 from reverie.store.parallel import Helpers
 from reverie.store.plain import Ring
 
@@ -122,27 +122,24 @@ class PackedRing:
 
     Args:
         columns: name and field of every column.
-        streams: how many streams there are.
-        capacity: slots of each.
+        runs: how the streams are cut.
         chunks: where sealed runs are kept; None keeps them in memory.
     """
 
-    def __init__(
-        self, columns: Iterable[Column], streams: int, capacity: int, chunks: Chunks | None = None
-    ) -> None:
+    def __init__(self, columns: Iterable[Column], runs: Runs, chunks: Chunks | None = None) -> None:
         columns = tuple(columns)
-        self._runs = Runs(streams, capacity)
-        self._chunks: Chunks = MemoryChunks(self._runs) if chunks is None else chunks
+        self._runs = runs
+        self._chunks: Chunks = MemoryChunks(runs) if chunks is None else chunks
         packs = self._chunks.packs
         self._wide = {column.name: column.field for column in columns if packs(column)}
-        self._narrow = Ring((column for column in columns if not packs(column)), streams, capacity)
+        self._narrow = Ring((column for column in columns if not packs(column)), runs)
         self._open = {
-            name: np.empty((streams, RUN, *field.shape), field.dtype) for name, field in self._wide.items()
+            name: np.empty((runs.streams, RUN, *field.shape), field.dtype)
+            for name, field in self._wide.items()
         }
-        self._open_run = np.full(streams, -1, np.int64)  # stream -> number of the run being written
-        self._filled = np.zeros(streams, np.int64)  # stream -> rows of it that are written
+        self._open_run = np.full(runs.streams, -1, np.int64)  # stream -> number of the run being written
+        self._filled = np.zeros(runs.streams, np.int64)  # stream -> rows of it that are written
         self.reads_file = self._chunks.in_file
-        self._codec = Codec()
         self._helpers = Helpers()
 
     @staticmethod
@@ -192,9 +189,7 @@ class PackedRing:
         number = self._open_run.item(stream)
         if number >= 0:
             rows = self._filled.item(stream)
-            self._chunks.put(
-                number, {name: self._codec.pack(self._open[name][stream, :rows]) for name in self._wide}
-            )
+            self._chunks.put(number, {name: pack(self._open[name][stream, :rows]) for name in self._wide})
             self._open_run[stream] = -1
         self._filled[stream] = 0  # or a repeated `write` would take the next run for a whole one
 
@@ -211,9 +206,9 @@ class PackedRing:
             here = ~unpacked & (number == sealed)
             packed = {name: self._chunks.get(name, [sealed])[0] for name in self._wide}
             for name, value in wide.items():
-                rows = self._unpack(self._codec, name, sealed, packed[name]).copy()
+                rows = self._unpack(name, sealed, packed[name]).copy()
                 rows[row[here]] = value[here]
-                packed[name] = self._codec.pack(rows)
+                packed[name] = pack(rows)
             self._chunks.change(sealed, packed)
 
     def gather(self, name: str, slots: Ints, out: Array) -> None:
@@ -237,9 +232,9 @@ class PackedRing:
         sealed = [run for run in wanted if run >= 0]
         packed = dict(zip(sealed, self._chunks.get(name, sealed), strict=True))
 
-        def copy(codec: Codec, runs: Sequence[int]) -> None:
+        def copy(runs: Sequence[int]) -> None:
             for run in runs:
-                rows = self._open[name][-1 - run] if run < 0 else self._unpack(codec, name, run, packed[run])
+                rows = self._open[name][-1 - run] if run < 0 else self._unpack(name, run, packed[run])
                 for place, first, count in wanted[run]:
                     places[place : place + count] = rows[first : first + count]
 
@@ -253,18 +248,18 @@ class PackedRing:
         value: Array = self._open[name][stream, within % RUN]
         return value
 
-    def pack_run(self, number: int, rows: int, codec: Codec) -> dict[str, bytes]:
+    def pack_run(self, number: int, rows: int) -> dict[str, bytes]:
         """Return a sealed run of `rows` rows, packed, by column."""
         packed = {name: self._chunks.get(name, [number])[0] for name in self._wide}
-        return packed | self._narrow.pack_run(number, rows, codec)
+        return packed | self._narrow.pack_run(number, rows)
 
-    def load_run(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> None:
+    def load_run(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Take a whole run as `pack_run` gave it.
 
         Raises:
             ValueError: narrow columns are not such bytes, or not as many rows as the run has.
         """
-        self._narrow.load_run(number, packed, codec)
+        self._narrow.load_run(number, packed)
         if self._wide:
             self._chunks.put(number, {name: packed[name] for name in self._wide})
 
@@ -284,10 +279,10 @@ class PackedRing:
         """Forget the runs being written, which are about to be written again."""
         self._open_run[:] = -1
 
-    def _unpack(self, codec: Codec, name: str, number: int, packed: bytes) -> Array:
+    def _unpack(self, name: str, number: int, packed: bytes) -> Array:
         """Return one column of a sealed run; what a file told of it is looked at here for the first time."""
         field = self._wide[name]
         try:
-            return codec.unpack(packed, (self._runs.rows(number), *field.shape), field.dtype)
+            return unpack(packed, (self._runs.rows(number), *field.shape), field.dtype)
         except ValueError as error:
             raise unreadable(f"column {name!r} of run {number}", error) from error

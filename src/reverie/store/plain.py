@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reverie.errors import TooLarge
 from reverie.index import Runs
 from reverie.spec import Column
-from reverie.store.codec import Codec
+from reverie.store.codec import pack, unpack
 from reverie.store.memory import reserve
 
 Array = npt.NDArray[Any]
@@ -30,19 +30,18 @@ class Ring:
 
     Args:
         columns: name and field of every column.
-        streams: how many streams there are.
-        capacity: slots of each.
+        runs: how the streams are cut.
     """
 
     __slots__ = ("_runs", "_spans", "columns")
     reads_file = False  # whether sealed runs are read from the replay file
 
-    def __init__(self, columns: Iterable[Column], streams: int, capacity: int) -> None:
-        self._runs = Runs(streams, capacity)
+    def __init__(self, columns: Iterable[Column], runs: Runs) -> None:
+        self._runs = runs
         self._spans: dict[tuple[str, int], Array] = {}  # column, rows -> all spans of so many rows
         # zeros, not empty: the kernel hands out zero pages lazily, so nothing is committed before it is used.
         self.columns: dict[str, Array] = {
-            column.name: np.zeros((streams * capacity, *column.field.shape), column.field.dtype)
+            column.name: np.zeros((runs.streams * runs.capacity, *column.field.shape), column.field.dtype)
             for column in columns
         }
 
@@ -101,12 +100,12 @@ class Ring:
     def seal(self, stream: int) -> None:
         """Take note that the run being written is whole: nothing changes here."""
 
-    def pack_run(self, number: int, rows: int, codec: Codec) -> dict[str, bytes]:
+    def pack_run(self, number: int, rows: int) -> dict[str, bytes]:
         """Return the first `rows` rows of a run, packed, by column."""
         first = self._runs.slots(number).start
-        return {name: codec.pack(array[first : first + rows]) for name, array in self.columns.items()}
+        return {name: pack(array[first : first + rows]) for name, array in self.columns.items()}
 
-    def load_run(self, number: int, packed: Mapping[str, bytes], codec: Codec) -> None:
+    def load_run(self, number: int, packed: Mapping[str, bytes]) -> None:
         """Take a whole run as `pack_run` gave it.
 
         Raises:
@@ -115,7 +114,7 @@ class Ring:
         slots = self._runs.slots(number)
         for name, array in self.columns.items():
             rows = array[slots]
-            rows[...] = codec.unpack(packed[name], rows.shape, array.dtype)
+            rows[...] = unpack(packed[name], rows.shape, array.dtype)
 
     def drop_run(self, number: int) -> None:
         """Let go of a run of which no step is live any more: nothing changes here."""
@@ -166,24 +165,20 @@ class Finals:
         self._free.pop()
         return place
 
-    def load(self, number: int | None, packed: Mapping[str, bytes], codec: Codec) -> int:
+    def load(self, number: int | None, packed: Mapping[str, bytes]) -> int:
         """Take a final observation as `packed` gave it, and return its place.
 
         Args:
             number: of the episode whose row in the file has it; None if no such row has it yet.
             packed: the packed columns.
-            codec: unpacks them.
         """
         return self.put(
-            {
-                name: codec.unpack(packed[name], array.shape[1:], array.dtype)
-                for name, array in self.columns.items()
-            }
+            {name: unpack(packed[name], array.shape[1:], array.dtype) for name, array in self.columns.items()}
         )
 
-    def packed(self, place: int, codec: Codec) -> dict[str, bytes]:
+    def packed(self, place: int) -> dict[str, bytes]:
         """Return the final observation at `place`, packed, by column."""
-        return {name: codec.pack(array[place]) for name, array in self.columns.items()}
+        return {name: pack(array[place]) for name, array in self.columns.items()}
 
     def filed(self, place: int, number: int) -> None:
         """Take note that the file has it now: nothing changes here."""
