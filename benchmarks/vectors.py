@@ -9,7 +9,7 @@ import numpy as np
 
 import reverie as rv
 from benchmarks.measure import Row, rows_beside, side_by_side
-from reverie.index.windows import anchors_of
+from reverie.index import anchors_of
 
 STEPS = 1_000_000
 WIDTH, ACTION = 17, 6

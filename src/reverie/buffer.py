@@ -113,7 +113,7 @@ class ReplayBuffer(Shared):
         loader.load()
         self._write(loader)
         if episodes == "new":
-            self._index.seams.update(np.flatnonzero(self._index.open_row >= 0).tolist())
+            self._index.seams.update(np.flatnonzero(self._index.open_episode >= 0).tolist())
         return self
 
     def _set_up(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:
@@ -138,7 +138,7 @@ class ReplayBuffer(Shared):
         close_at_exit(self, self._keeper.file)
         self._keeper.write(loader)
         if self._keeper.was_killed():  # its episodes ended there
-            for stream in np.flatnonzero(self._index.open_row >= 0).tolist():
+            for stream in np.flatnonzero(self._index.open_episode >= 0).tolist():
                 self.cut(stream)
 
     # --- what there is ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 
 import reverie as rv
 from reverie.conformance import Pair, assert_shows
-from reverie.index.windows import BOUNDARIES
+from reverie.index import BOUNDARIES
 from support.buffers import rich_spec, rich_step, scalar_spec
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.index.runs import RUN
+from reverie.index import RUN
 from support.buffers import fill, rich_spec, rich_step, scalar_spec
 
 RESIDENCIES = ("ram", "packed", "disk")

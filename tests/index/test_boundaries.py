@@ -5,8 +5,7 @@ import pytest
 
 import reverie as rv
 from reverie.conformance import Pair, assert_shows
-from reverie.index.episodes import NO_FINAL, TERMINATED, EpisodeIndex
-from reverie.index.windows import BOUNDARIES, Anchors
+from reverie.index import BOUNDARIES, NO_FINAL, TERMINATED, Anchors, EpisodeIndex
 from reverie.testing import NaiveBuffer
 from support.buffers import rich_obs, rich_spec, rich_step, scalar_spec
 
@@ -78,7 +77,7 @@ def all_anchors(index: EpisodeIndex, boundary: str, length: int) -> tuple[set, s
     stream = np.repeat(np.arange(index.streams), index.head - index.tail)
     ids = np.concatenate([np.arange(*ends) for ends in zip(index.tail, index.head, strict=True)])
     anchors = Anchors(index, boundary, length)
-    rows = index.rows_at(stream, ids)
+    rows = index.episodes_at(stream, ids)
     good = anchors.accept(rows, ids)
     first, stop = anchors.bounds(rows)
     assert ((first <= ids) & (ids < stop) == good).all(), "the interval of an episode is what is accepted"

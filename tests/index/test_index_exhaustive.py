@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.index.episodes import NO_FINAL, TERMINATED, EpisodeIndex
-from reverie.index.windows import Anchors
+from reverie.index import NO_FINAL, TERMINATED, Anchors, EpisodeIndex
 from reverie.testing import NaiveBuffer
 from support.buffers import assert_row_equals, scalar_spec
 
@@ -24,7 +23,7 @@ def check_every_length(index: EpisodeIndex, twin: NaiveBuffer) -> None:
     """Both paths to a window, trying and counting, must reach exactly the wanted ones."""
     stream = np.repeat(np.arange(index.streams), index.head - index.tail)
     ids = np.concatenate([np.arange(*ends) for ends in zip(index.tail, index.head, strict=True)])
-    rows = index.rows_at(stream, ids)
+    rows = index.episodes_at(stream, ids)
     for length in range(1, index.capacity + 2):
         wanted = twin.windows(length)
         anchors = Anchors(index, "inside", length)

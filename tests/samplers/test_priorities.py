@@ -5,8 +5,7 @@ import pytest
 
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, chi_square_p
-from reverie.index.rebuild import replacement
-from reverie.index.windows import Anchors
+from reverie.index import Anchors, replacement
 from reverie.samplers.sumtree import SumTree
 from support.buffers import scalar_spec
 
@@ -463,7 +462,7 @@ def test_an_interrupted_draw_after_load_leaves_what_was_loaded(make):
 
     def draw(sampler):
         drawn = sampler.draw(anchors, np.random.default_rng(7), 12)
-        return drawn.rows.tolist(), drawn.ids.tolist()
+        return drawn.episodes.tolist(), drawn.ids.tolist()
 
     first, again = make(), make()
     for _ in range(3):

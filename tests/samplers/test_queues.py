@@ -8,7 +8,7 @@ from scipy import stats
 
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, addresses, assert_shows
-from reverie.index.windows import BOUNDARIES, Anchors, Drawn
+from reverie.index import BOUNDARIES, Anchors, Drawn
 from support.buffers import scalar_spec
 
 ALL = sorted(BOUNDARIES)
@@ -19,7 +19,7 @@ class Marked(rv.Uniform):
 
     def draw(self, anchors, rng, count):
         drawn = super().draw(anchors, rng, count)
-        return Drawn(drawn.rows, drawn.ids, np.full(count, 0.5))
+        return Drawn(drawn.episodes, drawn.ids, np.full(count, 0.5))
 
 
 def shown(pair: Pair, batch, new_only: bool) -> Counter:

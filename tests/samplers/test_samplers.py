@@ -8,7 +8,7 @@ from scipy import stats
 
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, addresses
-from reverie.index.windows import BOUNDARIES, Anchors
+from reverie.index import BOUNDARIES, Anchors
 from reverie.samplers import mixture as samplers
 from reverie.testing import mixture
 
@@ -38,7 +38,7 @@ def draw(pair: Pair, sampler: rv.Sampler, boundary: str, length: int, count: int
     """Draw anchors without touching bytes; return how often each came."""
     drawn = sampler.draw(Anchors(pair.index, boundary, length), pair.rng, count)
     assert len(drawn.ids) == count
-    keys = pair.index.stream[drawn.rows] * 1_000_000 + drawn.ids
+    keys = pair.index.stream[drawn.episodes] * 1_000_000 + drawn.ids
     return {divmod(key, 1_000_000): times for key, times in zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True)}  # fmt: skip
 
 

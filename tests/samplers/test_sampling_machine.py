@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import reverie as rv
 from reverie.conformance import Pair, assert_plain, assert_shows
-from reverie.index.windows import BOUNDARIES
+from reverie.index import BOUNDARIES
 
 pytestmark = pytest.mark.long
 

@@ -5,7 +5,7 @@ import pytest
 
 import reverie as rv
 from reverie.engine.layout import Layout
-from reverie.index.runs import RUN
+from reverie.index import RUN
 from reverie.spec import Column
 from reverie.store.codec import PLAIN, ZSTD, pack, unpack
 from reverie.store.packed import LEAST_RUN_BYTES, is_wide

@@ -6,7 +6,7 @@ import numpy as np
 
 import reverie as rv
 from reverie.engine.table import ENDED_NAMES
-from reverie.index.episodes import NO_FINAL, RUNNING
+from reverie.index import NO_FINAL, RUNNING
 
 SHAPE = (12, 12)  # wide enough to be packed, and to be kept as a change of the step before
 PLACES = np.arange(SHAPE[0] * SHAPE[1])
@@ -139,7 +139,7 @@ def check(
     with buffer._turn:
         index = buffer._index
         listed = buffer.episodes
-        rows = index.live_rows()
+        rows = index.live_episodes()
         for stream in range(story.streams):
             head, tail = index.head.item(stream), index.tail.item(stream)
             assert tail == max(0, head - story.each), (stream, head, tail)
@@ -193,7 +193,7 @@ def _check_episodes(buffer, story, stream, head, tail, listed, rows, finals) -> 
             fate, ("cut",) if past else open_end
         )
         assert entry["ended"] in wanted, (stream, stop, entry)
-        place = index.final.item(row)
+        place = index.final_slot.item(row)
         final = story.final(stream, stop - 1) if fate != GOES_ON else None
         if place == NO_FINAL:
             known = False

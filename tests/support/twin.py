@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.index.runs import RUN
+from reverie.index import RUN
 from reverie.testing import NaiveBuffer, NaiveEpisode, NaiveStep, NaiveStream
 
 MOST = 2048  # steps that a stream may come to have

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import reverie as rv
-from reverie.index.runs import RUN
-from reverie.index.windows import Anchors, Drawn
+from reverie.index import RUN, Anchors, Drawn
 from support.twin import COLUMNS, LENGTHS, MOST, SHOWN, Table, Twin
 
 WIDE = 128  # bytes: in runs of 32 steps wide enough to be packed

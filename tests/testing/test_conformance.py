@@ -169,7 +169,7 @@ class Defective(rv.Sampler):
         if self.defect == "late":  # the newest step, which need not be valid
             stream = int(anchors.index.head.argmax())
             ids = anchors.index.head[[stream] * count] - 1
-            return Drawn(anchors.index.rows_at(stream, ids), ids)
+            return Drawn(anchors.index.episodes_at(stream, ids), ids)
         if self.defect == "few":
             count = min(count, 500)
         if self.defect == "own":

@@ -4,7 +4,7 @@ import pytest
 
 import reverie as rv
 from reverie.conformance import Pair
-from reverie.index.windows import BOUNDARIES
+from reverie.index import BOUNDARIES
 
 
 def walk(batch, row: int, t: int, n: int, gamma: float) -> tuple[float, float, int, bool]:

@@ -96,7 +96,7 @@ def film(
 def _row_of(view: View, number: int) -> int:
     """Return the row of an episode whose steps are all live."""
     index = view.index
-    rows = index.live_rows()
+    rows = index.live_episodes()
     orders = index.order[rows].tolist()
     if not orders:
         raise BadSetting(
@@ -187,7 +187,7 @@ def _shots(view: View, row: int, column: Column, every: int) -> Iterator[Shot]:
         mark = None if not reward else GAIN if reward > 0 else LOSS
         gained = f"reward {reward:+.4g}, sum {total:.4g}" if reward else f"sum {total:.4g}"
         yield Shot(_plain(frame), (f"step {ids[place * every]:,}", gained), mark)
-    ended, final = index.ended.item(row), index.final.item(row)
+    ended, final = index.ended.item(row), index.final_slot.item(row)
     if ended == RUNNING:
         return
     if final == NO_FINAL:  # the last frame again, since an end must be seen

@@ -155,10 +155,10 @@ def _streams(view: View) -> Iterator[str]:
 
 def _episodes(view: View, count: int) -> Iterator[str]:
     table, rows = list_episodes(view.index), []
-    numbers = view.index.live_rows()
+    numbers = view.index.live_episodes()
     first = max(len(table) - count, 0)
     for episode, row in zip(table[first:], numbers[first:].tolist(), strict=True):
-        final = "yes" if view.index.final.item(row) != NO_FINAL else "no"
+        final = "yes" if view.index.final_slot.item(row) != NO_FINAL else "no"
         rows.append(
             [
                 f"{view.index.order.item(row)}",

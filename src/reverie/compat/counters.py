@@ -112,7 +112,7 @@ class RingCounters(Bound):
 
     def _settle(self) -> None:
         """Act upon counters that were set, and upon an end that was written to the newest step."""
-        if self._set or (self._engine._index.open_row[0] >= 0 and self.terminals[self.idx - 1] != 0.0):
+        if self._set or (self._engine._index.open_episode[0] >= 0 and self.terminals[self.idx - 1] != 0.0):
             self._read_ring()
 
     def _agreeing(self, draw: Callable[[], T], agrees: Callable[[T], bool]) -> T:
@@ -128,7 +128,7 @@ class RingCounters(Bound):
     def _was_edited(self) -> bool:
         """Return whether `terminals` tells of other ends than those that were added."""
         index = self._engine._index
-        rows = index.live_rows()
+        rows = index.live_episodes()
         ends = index.stop[rows[(index.ended[rows] & TERMINATED) != 0]] - 1
         marked = self.terminals[: len(self)]
         return len(ends) != np.count_nonzero(marked) or not (marked[ends % self.size] == 1.0).all()
@@ -152,8 +152,8 @@ class RingCounters(Bound):
         ends = terminals[stops - 1]
         kinds = np.where(ends == 1.0, TERMINATED, np.where(np.signbit(ends), CUT, RUNNING))
         index = self._engine._index
-        rows = index.live_rows()
-        finals = dict(zip(index.stop[rows].tolist(), index.final[rows].tolist(), strict=True))
+        rows = index.live_episodes()
+        finals = dict(zip(index.stop[rows].tolist(), index.final_slot[rows].tolist(), strict=True))
         # A checkpoint brings other frames; where only ends were written by hand, final observations stay.
         kept = {} if self._set else finals
         places = [
@@ -190,9 +190,9 @@ class RingCounters(Bound):
         A step and its count cannot change in one instant: Ctrl-C can come between. So the count follows.
         """
         index, (count, before) = self._engine._index, self._ends
-        newest = index.begun.item(0) - 1 - (index.open_row.item(0) >= 0)
+        newest = index.begun.item(0) - 1 - (index.open_episode.item(0) >= 0)
         if newest >= index.dropped.item(0):
-            row = index.row_of(0, newest)
+            row = index.episode_of(0, newest)
             if index.stop.item(row) > before and index.ended.item(row) & TERMINATED:
                 count += 1
                 self._ends = (count, index.stop.item(row))

@@ -117,7 +117,7 @@ class IRISReplayBuffer(RingCounters):
         self._steps_before, self._moved = notes["steps_before"], notes["moved"]
         self._ends = notes["episodes"], int(engine._index.head[0])
         index = engine._index
-        rows = index.live_rows()
+        rows = index.live_episodes()
         cuts = index.stop[rows[index.ended[rows] == CUT]] - 1
         self.terminals[cuts % self.size] = SEAM
         return self
@@ -164,7 +164,7 @@ class IRISReplayBuffer(RingCounters):
             self._engine._keeper.check_open()
             self.cut() if self._moved else self._settle()
         index = self._engine._index
-        if index.seams and index.open_row[0] >= 0:  # the step begins an episode: the one before ends here
+        if index.seams and index.open_episode[0] >= 0:  # the step begins an episode: the one before ends here
             self.terminals[self.idx - 1] = SEAM
         try:
             if step[2] & TERMINATED:
@@ -192,13 +192,13 @@ class IRISReplayBuffer(RingCounters):
             self._engine._keeper.check_writable()
             self._settle()
             index, slot = self._engine._index, self.idx - 1
-            if index.open_row[0] >= 0:
+            if index.open_episode[0] >= 0:
                 before = self.terminals[slot]
                 self.terminals[slot] = SEAM
                 try:
                     self._engine.cut()
                 finally:
-                    if index.open_row[0] >= 0:
+                    if index.open_episode[0] >= 0:
                         self.terminals[slot] = before
             if self._moved:
                 self._moved = False
@@ -243,7 +243,7 @@ class IRISReplayBuffer(RingCounters):
         """
         with self._engine._lock:
             batch = self._sequences(seq_len, "pad_right", self._settled_steps)
-            running = self._engine._index.open_row[0] >= 0
+            running = self._engine._index.open_episode[0] >= 0
             newest = int(self._engine._index.head[0]) - 1 if running else -1
         if running:  # what comes of the newest step is not known yet
             rows, places = np.nonzero(batch.mask & (batch.step_ids() == newest))

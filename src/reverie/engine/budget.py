@@ -73,7 +73,7 @@ class Budget:
         stream = int((index.head - tails).argmax())
         tail, head = tails.item(stream), index.head.item(stream)
         number, row = self._runs.of_id(stream, tail)
-        after = tail - row + self._runs.rows(number)
+        after = tail - row + self._runs.steps(number)
         if head - after <= RUN:  # at least one sealed run stays, to tell where the stream stands
             return None
         return Eviction(stream, after, number)
@@ -83,9 +83,9 @@ class Budget:
         index, stream = self._index, eviction.stream
         freed = self._store.run_nbytes(eviction.run)
         for ordinal in range(index.dropped.item(stream), index.begun.item(stream)):
-            row = index.row_of(stream, ordinal)
+            row = index.episode_of(stream, ordinal)
             if not index.ended.item(row) or index.stop.item(row) > eviction.tail:
                 break
-            if index.stop.item(row) > tail and index.final.item(row) != NO_FINAL:
-                freed += self._finals.size(index.final.item(row))
+            if index.stop.item(row) > tail and index.final_slot.item(row) != NO_FINAL:
+                freed += self._finals.size(index.final_slot.item(row))
         return freed

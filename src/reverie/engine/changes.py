@@ -13,7 +13,7 @@ from reverie.engine.budget import Budget
 from reverie.engine.steps import Lanes, Step
 from reverie.errors import FileError
 from reverie.file import FinalStore, Remembered, Store, Told, Writer, put_ended
-from reverie.index import NO_FINAL, EpisodeIndex, Eviction, Ints, mend
+from reverie.index import NO_FINAL, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import Finals, PackedRing
 
@@ -102,7 +102,7 @@ class Changes:
             values["reward"] = rewards = rewards.copy()
         ends = 0 if final is None else int(np.count_nonzero(ended))
         index = self._index
-        if ends or index.seams or np.count_nonzero(index.open_row[streams] < 0):
+        if ends or index.seams or np.count_nonzero(index.open_episode[streams] < 0):
             self._make_room(streams.tolist(), ends)
         args = streams, values, rewards, ended, final
         if self.check is None:
@@ -118,7 +118,7 @@ class Changes:
     def cut(self, stream: int, final: Values | None) -> None:
         """End the running episode of a stream, if there is one."""
         self.settle()
-        row = self._index.open_row.item(stream)
+        row = self._index.open_episode.item(stream)
         if row < 0:
             return
         if final is not None:
@@ -171,8 +171,8 @@ class Changes:
             return
         publish, args, happened = self._pending
         if publish != self._publish_all:  # which leaves nothing of what there was
-            mend(self._index)
-            self._finals.retain(self._index.live_finals())
+            self._index.mend()
+            self._finals.retain(self._index.live_final_slots())
         if isinstance(self._store, PackedRing):
             self._store.recount()
         if self.journal is not None:
@@ -284,7 +284,7 @@ class Changes:
 
     def _publish_all(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
         publish()
-        self._finals.retain(self._index.live_finals())
+        self._finals.retain(self._index.live_final_slots())
         if self.journal is not None:
             with self.journal.file.db.writing():
                 self.journal.put_all(memories())

@@ -69,14 +69,14 @@ class Gatherer:
     def _sequences(self, windows: Windows, batch: SequenceBatch, parts: Parts) -> None:
         index = self._index
         # An end inside the window can only be its last real step; its successor lies beside the ring.
-        at_end = (windows.stop == index.stop.take(windows.row)).nonzero()[0]
+        at_end = (windows.stop == index.stop.take(windows.episode)).nonzero()[0]
         self._fields(windows, at_end, parts.arrays)
         for flags in parts.off:
             flags.fill(0)
         batch.stream[...] = windows.stream
         batch.start[...] = windows.start
         batch.anchor[...] = windows.anchor
-        opens = (windows.first == index.start.take(windows.row)).nonzero()[0]
+        opens = (windows.first == index.start.take(windows.episode)).nonzero()[0]
         if len(opens):
             batch.is_first[opens, windows.first[opens] - windows.start[opens]] = True
         if windows.whole:
@@ -145,11 +145,11 @@ class Gatherer:
     ) -> None:
         """Mark the ends and put the final observations in their places."""
         index = self._index
-        rows, last = windows.row[at_end], (windows.stop - windows.start)[at_end]
+        rows, last = windows.episode[at_end], (windows.stop - windows.start)[at_end]
         ended = index.ended[rows]
         batch.terminated[at_end, last - 1] = ended & TERMINATED != 0
         batch.truncated[at_end, last - 1] = ended & TRUNCATED != 0
-        places = index.final[rows]
+        places = index.final_slot[rows]
         known = places != NO_FINAL
         batch.obs_mask[at_end, last] = known
         if np.count_nonzero(known) < len(known):
@@ -165,7 +165,7 @@ class Gatherer:
 
     def _rows(self, windows: CrossWindows, batch: RowBatch, arrays: Mapping[str, Array]) -> None:
         index = self._index
-        row, closing, mask = windows.row, windows.closing, windows.mask
+        row, closing, mask = windows.episode, windows.closing, windows.mask
         base = (windows.stream * index.capacity)[:, None]
         anchor = windows.anchor[:, None]  # stands in where there is nothing to read
         # A closing row shows its episode's last frame until a final observation is put there.
@@ -191,7 +191,7 @@ class Gatherer:
         batch.anchor[...] = windows.anchor
         batch.id[...] = np.where(mask & ~closing, windows.id, -1)
         batch.obs_mask[...] = mask
-        places = index.final[row]
+        places = index.final_slot[row]
         known = closing & (places != NO_FINAL)
         batch.obs_mask[closing & ~known] = False
         if known.any():
@@ -205,7 +205,7 @@ class Gatherer:
         """Return single steps with their successors; the windows are of length 1."""
         index = self._index
         slots = self._slots(windows)
-        at_end = np.flatnonzero(windows.stop == index.stop.take(windows.row))
+        at_end = np.flatnonzero(windows.stop == index.stop.take(windows.episode))
         slots[at_end, 1] = slots[at_end, 0]
         here, after = np.ascontiguousarray(slots[:, 0]), np.ascontiguousarray(slots[:, 1])
         values: dict[str, Array] = {}
@@ -215,8 +215,8 @@ class Gatherer:
             if column.is_obs:
                 following[column.name] = self.values(column, after)
         ended = np.zeros(len(here), np.int8)
-        ended[at_end] = index.ended[windows.row[at_end]]
-        places = index.final[windows.row[at_end]]
+        ended[at_end] = index.ended[windows.episode[at_end]]
+        places = index.final_slot[windows.episode[at_end]]
         known = places != NO_FINAL
         next_obs_mask = np.ones(len(here), np.bool_)
         next_obs_mask[at_end] = known

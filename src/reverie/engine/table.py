@@ -52,7 +52,7 @@ class EpisodeTable(Sequence[Any]):
     def __init__(self, index: EpisodeIndex, lock: AbstractContextManager[Any]) -> None:
         self._index, self._lock = index, lock
         self._rows: npt.NDArray[np.void] | None = None  # the copy, once there is one
-        self._head, self._tail, self._open = index.head.copy(), index.tail.copy(), index.open_row.copy()
+        self._head, self._tail, self._open = index.head.copy(), index.tail.copy(), index.open_episode.copy()
         self._begun, self._dropped = index.begun.copy(), index.dropped.copy()
         self._totals = index.total[self._open]  # a running episode's return grows; for others this is unused
         if len(self) <= FEW:
@@ -126,7 +126,7 @@ class EpisodeTable(Sequence[Any]):
                 stream = np.repeat(np.arange(len(counts)), counts)
                 ordinal = np.arange(len(stream)) + np.repeat(self._begun - np.cumsum(counts), counts)
                 if len(counts) > 1:
-                    order = np.argsort(self._index.order[self._index.rows_of(stream, ordinal)])
+                    order = np.argsort(self._index.order[self._index.episodes_of(stream, ordinal)])
                     stream, ordinal = stream[order], ordinal[order]
                 self._rows = self._table(stream, ordinal)
                 self._rows.flags.writeable = False
@@ -149,13 +149,13 @@ class EpisodeTable(Sequence[Any]):
         if rank == sum(high) - sum(low) - 1:  # the newest one, the last of its stream
             some = np.flatnonzero(self._begun > first)
             last = self._begun[some] - 1
-            newest = np.array([index.order[index.rows_of(some, last)].argmax()])
+            newest = np.array([index.order[index.episodes_of(some, last)].argmax()])
             return some[newest], last[newest]
         while True:
             widths = [stop - start for start, stop in zip(low, high, strict=True)]
             longest = max(range(len(low)), key=widths.__getitem__)
             pivot = low[longest] + widths[longest] * rank // sum(widths)
-            order = index.order.item(index.row_of(longest, pivot))
+            order = index.order.item(index.episode_of(longest, pivot))
             cut = [self._first_from(order, *span) for span in zip(range(len(low)), low, high, strict=True)]
             below = sum(cut) - sum(low)
             if rank < below:
@@ -169,15 +169,15 @@ class EpisodeTable(Sequence[Any]):
     def _first_from(self, order: int, stream: int, low: int, high: int) -> int:
         """Return the first ordinal in `low..high` of a stream's episode that did not begin before `order`."""
         index = self._index
-        if low == high or index.order.item(index.row_of(stream, high - 1)) < order:
+        if low == high or index.order.item(index.episode_of(stream, high - 1)) < order:
             return high
         return low + bisect_left(
-            range(low, high), order, key=lambda ordinal: index.order.item(index.row_of(stream, ordinal))
+            range(low, high), order, key=lambda ordinal: index.order.item(index.episode_of(stream, ordinal))
         )
 
     def _table(self, stream: Ints, ordinal: Ints) -> npt.NDArray[np.void]:
         """Return the rows of episodes as they were when this object was made."""
-        index, rows = self._index, self._index.rows_of(stream, ordinal)
+        index, rows = self._index, self._index.episodes_of(stream, ordinal)
         ran = (ordinal == self._begun[stream] - 1) & (self._open[stream] >= 0)
         table = np.zeros(len(rows), EPISODE_DTYPE)
         table["stream"], table["start"] = stream, index.start[rows]

@@ -18,13 +18,13 @@ from reverie.index import (
     ENDS,
     NO_FINAL,
     RUNNING,
+    EpisodeColumns,
     EpisodeIndex,
     Ints,
-    Listed,
-    Places,
-    check_places,
-    places,
+    TableRows,
+    check_table_rows,
     rebuild,
+    table_rows,
 )
 from reverie.spec import Column, Field
 from reverie.store import Helpers, Ring, unpack, unpack_step
@@ -50,7 +50,7 @@ class Reader:
         index: EpisodeIndex,
         store: Store,
         finals: FinalStore,
-        rows: Places | None = None,
+        rows: TableRows | None = None,
     ) -> None:
         self._file = file
         self._rows = rows
@@ -73,11 +73,11 @@ class Reader:
         """
         with self._file.db.reading():
             if self._rows is not None:
-                check_places(self._rows, self.index)
+                check_table_rows(self._rows, self.index)
             self._load(self._rows)
-            self._rows = places(self.index)
+            self._rows = table_rows(self.index)
 
-    def _load(self, before: Places | None) -> None:
+    def _load(self, before: TableRows | None) -> None:
         index, file = self.index, self._file
         runs = file.runs()
         steps = file.steps()
@@ -89,7 +89,7 @@ class Reader:
         wanted = []
         of_stream: list[list[tuple[Run, bytes]]] = [[] for _ in range(index.streams)]
         for run, crcs in runs:
-            if self._runs.of_id(run.stream, run.first) != (run.number, 0) or run.steps != self._runs.rows(
+            if self._runs.of_id(run.stream, run.first) != (run.number, 0) or run.steps != self._runs.steps(
                 run.number
             ):
                 raise file.db.damaged(f"run {run.number} lies where it cannot")
@@ -103,7 +103,7 @@ class Reader:
             stop = sealed.item(stream)
             rows = [row for row in steps_of[stream] if row.id >= stop]
             # They are those of one run: it is sealed when the next one begins.
-            most = self._runs.rows(self._runs.of_id(stream, stop)[0])
+            most = self._runs.steps(self._runs.of_id(stream, stop)[0])
             if [row.id for row in rows] != list(range(stop, stop + len(rows))) or len(rows) > most:
                 raise file.db.damaged(f"a newest step of stream {stream} is missing")
             newest += rows
@@ -171,7 +171,12 @@ class Reader:
             before = values
 
     def _set_index(
-        self, head: Ints, tail: Ints, episodes: list[EpisodeRow], newest: list[StepRow], before: Places | None
+        self,
+        head: Ints,
+        tail: Ints,
+        episodes: list[EpisodeRow],
+        newest: list[StepRow],
+        before: TableRows | None,
     ) -> None:
         """Rebuild the index from the episodes' rows and the steps that came after them."""
         streams = self.index.streams
@@ -218,7 +223,7 @@ class Reader:
         self._finals.release([self._final_places.pop(number) for number in gone])
         columns = list(zip(*live, strict=True)) if live else [()] * len(EpisodeRow._fields)
         numbers, stream_of, ordinal, start, stop = (np.array(column, np.int64) for column in columns[:5])
-        listed = Listed(
+        listed = EpisodeColumns(
             stream_of,
             ordinal,
             start,

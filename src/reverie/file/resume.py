@@ -28,7 +28,7 @@ from reverie.file.state import (
     unpack_arrays,
 )
 from reverie.file.tables import ReplayFile
-from reverie.index import EpisodeIndex, Places, places
+from reverie.index import EpisodeIndex, TableRows, table_rows
 from reverie.process import watch
 from reverie.values import most_array_bytes
 
@@ -119,12 +119,12 @@ def remember(
         index: in whose rows samplers keep their weights.
         notes: what a class around it wants kept: JSON values by name.
     """
-    arrays: Arrays = {f"index/{name}": array for name, array in places(index)._asdict().items()}
+    arrays: Arrays = {f"index/{name}": array for name, array in table_rows(index)._asdict().items()}
     states = [
         [kind, to_json(f"samplers/{place}", state, arrays)]
         for place, (kind, state) in enumerate(samplers.save())
     ]
-    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.row_of_slot))
+    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.episode_of_slot))
     if size > most:
         raise BadSetting(
             f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
@@ -138,7 +138,7 @@ def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[
     return {"rng": generator_state(rng), "notes": dict(notes), "ends": ends}
 
 
-def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], Places | None]:
+def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], TableRows | None]:
     """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
     notes: dict[str, Any] = file.meta("notes")
     with file.db.reading():
@@ -147,7 +147,7 @@ def recall(file: ReplayFile, samplers: SamplerStates) -> tuple[dict[str, Any], P
         samplers.load(states, f"{file.db.path}: ")
         if "index/row" not in arrays:
             return notes, None
-        return notes, Places(*(arrays[f"index/{name}"] for name in Places._fields))
+        return notes, TableRows(*(arrays[f"index/{name}"] for name in TableRows._fields))
 
 
 class Closable(Protocol):

@@ -20,7 +20,7 @@ from reverie.file.settings import Settings, settings_from
 from reverie.file.state import from_json, generator_from, unpack_arrays
 from reverie.file.survey import LACKS_LOG, broken, cause, scan, told
 from reverie.file.tables import EpisodeRow, ReplayFile, Run, StepRow
-from reverie.index import ENDS, RUN, RUNNING, Runs, most_rows
+from reverie.index import ENDS, RUN, RUNNING, Runs, most_episodes
 from reverie.samplers import checked_episode_weights, checked_step_weights
 from reverie.spec import Field
 from reverie.store import unpack
@@ -214,7 +214,7 @@ class Audit:
                 and run.first >= 0
                 and 0 <= run.number < runs.count
                 and runs.of_id(run.stream, run.first) == (run.number, 0)
-                and run.steps == runs.rows(run.number)
+                and run.steps == runs.steps(run.number)
             ):
                 yield f"{place}: {run.steps} steps of stream {run.stream} from step {run.first} cannot lie there"
                 continue
@@ -346,7 +346,7 @@ class Audit:
             if state.keys() == STEP_WEIGHTS:
                 checked_step_weights(state, streams, each)
             elif state.keys() == EPISODE_WEIGHTS:
-                checked_episode_weights(state, streams, most_rows(streams, each))
+                checked_episode_weights(state, streams, most_episodes(streams, each))
         except BadSetting as error:
             yield str(error)
         for child in state.values():

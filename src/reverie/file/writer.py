@@ -12,7 +12,7 @@ from reverie.file.reader import Reader
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Blobs, EpisodeRow, ReplayFile, Run, StepRow
-from reverie.index import CUT, NEVER, NO_FINAL, NO_ROW, RUNNING, EpisodeIndex, Eviction, Ints
+from reverie.index import CUT, NEVER, NO_EPISODE, NO_FINAL, RUNNING, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import LEAST_STEP_BYTES, PLAIN, pack, pack_step, unpack
 
@@ -226,12 +226,12 @@ class Writer:
         """Take note that the file has all that memory holds."""
         index = self._index
         self.filed[:] = index.head
-        self._put[:] = index.head, index.begun, index.open_row
+        self._put[:] = index.head, index.begun, index.open_episode
 
     def put_rest(self, named: Mapping[str, Any], arrays: PackedArrays | None) -> None:
         """Put the steps and episodes that the file does not have, and what else has to be remembered."""
         index = self._index
-        now = np.stack([index.head, index.begun, index.open_row])
+        now = np.stack([index.head, index.begun, index.open_episode])
         for stream in np.flatnonzero((now != self._put).any(axis=0)).tolist():
             self._put_open(stream)
             self._put_episodes(stream)
@@ -257,7 +257,7 @@ class Writer:
                 first -= index.capacity
             while first < newest:
                 number, _ = runs.of_id(stream, first)
-                run = Run(number, stream, first, runs.rows(number))
+                run = Run(number, stream, first, runs.steps(number))
                 packed = self._store.pack_run(number, run.steps)
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
@@ -290,11 +290,11 @@ class Writer:
         index = self._index
         self.sealed[stream] = index.head[stream]
         self.filed[stream] = max(self.filed[stream], self.sealed[stream])
-        kept = index.begun.item(stream) - (index.open_row.item(stream) != NO_ROW)
+        kept = index.begun.item(stream) - (index.open_episode.item(stream) != NO_EPISODE)
         for ordinal in range(max(self.kept.item(stream), index.dropped.item(stream)), kept):
-            row = index.row_of(stream, ordinal)
-            if index.final.item(row) != NO_FINAL:
-                self._finals.filed(index.final.item(row), index.order.item(row))
+            row = index.episode_of(stream, ordinal)
+            if index.final_slot.item(row) != NO_FINAL:
+                self._finals.filed(index.final_slot.item(row), index.order.item(row))
         self.kept[stream], self._dropped[stream] = kept, index.dropped[stream]
 
     def _put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
@@ -302,10 +302,10 @@ class Writer:
         index = self._index
         first = max(self.kept.item(stream), index.dropped.item(stream))
         for ordinal in range(first, index.begun.item(stream)):
-            row = index.row_of(stream, ordinal)
-            ended, place = index.ended.item(row), index.final.item(row)
+            row = index.episode_of(stream, ordinal)
+            ended, place = index.ended.item(row), index.final_slot.item(row)
             final = None if place == NO_FINAL else self._finals.packed(place)
-            if cut is not None and row == index.open_row.item(stream):
+            if cut is not None and row == index.open_episode.item(stream):
                 ended, final = CUT, cut[0]
             self.file.put_episode(
                 EpisodeRow(
@@ -325,7 +325,7 @@ class Writer:
     def _put_beginning(self, stream: int, order: int) -> None:
         """Put an episode that is about to begin: where, and as which of all. Its steps tell the rest."""
         begun, head = self._index.begun.item(stream), self._index.head.item(stream)
-        if self._index.open_row.item(stream) != NO_ROW:  # left running by another run of the program
+        if self._index.open_episode.item(stream) != NO_EPISODE:  # left running by another run of the program
             self._put_episodes(stream, cut=(None,))
         self.file.put_episode(EpisodeRow(order, stream, begun, head, head, RUNNING, 0.0, None))
 
@@ -348,12 +348,12 @@ class Writer:
             if news is not None and name in news:
                 rows, value = news[name]
                 values[name][rows] = value
-        episode = index.row_of_slot[slots]
+        episode = index.episode_of_slot[slots]
         last = index.stop[episode] == ids + 1
         for place, step in enumerate(ids.tolist()):
             row = episode.item(place)
             ended, final = (
-                (index.ended.item(row), index.final.item(row)) if last[place] else (RUNNING, NO_FINAL)
+                (index.ended.item(row), index.final_slot.item(row)) if last[place] else (RUNNING, NO_FINAL)
             )
             packed = {
                 name: pack_step(rows[place], rows[place - 1] if place else None)

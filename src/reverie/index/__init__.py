@@ -1,23 +1,28 @@
-"""Which windows there are: episodes, runs and boundaries, in integers only."""
+"""Which steps are live, to which episode each belongs, and which windows they make: integers only.
 
-from reverie.index.episodes import (
-    CUT,
-    ENDS,
-    NEVER,
-    NO_FINAL,
-    NO_ROW,
-    RUNNING,
-    TERMINATED,
-    TRUNCATED,
-    EpisodeIndex,
-    Ints,
+The index of a buffer counts; it never holds a value of a step, and it knows no file. It promises:
+
+- A step is published by one call, `commit`. Whatever an interrupt leaves of it, `mend` takes back.
+- What a change costs follows from the streams that it changes, not from how much the buffer holds.
+- The valid anchors of an episode are an interval of its live ids. So every boundary rule counts its windows,
+  draws one of a given rank, and says whether a step is an anchor, without going through the steps.
+"""
+
+from reverie.index.arrays import CUT, ENDS, NEVER, NO_EPISODE, NO_FINAL, RUNNING, TERMINATED, TRUNCATED
+from reverie.index.episodes import EpisodeIndex
+from reverie.index.rebuild import (
+    EpisodeColumns,
+    TableRows,
+    check_table_rows,
+    most_episodes,
+    rebuild,
+    replacement,
+    table_rows,
 )
-from reverie.index.rebuild import Listed, Places, check_places, mend, most_rows, places, rebuild, replacement
-from reverie.index.runs import RUN, Eviction, Runs
+from reverie.index.runs import RUN, Bools, Eviction, Ints, Runs
 from reverie.index.windows import (
     BOUNDARIES,
     Anchors,
-    Bools,
     Boundary,
     CrossWindows,
     Drawn,
@@ -31,8 +36,8 @@ __all__ = [
     "CUT",
     "ENDS",
     "NEVER",
+    "NO_EPISODE",
     "NO_FINAL",
-    "NO_ROW",
     "RUN",
     "RUNNING",
     "TERMINATED",
@@ -42,19 +47,18 @@ __all__ = [
     "Boundary",
     "CrossWindows",
     "Drawn",
+    "EpisodeColumns",
     "EpisodeIndex",
     "Eviction",
     "Ints",
-    "Listed",
-    "Places",
     "Runs",
+    "TableRows",
     "Windows",
     "anchors_of",
     "check_boundary",
-    "check_places",
-    "mend",
-    "most_rows",
-    "places",
+    "check_table_rows",
+    "most_episodes",
     "rebuild",
     "replacement",
+    "table_rows",
 ]

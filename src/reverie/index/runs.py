@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 # Steps in a run. Longer runs pack better, MsPacman's frames 21 times in runs of 16, 29 in runs of 32; shorter ones
@@ -48,11 +49,11 @@ class Runs:
         run, row = np.divmod(within, RUN)
         return stream * self.each + run, row
 
-    def rows(self, number: int) -> int:
+    def steps(self, number: int) -> int:
         """Return how many rows a run has when it is full."""
         return min(RUN, self.capacity - number % self.each * RUN)
 
-    def rows_of(self, numbers: Ints) -> Ints:
+    def steps_of(self, numbers: Ints) -> Ints:
         """Return the same of several runs."""
         return np.minimum(RUN, self.capacity - numbers % self.each * RUN)
 
@@ -60,4 +61,4 @@ class Runs:
         """Return the slots that a run covers."""
         stream, run = divmod(number, self.each)
         first = stream * self.capacity + run * RUN
-        return slice(first, first + self.rows(number))
+        return slice(first, first + self.steps(number))

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, NotEnoughData, NoWeight
-from reverie.index.episodes import RUNNING, EpisodeIndex, Ints
+from reverie.index.arrays import RUNNING
+from reverie.index.episodes import EpisodeIndex
+from reverie.index.runs import Bools, Ints
 from reverie.values import shown
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class Windows:
         length: L.
         burn_in: how many of the L steps are context, at the front.
         stream: the stream of each window.
-        row: the episode row.
+        episode: the episode of each window.
         anchor: the id that the sampler drew.
         start: the id at position 0; before `first` there is padding, so it may be negative.
         first, stop: the real steps are `first <= id < stop`.
@@ -33,7 +33,7 @@ class Windows:
     length: int
     burn_in: int
     stream: Ints
-    row: Ints
+    episode: Ints
     anchor: Ints
     start: Ints
     first: Ints
@@ -43,12 +43,12 @@ class Windows:
 
 @dataclass(slots=True)
 class CrossWindows:
-    """The addresses of B windows of L rows, closing rows included.
+    """The addresses of B windows of L rows: one row shows one observation, closing rows show an episode's last.
 
     Attributes:
         burn_in: how many of the L rows are context, at the front.
         stream, anchor: (B,) int64; the stream, and the id of the step that the sampler drew.
-        row: (B, L) int64; the episode row of each position.
+        episode: (B, L) int64; the episode of each row.
         id: (B, L) int64; the step there; at a closing row one past the episode's last.
         closing: (B, L) bool; the row shows the observation after an episode's last step.
         mask: (B, L) bool; False on padding, of which there is only some before the anchor.
@@ -57,7 +57,7 @@ class CrossWindows:
     burn_in: int
     stream: Ints
     anchor: Ints
-    row: Ints
+    episode: Ints
     id: Ints
     closing: Bools
     mask: Bools
@@ -67,13 +67,13 @@ class Drawn(NamedTuple):
     """What a sampler drew: anchors, and what it has to say about them.
 
     Attributes:
-        rows, ids: (B,) int64; episode row and step id of each anchor.
+        episodes, ids: (B,) int64; the episode and the step id of each anchor.
         weight: (B,) float; importance weights, or None for ones.
         offset: (B,) int64; where in its window the anchor stands, for rules that would place it at random;
             None lets them.
     """
 
-    rows: Ints
+    episodes: Ints
     ids: Ints
     weight: npt.NDArray[np.floating] | None = None
     offset: Ints | None = None
@@ -85,17 +85,17 @@ class Boundary(Protocol):
     The valid anchors of an episode are an interval of its live ids; everything else follows from that.
     """
 
-    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
+    def bounds(self, index: EpisodeIndex, episodes: Ints, length: int) -> tuple[Ints, Ints]:
         """Return (first, stop): the valid anchors of each episode are `first <= id < stop`, if any."""
 
-    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
+    def accept(self, index: EpisodeIndex, episodes: Ints, ids: Ints, length: int) -> Bools:
         """Return which of these live steps are valid anchors."""
 
     def count(self, index: EpisodeIndex, length: int) -> int:
         """Return how many valid anchors there are in all live episodes."""
 
     def at_rank(self, index: EpisodeIndex, length: int, rank: Ints) -> tuple[Ints, Ints]:
-        """Return (row, id) of the anchors with these ranks among `count`, in an order of its own."""
+        """Return (episode, id) of the anchors with these ranks among `count`, in an order of its own."""
 
     def windows(
         self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
@@ -106,11 +106,11 @@ class Boundary(Protocol):
 class Inside:
     """Never leave the episode: the anchor is the first of `length` settled steps."""
 
-    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
-        return index.live_start(rows), index.settled.take(rows) - (length - 1)
+    def bounds(self, index: EpisodeIndex, episodes: Ints, length: int) -> tuple[Ints, Ints]:
+        return index.live_start(episodes), index.settled.take(episodes) - (length - 1)
 
-    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
-        return ids < index.settled.take(rows) - (length - 1)
+    def accept(self, index: EpisodeIndex, episodes: Ints, ids: Ints, length: int) -> Bools:
+        return ids < index.settled.take(episodes) - (length - 1)
 
     def count(self, index: EpisodeIndex, length: int) -> int:
         return index.count_windows(length)
@@ -121,9 +121,11 @@ class Inside:
     def windows(
         self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
     ) -> Windows:
-        rows, ids = drawn.rows, drawn.ids
+        episodes, ids = drawn.episodes, drawn.ids
         if burn_in == 0:
-            return Windows(length, 0, index.streams_of(rows), rows, ids, ids, ids, ids + length, whole=True)
+            return Windows(
+                length, 0, index.streams_of(episodes), episodes, ids, ids, ids, ids + length, whole=True
+            )
         return _clipped(index, drawn, ids, length, burn_in)
 
 
@@ -140,10 +142,10 @@ class Padded:
     def __init__(self, side: str) -> None:
         self.side = side
 
-    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
-        return index.live_start(rows), index.stop.take(rows)
+    def bounds(self, index: EpisodeIndex, episodes: Ints, length: int) -> tuple[Ints, Ints]:
+        return index.live_start(episodes), index.stop.take(episodes)
 
-    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
+    def accept(self, index: EpisodeIndex, episodes: Ints, ids: Ints, length: int) -> Bools:
         return np.ones(len(ids), np.bool_)
 
     def count(self, index: EpisodeIndex, length: int) -> int:
@@ -166,26 +168,26 @@ class Padded:
 
 
 class Cross:
-    """Run on into the stream's next episodes: windows of rows, one for every observation.
+    """Run on into the stream's next episodes: windows of rows, one row for every observation.
 
     An episode of n steps has n rows and, once it has ended, a closing row. The anchor is a step from which
     `length` rows follow, its own included. A row tells the reward that came with its observation, so the
     oldest live step of an episode whose beginning was evicted is no row.
     """
 
-    def bounds(self, index: EpisodeIndex, rows: Ints, length: int) -> tuple[Ints, Ints]:
-        stream = index.stream.take(rows)
+    def bounds(self, index: EpisodeIndex, episodes: Ints, length: int) -> tuple[Ints, Ints]:
+        stream = index.stream.take(episodes)
         # Counted in rows, a stream goes on to `head + ended`; there, an episode's ids lie `ordinal` higher.
-        ended = index.begun[stream] - (index.open_row[stream] >= 0)
-        last = index.head[stream] + ended - length - index.ordinal.take(rows)
-        return self._first(index, rows), np.minimum(index.stop.take(rows), last + 1)
+        ended = index.begun[stream] - (index.open_episode[stream] >= 0)
+        last = index.head[stream] + ended - length - index.ordinal.take(episodes)
+        return self._first(index, episodes), np.minimum(index.stop.take(episodes), last + 1)
 
-    def _first(self, index: EpisodeIndex, rows: Ints) -> Ints:
-        first = index.live_start(rows)
-        return first + (first > index.start.take(rows))
+    def _first(self, index: EpisodeIndex, episodes: Ints) -> Ints:
+        first = index.live_start(episodes)
+        return first + (first > index.start.take(episodes))
 
-    def accept(self, index: EpisodeIndex, rows: Ints, ids: Ints, length: int) -> Bools:
-        first, stop = self.bounds(index, rows, length)
+    def accept(self, index: EpisodeIndex, episodes: Ints, ids: Ints, length: int) -> Bools:
+        first, stop = self.bounds(index, episodes, length)
         return (ids >= first) & (ids < stop)
 
     def count(self, index: EpisodeIndex, length: int) -> int:
@@ -195,10 +197,10 @@ class Cross:
         """Return each stream's first anchor and how many there are: they are consecutive ids."""
         first, counts = np.zeros(index.streams, np.int64), np.zeros(index.streams, np.int64)
         for stream in np.flatnonzero(index.begun > index.dropped).tolist():
-            first[stream] = self._first(index, index.front_row[[stream]])[0]
+            first[stream] = self._first(index, index.front_episode[[stream]])[0]
             # Only the last `length` rows matter: walk back until an episode has an anchor.
             for ordinal in range(index.begun.item(stream) - 1, index.dropped.item(stream) - 1, -1):
-                low, high = self.bounds(index, np.array([index.row_of(stream, ordinal)]), length)
+                low, high = self.bounds(index, np.array([index.episode_of(stream, ordinal)]), length)
                 if high > low:
                     counts[stream] = high[0] - first[stream]
                     break
@@ -209,17 +211,17 @@ class Cross:
         ends = np.cumsum(counts)
         stream = np.searchsorted(ends, rank, side="right")
         ids = rank - (ends - counts)[stream] + first[stream]
-        return index.rows_at(stream, ids), ids
+        return index.episodes_at(stream, ids), ids
 
     def windows(
         self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
     ) -> CrossWindows:
-        stream = index.stream.take(drawn.rows)
-        first = self._first(index, drawn.rows)
+        stream = index.stream.take(drawn.episodes)
+        first = self._first(index, drawn.episodes)
         # Positions count rows: inside one episode they run with the ids, and one more lies behind its end.
         position = (drawn.ids - burn_in)[:, None] + np.arange(burn_in + length)
-        row = np.broadcast_to(drawn.rows[:, None], position.shape).copy()
-        current, skipped = drawn.rows, np.zeros(len(drawn.ids), np.int64)
+        episode = np.broadcast_to(drawn.episodes[:, None], position.shape).copy()
+        current, skipped = drawn.episodes, np.zeros(len(drawn.ids), np.int64)
         while True:
             # `skipped` closing rows lie between the anchor and the current episode.
             behind = index.stop.take(current) + (index.ended.take(current) != RUNNING) + skipped
@@ -229,23 +231,23 @@ class Cross:
                 break
             skipped = skipped + going_on
             ordinal = index.ordinal.take(current) + going_on
-            current = np.where(going_on, index.rows_of(stream, ordinal), current)
-            row = np.where(beyond, current[:, None], row)
-        ids = position - (index.ordinal[row] - index.ordinal.take(drawn.rows)[:, None])
+            current = np.where(going_on, index.episodes_of(stream, ordinal), current)
+            episode = np.where(beyond, current[:, None], episode)
+        ids = position - (index.ordinal[episode] - index.ordinal.take(drawn.episodes)[:, None])
         mask = position >= first[:, None]
-        closing = (ids == index.stop[row]) & mask
-        return CrossWindows(burn_in, stream, drawn.ids, row, ids, closing, mask)
+        closing = (ids == index.stop[episode]) & mask
+        return CrossWindows(burn_in, stream, drawn.ids, episode, ids, closing, mask)
 
 
 def _clipped(index: EpisodeIndex, drawn: Drawn, start: Ints, length: int, burn_in: int) -> Windows:
     """Return windows of `length` steps from `start` with context before, cut to their episodes."""
-    rows = drawn.rows
-    stop = np.minimum(start + length, index.stop.take(rows))
+    episodes = drawn.episodes
+    stop = np.minimum(start + length, index.stop.take(episodes))
     start = start - burn_in
-    first = np.maximum(start, index.live_start(rows))
+    first = np.maximum(start, index.live_start(episodes))
     whole = bool((first == start).all() and (stop - start == length + burn_in).all())
     return Windows(
-        length + burn_in, burn_in, index.streams_of(rows), rows, drawn.ids, start, first, stop, whole
+        length + burn_in, burn_in, index.streams_of(episodes), episodes, drawn.ids, start, first, stop, whole
     )
 
 
@@ -301,16 +303,16 @@ class Anchors:
         )
 
     def at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
-        """Return (episode row, id) for ranks in `0 <= rank < count()`; the order is arbitrary."""
+        """Return (episode, id) for ranks in `0 <= rank < count()`; the order is arbitrary."""
         return self._rule.at_rank(self.index, self.length, rank)
 
-    def bounds(self, rows: Ints) -> tuple[Ints, Ints]:
+    def bounds(self, episodes: Ints) -> tuple[Ints, Ints]:
         """Return (first, stop) ids of the anchors in each episode; none where stop <= first."""
-        return self._rule.bounds(self.index, rows, self.length)
+        return self._rule.bounds(self.index, episodes, self.length)
 
-    def accept(self, rows: Ints, ids: Ints) -> Bools:
+    def accept(self, episodes: Ints, ids: Ints) -> Bools:
         """Return which of these live steps are valid anchors."""
-        return self._rule.accept(self.index, rows, ids, self.length)
+        return self._rule.accept(self.index, episodes, ids, self.length)
 
     def windows(self, drawn: Drawn, burn_in: int, rng: np.random.Generator) -> Windows | CrossWindows:
         """Return the window of each anchor; `rng` is for rules that place the anchor at random."""

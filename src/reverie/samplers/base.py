@@ -159,7 +159,7 @@ def by_episode(
     Raises:
         NotEnoughData: no episode has an anchor with any weight.
     """
-    rows = anchors.index.live_rows()
+    rows = anchors.index.live_episodes()
     first, stop = anchors.bounds(rows)
     some = stop > first
     rows, first, stop = rows[some], first[some], stop[some]
@@ -174,7 +174,7 @@ def uniform_steps(index: EpisodeIndex, rng: np.random.Generator, count: int) -> 
     """Return (row, id) of `count` live steps, each step being equally likely. Some step must be live."""
     if index.streams == 1:
         ids: Ints = rng.integers(index.tail.item(0), index.head.item(0), count)
-        return index.rows_at(0, ids), ids
+        return index.episodes_at(0, ids), ids
     return index.step_at_rank(rng.integers(0, index.live_steps(), count))
 
 
@@ -249,7 +249,7 @@ class EpisodeUniform(Sampler):
     def _rows(self, index: EpisodeIndex, rng: np.random.Generator, count: int) -> Ints:
         episodes = int((index.begun - index.dropped).sum())
         if self.weights is None:
-            return index.uniform_rows(rng, count)
+            return index.uniform_episodes(rng, count)
         if episodes < len(self.weights):
             # The episode of a uniform step: in proportion to its steps.
             return uniform_steps(index, rng, count)[0]
@@ -262,7 +262,7 @@ class EpisodeUniform(Sampler):
 
     def _weights_of(self, index: EpisodeIndex, rows: Ints) -> npt.NDArray[np.float64]:
         """Return the probability of each of these episodes among all live ones."""
-        live = index.live_rows()
+        live = index.live_episodes()
         if self.weights is None:
             return np.ones(len(rows))
         if len(live) < len(self.weights):
@@ -302,7 +302,7 @@ class LiveEpisodes(Follows):
             for ordinal in range(
                 max(self._begun.item(stream), index.dropped.item(stream)), index.begun.item(stream)
             ):
-                row = index.row_of(stream, ordinal)
+                row = index.episode_of(stream, ordinal)
                 order = index.order.item(row)
                 if order - self._base >= self._tree.size:
                     self._rebuild(index)
@@ -313,7 +313,7 @@ class LiveEpisodes(Follows):
         self._begun, self._dropped = index.begun.copy(), index.dropped.copy()
 
     def _rebuild(self, index: EpisodeIndex) -> None:
-        rows = index.live_rows()
+        rows = index.live_episodes()
         orders = index.order[rows]
         self._index = index
         self._base = int(orders[0])

@@ -73,7 +73,7 @@ class Recent(Sampler):
                 stream = np.searchsorted(ends, rng.random(wanted) * ends[-1], side="right")
                 stream = np.minimum(stream, index.streams - 1)
             ids = index.head[stream] - 1 - self._age(rng.random(wanted), live[stream])
-            rows = index.rows_at(stream, ids)
+            rows = index.episodes_at(stream, ids)
             return rows, ids, anchors.accept(rows, ids)
 
         def clip(rows: Ints, first: Ints) -> Ints:

@@ -92,7 +92,7 @@ class Fresh(Sampler):
         index, length, cursor = anchors.index, anchors.length, self._cursor[:, stream]
         while cursor[0] < index.head[stream]:
             at = int(cursor[0])
-            row = int(index.rows_at(stream, np.array([at]))[0])
+            row = int(index.episodes_at(stream, np.array([at]))[0])
             if anchors.boundary == "cross":
                 first, stop = (int(bound[0]) for bound in anchors.bounds(np.array([row])))
                 if at < first:  # a step whose reward lies behind the tail: no row of its own
@@ -101,7 +101,7 @@ class Fresh(Sampler):
                 if at >= stop:
                     return None
                 if cursor[1] and length > 1 and index.tail[stream] < at == index.start[row]:
-                    before = index.rows_at(stream, np.array([at - 1]))
+                    before = index.episodes_at(stream, np.array([at - 1]))
                     if at - 1 >= int(anchors.bounds(before)[0][0]):
                         row, at = int(before[0]), at - 1
                 cursor[:] = self._after(anchors, row, at)
@@ -212,7 +212,7 @@ class Shuffled(Sampler):
         return Drawn(np.concatenate(rows), np.concatenate(ids), None, offset)
 
     def _begin(self, anchors: Anchors, rng: np.random.Generator) -> None:
-        rows = anchors.index.live_rows()
+        rows = anchors.index.live_episodes()
         first, stop = anchors.bounds(rows)
         some = stop > first
         rows, first, stop = rows[some], first[some], stop[some]
@@ -246,7 +246,7 @@ class Shuffled(Sampler):
         stream, ids = epoch["stream"][which], epoch["first"][which] + within * epoch["step"]
         live = (ids >= index.tail[stream]) & (ids < index.head[stream])
         stream, ids = stream[live], ids[live]
-        rows = index.rows_at(stream, ids)
+        rows = index.episodes_at(stream, ids)
         valid = anchors.accept(rows, ids)
         return rows[valid], ids[valid]
 
@@ -290,7 +290,7 @@ def join(parts: list[tuple[Drawn, Ints]], anchors: Anchors, rng: np.random.Gener
     rows, ids = np.empty(count, np.int64), np.empty(count, np.int64)
     weight, offset = np.ones(count), np.zeros(count, np.int64)
     for drawn, places in parts:
-        rows[places], ids[places] = drawn.rows, drawn.ids
+        rows[places], ids[places] = drawn.episodes, drawn.ids
         if drawn.weight is not None:
             weight[places] = drawn.weight
         if drawn.offset is not None:

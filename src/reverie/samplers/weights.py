@@ -184,7 +184,7 @@ class StepWeights(Follows):
             tails = index.tail[stream]
             ids = tails + (slots - tails) % index.capacity
             live = ids < index.head[stream]
-        rows = index.row_of_slot.take(slots).astype(np.int64)
+        rows = index.episode_of_slot.take(slots).astype(np.int64)
         good = anchors.accept(rows, ids) & live
         if np.count_nonzero(good) < count:
             if not live.all():  # an interrupted add evicted a step, or the buffer's content was replaced
@@ -348,7 +348,7 @@ class EpisodeWeights(Follows):
             self.tree = SumTree(len(self.weights))
             self.tree.set(np.arange(len(self.weights)), self.weights)
         fresh = [
-            index.row_of(stream, ordinal)
+            index.episode_of(stream, ordinal)
             for stream in np.flatnonzero(index.begun != self._begun).tolist()
             for ordinal in range(max(self._begun[stream], index.dropped[stream]), index.begun[stream])
         ]

@@ -161,7 +161,7 @@ class PackedRing:
         number, row = self._runs.of_slots(slot)
         stream = number // self._runs.each
         # A ring of one run begins the same run again.
-        whole = (row == 0) & (self._filled[stream] == self._runs.rows_of(number))
+        whole = (row == 0) & (self._filled[stream] == self._runs.steps_of(number))
         for lane in (whole | (self._open_run[stream] != number)).nonzero()[0].tolist():
             self.seal(int(stream[lane]))
         for name in self._wide:
@@ -175,7 +175,7 @@ class PackedRing:
         stream, within = divmod(slot, self._runs.capacity)
         number, row = self._runs.of_id(stream, within)
         if self._open_run.item(stream) != number or (
-            row == 0 and self._filled.item(stream) == self._runs.rows(number)
+            row == 0 and self._filled.item(stream) == self._runs.steps(number)
         ):
             self.seal(stream)
             self._open_run[stream] = number
@@ -283,6 +283,6 @@ class PackedRing:
         """Return one column of a sealed run; what a file told of it is looked at here for the first time."""
         field = self._wide[name]
         try:
-            return unpack(packed, (self._runs.rows(number), *field.shape), field.dtype)
+            return unpack(packed, (self._runs.steps(number), *field.shape), field.dtype)
         except ValueError as error:
             raise unreadable(f"column {name!r} of run {number}", error) from error

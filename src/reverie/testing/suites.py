@@ -118,7 +118,7 @@ class SamplerSuite:
                         assert not valid, "it could have drawn"
                     else:
                         assert set(addresses(pair.index, drawn)) <= valid
-                        assert len(drawn.ids) == len(drawn.rows) == 8
+                        assert len(drawn.ids) == len(drawn.episodes) == 8
 
     def test_the_distribution_is_the_one_it_states(self) -> None:
         """Many draws agree with `distribution` by a chi-square test."""
@@ -137,7 +137,7 @@ class SamplerSuite:
             pair, sampler = Pair(60, 2, mean_length=9).grow(50, 40), self.make()
             for count in (1, 2, 700):
                 drawn = sampler.draw(Anchors(pair.index, boundary, 2), pair.rng, count)
-                assert drawn.rows.shape == drawn.ids.shape == (count,)
+                assert drawn.episodes.shape == drawn.ids.shape == (count,)
                 assert drawn.weight is None or drawn.weight.shape == (count,)
                 assert drawn.weight is None or (np.isfinite(drawn.weight) & (drawn.weight > 0)).all()
 
@@ -211,7 +211,7 @@ class BoundarySuite:
         for pair in self._pairs():
             index, live = pair.index, pair.twin.live_steps()
             stream, ids = (np.array(column, np.int64) for column in zip(*live, strict=True))
-            rows = index.rows_at(stream, ids)
+            rows = index.episodes_at(stream, ids)
             for length in self.lengths:
                 good = rule.accept(index, rows, ids, length)
                 first, stop = rule.bounds(index, rows, length)
@@ -367,7 +367,7 @@ def assert_plain(state: Any) -> None:
 
 def addresses(index: EpisodeIndex, drawn: Drawn) -> list[Address]:
     """Return (stream, id) of drawn anchors."""
-    return list(zip(index.stream[drawn.rows].tolist(), drawn.ids.tolist(), strict=True))
+    return list(zip(index.stream[drawn.episodes].tolist(), drawn.ids.tolist(), strict=True))
 
 
 def chi_square_p(drawn: Iterable[Address], wanted: Distribution) -> float:

@@ -61,7 +61,7 @@ class DeviceMirror(Bound):
                 f"so they are drawn from the buffer"
             )
         spec, index = buffer.spec, buffer._index
-        self._slots = len(index.row_of_slot)
+        self._slots = len(index.episode_of_slot)
         self._columns = {
             column.name: DeviceColumn(
                 self._slots, column.field.shape, tensor_dtype(column.field.dtype), self._device
@@ -217,11 +217,11 @@ class DeviceMirror(Bound):
         if slots:
             self._upload(np.concatenate(slots))
             self._head[:] = index.head
-        ended = index.begun - (index.open_row >= 0)
+        ended = index.begun - (index.open_episode >= 0)
         places: list[int] = []
         for stream in np.flatnonzero(ended > self._ended).tolist():
             ordinals = np.arange(max(self._ended[stream], index.dropped[stream]), ended[stream])
-            places += index.final[index.rows_of(np.full(len(ordinals), stream), ordinals)].tolist()
+            places += index.final_slot[index.episodes_of(np.full(len(ordinals), stream), ordinals)].tolist()
         if "obs" in self._planned and places:
             self._upload_finals(np.array([place for place in places if place != NO_FINAL], np.int64))
         self._ended[:] = ended
@@ -324,8 +324,8 @@ class DeviceMirror(Bound):
 
     def _live_finals(self) -> Ints:
         index = self._buffer._index
-        rows = index.live_rows()
-        places = index.final[rows[index.ended[rows] != RUNNING]]
+        rows = index.live_episodes()
+        places = index.final_slot[rows[index.ended[rows] != RUNNING]]
         known: Ints = places[places != NO_FINAL]
         return known
 

@@ -63,9 +63,9 @@ def answer(path: Path, residency: str, mode: str = "r") -> tuple:
                 if len(ids):
                     buffer._ring.gather(column.name, ids % CAPACITY, rows)
                 columns.append((column.name, rows.tobytes()))
-            rows = index.live_rows()
+            rows = index.live_episodes()
             finals = [int(buffer._finals.gather("obs", np.array([place]))[0]) if place >= 0 else None
-                      for place in index.final[rows].tolist()]  # fmt: skip
+                      for place in index.final_slot[rows].tolist()]  # fmt: skip
         samplers = [rv.Uniform(), rv.Prioritized()] if buffer.count_windows(2) else []
         drawn = [buffer.sample(6, 2, sampler=sampler) for sampler in samplers]
         drawn = [batch.obs.tobytes() + batch.start.tobytes() for batch in drawn]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.index.runs import RUN, Runs
+from reverie.index import RUN, Runs
 from support.children import PATIENCE, Child, shared
 from support.story import CUT, Story, check, check_batch, heads, read_all, rewritten, spec
 
