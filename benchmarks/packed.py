@@ -77,12 +77,12 @@ def sizes_and_times(rounds: int) -> list[Row]:
     for name, steps in [(game, played(game)) for game in GAMES] + [("noise", noise())]:
         both = Both()
         both.add_all(steps)
-        raw = float(sum(column.nbytes for column in both.plain._ring.columns.values()))
-        size = float(both.packed.nbytes - both.packed._index.nbytes)
+        raw = float(sum(column.nbytes for column in both.plain.engine.store.columns.values()))
+        size = float(both.packed.nbytes - both.packed.engine.index.nbytes)
         rows.append(Row(f"{name}: size, bytes", size, raw, size / raw, 1.02 if name == "noise" else 1 / 20))
         outs = [buffer.sample(BATCH, LENGTH) for buffer in (both.plain, both.packed)]
         for cores, bound in ((1, 12.0), (2, 7.0)):
-            both.packed._ring._helpers._cores = cores
+            both.packed.engine.store._helpers._cores = cores
             calls: dict[str, Callable[[], float | None]] = {
                 "ram": lambda both=both, outs=outs: both.plain.sample(BATCH, LENGTH, out=outs[0]) and None,
                 "packed": lambda both=both, outs=outs: (

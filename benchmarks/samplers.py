@@ -83,7 +83,7 @@ def prioritized(rounds: int) -> list[Row]:
     rng = np.random.default_rng(2)
     out = buffer.sample(BATCH, LENGTH, sampler=sampler)
     errors = rng.random((BATCH, LENGTH))
-    flat = buffer._ring.columns["obs"]
+    flat = buffer.engine.store.columns["obs"]
     target = np.empty((BATCH, LENGTH + 1, 17), np.float32)
 
     def both() -> None:

@@ -110,7 +110,7 @@ def planning(rounds: int) -> list[Row]:
         rng, sampler = np.random.default_rng(2), rv.Uniform()
 
         def plan(buffer=buffer, rng=rng, sampler=sampler) -> None:
-            anchors = anchors_of(buffer._index, "inside", length)
+            anchors = anchors_of(buffer.engine.index, "inside", length)
             anchors.windows(sampler.draw(anchors, rng, batch), 0, rng)
 
         [row] = rows_beside(side_by_side({"none": lambda: None, "plan": plan}, 10 * rounds), "none", {})

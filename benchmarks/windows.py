@@ -38,7 +38,7 @@ def pixel_buffer(seed: int = 0) -> rv.ReplayBuffer:
 def pixel_windows(rounds: int) -> list[Row]:
     """Time sample(64, 20) fresh and with out=, beside 64 slice copies of the same windows' bytes."""
     buffer = pixel_buffer()
-    frames = buffer._ring.columns["obs"]  # the very bytes that sample reads
+    frames = buffer.engine.store.columns["obs"]  # the very bytes that sample reads
     rng = np.random.default_rng(1)
     target = np.empty((BATCH, LENGTH + 1, *SHAPE), np.uint8)
     out = buffer.sample(BATCH, LENGTH)

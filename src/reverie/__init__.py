@@ -1,7 +1,7 @@
 """reverie: a replay engine for world models. This page lists the public names."""
 
 from reverie.batch import RowBatch, SequenceBatch, StepBatch
-from reverie.buffer import ReplayBuffer
+from reverie.buffer import ReplayBuffer, open
 from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
 from reverie.errors import (
     BadSetting,
@@ -16,7 +16,6 @@ from reverie.errors import (
     WrongProcess,
 )
 from reverie.nstep import NStep, n_step
-from reverie.opening import open
 from reverie.samplers import (
     EpisodeUniform,
     Fresh,

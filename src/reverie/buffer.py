@@ -1,52 +1,41 @@
-"""The replay buffer: the only place where stored bytes and chosen addresses meet."""
+"""The replay buffer and `reverie.open`: what users call. It checks, documents, and has the engine do it."""
 
 from __future__ import annotations
 
 import os
-import threading
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, Origins, RowBatch, SequenceBatch, StepBatch, check_batch
+from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.checks import distinct_streams, natural, positive, seed_number, stream_number
 from reverie.engine import (
+    Engine,
     EpisodeTable,
-    Gatherer,
+    Face,
     Intake,
-    Keeper,
-    Layouts,
     checked_extras,
     checked_priorities,
     describe,
     sampler_of,
 )
+from reverie.errors import BadSetting, TooLarge
 from reverie.file import (
-    Follower,
-    Reader,
     ReplayFile,
     Settings,
+    check_residency,
     check_settings,
-    close_at_exit,
     generator,
-    make_file,
-    make_stores,
     read_settings,
-    removed_on_error,
-    reserve_for,
 )
-from reverie.index import Anchors, EpisodeIndex, Windows, anchors_of, check_boundary
-from reverie.process import Shared
-from reverie.samplers import Sampler, Uniform, check_sampler
+from reverie.index import Anchors, check_boundary
+from reverie.samplers import Sampler, check_sampler
 from reverie.spec import StepSpec, Tree
-from reverie.store import Blocks
 
 
-class ReplayBuffer(Shared):
+class ReplayBuffer(Face):
     """A ring of steps for each stream, from which exact sequences are drawn.
 
     Every method may be called from any thread: a reader never sees a half-written step.
@@ -67,6 +56,9 @@ class ReplayBuffer(Shared):
         max_bytes: bytes that may be taken, of memory ("packed", by `nbytes`) or of the file ("disk"): the
             oldest steps go when it is reached. Without `capacity` there is room for the steps that would fit
             if they became 32 times smaller.
+
+    Attributes:
+        engine: memory, file and samplers, for what is built around a buffer; not part of the public interface.
 
     Raises:
         BadSetting: an argument of the wrong kind or range, or a capacity that streams do not divide.
@@ -91,87 +83,54 @@ class ReplayBuffer(Shared):
     ) -> None:
         settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
         rng = generator(seed_number(seed))
-        reserve_for(self, settings)
-        file = None if path is None else make_file(Path(path), settings, rng)
-        with removed_on_error(file):
-            self._set_up(settings, rng, file)
-            if file is not None:
-                self._write()
+        self._prepare(settings)
+        self.engine = Engine.create(self, settings, rng, None if path is None else Path(path))
 
     @classmethod
-    def _resume(cls, file: ReplayFile, residency: str | None, seed: int | None, episodes: str) -> Self:
-        """Return the buffer that a file keeps; see `reverie.open`."""
+    def of_file(cls, file: ReplayFile, residency: str | None, seed: int | None, episodes: str) -> Self:
+        """Return the buffer that an open file keeps; see `reverie.open`, which checks the arguments."""
         settings, rng = read_settings(file, residency, seed)
         self = cls.__new__(cls)
-        reserve_for(self, settings)
-        self._set_up(settings, rng, file)
-        loader = self._keeper.loader()
+        self._prepare(settings)
         if file.db.mode == "r":
-            self._turn = Follower(file, loader, self._lock)
-            with self._turn:
-                return self
-        loader.load()
-        self._write(loader)
-        if episodes == "new":
-            self._index.seams.update(np.flatnonzero(self._index.open_episode >= 0).tolist())
+            self._again = open, (file.db.path.absolute(), residency, "r")
+        self.engine = Engine.of_file(self, settings, rng, file)
+        self.engine.resume(episodes)
         return self
 
-    def _set_up(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:
-        """Make the memory of an empty buffer; `file` is where its bytes may be instead."""
+    def _prepare(self, settings: Settings) -> None:
         self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
-        self._rng, self._columns = rng, self.spec.columns()
-        self._index = EpisodeIndex(self.streams, self.capacity // self.streams)
-        self._ring, self._finals = make_stores(self.residency, settings.stored, self._index.runs, file)
-        self._keeper = Keeper(settings, rng, self._index, self._ring, self._finals, file)
-        self._changes = self._keeper.changes
-        self._gatherer = Gatherer(self._columns, self._index, self._ring, self._finals)
-        self._blocks, self._layouts, self._origins = Blocks(), Layouts(self.spec), Origins()
-        self._intake = Intake(self.spec)
-        self._uniform, self._all_streams = Uniform(), np.arange(self.streams)
-        self._share()  # from here on there is a lock, and a turn to read
-        self._keeper.turns = threading.Condition(self._lock)
-
-    def _write(self, loader: Reader | None = None) -> None:
-        """Begin to write to the file."""
-        assert self._keeper.file is not None
-        close_at_exit(self, self._keeper.file)
-        self._keeper.write(loader)
-        if self._keeper.was_killed():  # its episodes ended there
-            for stream in np.flatnonzero(self._index.open_episode >= 0).tolist():
-                self.cut(stream)
+        self._intake, self._all_streams = Intake(self.spec), np.arange(self.streams)
 
     # --- what there is ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return the live steps of all streams."""
-        with self._turn:
-            self._keeper.settle()
-            return self._index.live_steps()
+        with self.engine.reading() as index:
+            return index.live_steps()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the ring at full capacity (packed: as it is now), of the index, and of final observations."""
-        return self._ring.nbytes + self._index.nbytes + self._finals.nbytes
+        return self.engine.nbytes
 
     @property
     def episodes(self) -> EpisodeTable:
         """The live episodes now, oldest first; read like a structured array, whose fields EpisodeTable names."""
-        with self._turn:
-            self._keeper.settle()
-            return EpisodeTable(self._index, self._lock)
+        with self.engine.reading() as index:
+            return EpisodeTable(index, self.engine.lock)
 
     def __repr__(self) -> str:
-        what = describe(self._columns, self._index, self.capacity, self.nbytes)
+        what = describe(self.engine.columns, self.engine.index, self.capacity, self.nbytes)
         where = f", {self.residency}" * (self.residency != "ram") + (f", {self.path}" if self.path else "")
-        return f"ReplayBuffer({what}{where}{', closed' if self._keeper.closed else ''})"
+        return f"ReplayBuffer({what}{where}{', closed' if self.engine.closed else ''})"
 
     def count_windows(self, length: int, boundary: str = "inside") -> int:
         """Return how many different anchors there are now for windows of `length` steps."""
         length = positive("length", length)
-        with self._turn:
-            self._keeper.settle()
-            return Anchors(self._index, check_boundary(boundary), length).count()
+        with self.engine.reading() as index:
+            return Anchors(index, check_boundary(boundary), length).count()
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -203,8 +162,9 @@ class ReplayBuffer(Shared):
             BufferClosed: the buffer was closed.
         """
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
-        with self._lock:
-            self._changes.add(stream_number(stream, self.streams), step)
+        engine = self.engine
+        with engine.lock:
+            engine.changes.add(stream_number(stream, self.streams), step)
 
     def add_batch(
         self,
@@ -232,8 +192,8 @@ class ReplayBuffer(Shared):
         """
         which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
         lanes = self._intake.lanes(len(which), obs, action, reward, terminated, truncated, final_obs, extras)
-        with self._lock:
-            self._changes.add_lanes(which, lanes)
+        with self.engine.lock:
+            self.engine.changes.add_lanes(which, lanes)
 
     def cut(self, stream: int = 0, *, final_obs: Tree | None = None) -> None:
         """End the running episode of `stream`: the recording stopped here and goes on elsewhere.
@@ -246,9 +206,9 @@ class ReplayBuffer(Shared):
             BufferClosed: the buffer was closed.
         """
         final = None if final_obs is None else self._intake.final(final_obs)
-        with self._lock:
-            self._keeper.check_writable()
-            self._changes.cut(stream_number(stream, self.streams), final)
+        with self.engine.lock:
+            self.engine.check_writable()
+            self.engine.changes.cut(stream_number(stream, self.streams), final)
 
     # --- sampling --------------------------------------------------------------------------------------
 
@@ -321,18 +281,9 @@ class ReplayBuffer(Shared):
         """
         batch_size, length = positive("batch_size", batch_size), positive("length", length)
         burn_in = natural("burn_in", burn_in)
-        sampler = self._uniform if sampler is None else check_sampler("sampler", sampler)
-        with self._turn:
-            self._keeper.check_open()
-            anchors = anchors_of(self._index, boundary, length)
-            layout = self._layouts.get(boundary == "cross", batch_size, burn_in + length, out)
-            self._keeper.drawing(sampler)
-            drawn = sampler.draw(anchors, self._rng, batch_size)
-            batch = layout.allocate(self._blocks) if out is None else out
-            windows = anchors.windows(drawn, burn_in, self._rng)
-            self._gatherer.fill(windows, layout, batch, drawn.weight, self._origins.of(sampler))
-            self._keeper.used()
-        return batch
+        if sampler is not None:
+            check_sampler("sampler", sampler)
+        return self.engine.draw(batch_size, length, boundary, sampler, burn_in, out)
 
     def sample_steps(self, batch_size: int) -> StepBatch:
         """Return `batch_size` single steps with their successors, every settled step being equally likely.
@@ -342,15 +293,7 @@ class ReplayBuffer(Shared):
             BadSetting: `batch_size` is no positive integer. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
-        batch_size = positive("batch_size", batch_size)
-        with self._turn:
-            self._keeper.check_open()
-            anchors = anchors_of(self._index, "inside", 1)
-            self._layouts.get(False, batch_size, 1)  # refuses what is too large
-            self._keeper.drawing()
-            windows = anchors.windows(self._uniform.draw(anchors, self._rng, batch_size), 0, self._rng)
-            assert isinstance(windows, Windows)
-            return self._gatherer.steps(windows, self.spec)
+        return self.engine.draw_steps(positive("batch_size", batch_size))
 
     # --- learning from a batch -------------------------------------------------------------------------
 
@@ -366,14 +309,8 @@ class ReplayBuffer(Shared):
             BadSetting: a batch of another buffer, or drawn by a sampler that keeps no priorities.
             WrongProcess: this is a fork's copy of the buffer.
         """
-        sampler = sampler_of(check_batch(batch, self._origins.buffer))
-        priorities = checked_priorities(sampler, batch, td_errors)
-        with self._turn:
-            self._keeper.check_own()
-            live = self._index.are_live(batch.stream, batch.anchor)
-            self._keeper.using(sampler)
-            sampler.update(self._index, batch.stream[live], batch.anchor[live], priorities[live])
-            self._keeper.used()
+        sampler = sampler_of(check_batch(batch, self.engine.origins.buffer))
+        self.engine.update(sampler, batch, checked_priorities(sampler, batch, td_errors))
 
     def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
         """Store new values of extra fields for the steps of a batch, such as recurrent states or latents.
@@ -388,61 +325,68 @@ class ReplayBuffer(Shared):
         Raises:
             SpecMismatch: an unknown field, or a value that does not fit it. BadSetting: a batch of another buffer.
         """
-        ids = check_batch(batch, self._origins.buffer).step_ids()
-        real = batch.mask & (ids >= 0)
-        checked = checked_extras(self.spec.extras, ids, values)
-        with self._lock:
-            self._keeper.check_writable()
-            real &= self._index.are_live(batch.stream[:, None], ids)
-            slots = self._index.slots(batch.stream[:, None], ids)[real]
-            chosen = {name: np.asarray(value)[real] for name, value in checked.items()}
-            self._changes.rewrite(slots, chosen)
+        ids = check_batch(batch, self.engine.origins.buffer).step_ids()
+        self.engine.rewrite(batch, ids, checked_extras(self.spec.extras, ids, values))
 
-    # --- the file --------------------------------------------------------------------------------------
 
-    @property
-    def path(self) -> Path | None:
-        """Where the replay file is, if there is one."""
-        return self._keeper.path
+def open(
+    path: str | os.PathLike[str],
+    residency: str | None = None,
+    mode: str = "r+",
+    *,
+    episodes: str = "new",
+    seed: int | None = None,
+) -> ReplayBuffer:
+    """Return the buffer that a replay file keeps, with everything in it.
 
-    def flush(self) -> None:
-        """Make everything survive a loss of power, in the file alone: steps, episodes, samplers, random state.
+    Data, episodes, priorities, visit counts and random state come back: the next batch is the one that would
+    have come, if the samplers are made again in the order in which they were first used.
 
-        Raises:
-            FileError: the file cannot be written, and is as it was; or a reader keeps its log from being emptied.
-        """
-        with self._lock:
-            self._keeper.check_open()
-            self._keeper.flush()
+    The environments begin anew when a program does. So the first step that is added to a stream begins a new
+    episode, and an episode that ran when the buffer was closed ends before it, as a cut: no window ever joins two
+    recordings. An episode that ran when the writing process was killed ends as a cut at once.
 
-    def save_as(self, path: str | os.PathLike[str]) -> None:
-        """Write a whole copy of the buffer as a replay file, while others go on using the buffer.
+    A reader draws with random numbers of its own: any number of them draw differently. It may be pickled and
+    copied: it travels as its path, and is opened there as one more reader.
 
-        A copy that this buffer saved there before is brought up to date: what has not changed is not written
-        again. Where the buffer has no file of its own, or it has gone, others wait.
+    Args:
+        path: of the file.
+        residency: where the bytes are to live; None means as before.
+        mode: "r+" to go on writing; "r" to read, also while another process writes: every call sees what
+            was written up to then. What a reader draws changes nothing in the file.
+        episodes: "new", or "continue" if the program puts the environments back to where they were when the file was
+            closed: the next step of a stream then belongs to the episode that was running there.
+        seed: fixes every random choice from here on. None means with "r+" that the file's random state goes on,
+            with "r" that the operating system gives one.
 
-        Raises:
-            FileError: it cannot be written, or something else is there; what was there is as it was.
-        """
-        with ExitStack() as turn:
-            turn.enter_context(self._turn)
-            self._keeper.check_open()
-            self._keeper.save_as(Path(path), turn)
-
-    def close(self) -> None:
-        """Flush, and take and give nothing any more. Closing twice is fine.
-
-        Raises:
-            FileError: the file cannot be flushed; the buffer is closed all the same.
-        """
-        with self._lock:
-            self._turn = self._lock
-            self._keeper.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it is no replay file, a newer one, damaged, or another process writes to it (with "r+").
+        TooLarge: its content does not fit into memory; try residency="packed" or "disk".
+    """
+    if mode not in ("r", "r+"):
+        raise BadSetting(f"mode: wanted 'r+' to write or 'r' to read, got {mode!r}; choose one")
+    if not isinstance(path, (str, os.PathLike)):
+        raise BadSetting(f"path: wanted a path, got {path!r}; pass a name such as 'pong.replay'")
+    if episodes not in ("new", "continue"):
+        raise BadSetting(f"episodes: wanted 'new' or 'continue', got {episodes!r}; choose one")
+    if episodes == "continue" and mode == "r":
+        raise BadSetting("episodes: wanted 'continue' only to write, got it with mode='r'; leave it out")
+    if residency is not None:
+        check_residency(residency, True)
+    if seed is not None:
+        seed = seed_number(seed)
+    file = ReplayFile.open(Path(path), mode)
+    try:
+        return ReplayBuffer.of_file(file, residency, seed, episodes)
+    except MemoryError as error:
+        file.close()
+        if isinstance(error, TooLarge):
+            raise
+        raise TooLarge(
+            f"{path}: wanted memory for what it holds, got none; open it with residency='packed' or 'disk', or close "
+            f"something"
+        ) from error
+    except BaseException:
+        file.close()
+        raise

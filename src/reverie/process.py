@@ -9,8 +9,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Protocol
+from types import MethodType, TracebackType
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -33,22 +33,6 @@ class Bound:
         )
 
 
-class Watched(Protocol):
-    """What has to know of a fork."""
-
-    def _forked(self, at_rest: bool) -> None:
-        """Become the copy of a child process.
-
-        It runs in the child, right after the fork.
-
-        Args:
-            at_rest: no other thread was in the middle of something here; False only after PATIENCE_S.
-        """
-
-    def _guard(self, lock: Any) -> None:
-        """Let `lock` be what is entered from now on; only for what has a lock."""
-
-
 class Refused:
     """Stands for a lock that nobody can have any more: whoever enters it is told why."""
 
@@ -68,32 +52,32 @@ class Shared(Bound):
     """Something that threads take turns at.
 
     Attributes:
-        _lock: held by whoever changes it; _turn: by whoever reads. They are the same until _turn is set.
+        lock: held by whoever changes it; turn: by whoever reads. They are the same until the turn is set.
     """
 
-    _lock: Any
-    _turn: Any
+    lock: Any
+    turn: Any
 
-    def _share(self) -> None:
-        self._lock = self._turn = threading.RLock()
-        watch(self, self._lock)
+    def share(self) -> None:
+        self.lock = self.turn = threading.RLock()
+        watch(self._forked, self.lock, self._guard)
 
     def _guard(self, lock: Any) -> None:
-        if self._turn is self._lock:
-            self._turn = lock
+        if self.turn is self.lock:
+            self.turn = lock
         else:
-            self._turn._guard(lock)
-        self._lock = lock
+            self.turn.guard(lock)
+        self.lock = lock
 
     def _forked(self, at_rest: bool) -> None:
         if not at_rest:
-            self._lock = self._turn = Refused(
+            self.lock = self.turn = Refused(
                 f"wanted a {type(self).__name__} at rest when the process was forked, got one that another thread was "
                 f"at work on; fork while no thread is, or start the process with 'spawn'"
             )
 
 
-_watched: dict[int, tuple[weakref.ref[Any], Any]] = {}  # id -> what has to know, and its lock or None
+_watched: dict[int, tuple[weakref.ref[Any], Any, Any, Any]] = {}  # id -> what has to know; see `Told`
 _noting = threading.RLock()  # held while something is added there
 _one_at_a_time = threading.RLock()
 _under_way: list[_Fork] = []  # one, or one inside of another
@@ -101,11 +85,28 @@ _amid: set[int] = set()  # threads that others wait for, though they hold no loc
 _forks = 0  # of this process and of its ancestors up to here
 
 
-def watch(thing: Any, lock: Any = None) -> None:
-    """Tell a `Watched` of every fork from now on, and hold `lock`, an RLock, during each."""
+class Told(NamedTuple):
+    """Someone who has to know of every fork."""
+
+    forked: Callable[[bool], None]
+    lock: Any  # which is held during the fork; None without
+    guard: Callable[[Any], None] | None
+
+
+def watch(forked: Any, lock: Any = None, guard: Any = None) -> None:
+    """Tell an object of every fork from now on, as long as it lives.
+
+    Args:
+        forked: its method that makes it the copy of a child process, called there right after the fork. It is told
+            whether no other thread was in the middle of something here: False only after PATIENCE_S.
+        lock: an RLock of it, which is held during each fork.
+        guard: with a lock, its method that takes the lock that is entered from then on.
+    """
+    thing = forked.__self__
     key = id(thing)
     with _noting:
-        _watched[key] = weakref.ref(thing, lambda _: _watched.pop(key, None)), lock
+        ref = weakref.ref(thing, lambda _: _watched.pop(key, None))
+        _watched[key] = ref, forked.__func__, lock, None if guard is None else guard.__func__
 
 
 @contextmanager
@@ -119,9 +120,14 @@ def amid() -> Iterator[None]:
         _amid.discard(thread)
 
 
-def _alive() -> list[tuple[Any, Any]]:
-    """Return what is watched, and its locks."""
-    return [(thing, lock) for ref, lock in list(_watched.values()) if (thing := ref()) is not None]
+def _alive() -> list[Told]:
+    """Return those who are watched."""
+    found = [(ref(), forked, lock, guard) for ref, forked, lock, guard in list(_watched.values())]
+    return [
+        Told(MethodType(forked, thing), lock, None if guard is None else MethodType(guard, thing))
+        for thing, forked, lock, guard in found
+        if thing is not None
+    ]
 
 
 def own_stream(rng: np.random.Generator) -> None:
@@ -165,19 +171,18 @@ class _Fork:
     def __init__(self) -> None:
         self.is_over = False  # a child may not touch the event, of which other threads may have the lock
         self.over = threading.Event()
-        self._guarded: dict[int, Any] = {}  # id of a lock -> what it belongs to
+        self._guarded: dict[int, Any] = {}  # id of a lock -> the method that takes the lock that is entered
         self.locks: list[Any] = [_noting]
         self.held: list[Any] = []
 
     def _look(self) -> bool:
         """Put a gate before every lock that has none; return whether there was such a one."""
-        fresh = [
-            (thing, lock) for thing, lock in _alive() if lock is not None and id(lock) not in self._guarded
-        ]
-        for thing, lock in fresh:
-            self._guarded[id(lock)] = thing
-            self.locks.append(lock)
-            thing._guard(_Gate(self, lock))
+        fresh = [told for told in _alive() if told.guard is not None and id(told.lock) not in self._guarded]
+        for told in fresh:
+            assert told.guard is not None
+            self._guarded[id(told.lock)] = told.guard
+            self.locks.append(told.lock)
+            told.guard(_Gate(self, told.lock))
         return bool(fresh)
 
     def hold(self) -> None:
@@ -210,7 +215,7 @@ class _Fork:
         self.is_over = True
         for lock in self.locks:
             if id(lock) in self._guarded:
-                self._guarded[id(lock)]._guard(lock)
+                self._guarded[id(lock)](lock)
         self._release()
 
 
@@ -234,11 +239,11 @@ def _in_child() -> None:
     fork = _under_way.pop()
     held = set(map(id, fork.held))
     _noting = threading.RLock()  # a thread that is not here may have the other one
-    with ExitStack() as told:  # all are told, also when one of them fails
-        told.callback(_one_at_a_time.release)
-        for thing, lock in _alive():
-            told.callback(thing._forked, lock is None or id(lock) in held)
-        told.callback(fork.let_go)
+    with ExitStack() as last:  # all are told, also when one of them fails
+        last.callback(_one_at_a_time.release)
+        for told in _alive():
+            last.callback(told.forked, told.lock is None or id(told.lock) in held)
+        last.callback(fork.let_go)
 
 
 # A thread that is to let go of a lock of ours may need one that other hooks hold during a fork: those of

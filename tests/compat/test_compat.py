@@ -378,7 +378,7 @@ def test_final_observations_of_overwritten_episodes_are_given_back():
             pair.add("terminal", final=True)
         pair.buffer.idx, pair.buffer.full = 0, False
         pair.buffer.cut()
-        sizes.append(pair.buffer._engine.nbytes)
+        sizes.append(pair.buffer._buffer.nbytes)
     assert sizes[-1] == sizes[0]
 
 

@@ -170,7 +170,7 @@ def test_a_cut_that_is_refused_marks_nothing(monkeypatch):
         raise rv.FileError("disk: wanted room, got none; make some")
 
     with monkeypatch.context() as patch:
-        patch.setattr(buffer._engine, "cut", refuse)
+        patch.setattr(buffer._buffer, "cut", refuse)
         with pytest.raises(rv.FileError):
             buffer.cut()
     buffer.steps = 4

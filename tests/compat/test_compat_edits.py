@@ -102,7 +102,7 @@ def test_what_is_no_end_is_refused_when_it_is_met(value):
 def test_other_final_observations_stay():
     """Another look at the ring forgets the final observations of no episode whose end is where it was."""
     buffer = recorded(40, {23, 27, 35})
-    before = buffer._engine.nbytes
+    before = buffer._buffer.nbytes
     for step in (30, 32):
         buffer.terminals[step % 20] = 1
         assert windows(buffer, 1, 12) == right(
@@ -113,14 +113,14 @@ def test_other_final_observations_stay():
         buffer.terminals[buffer.idx - 1] = 0
         buffer.sample_sequence(1)
         buffer.cut()
-    assert buffer._engine.nbytes == before, "final observations of ends that were taken out go"
+    assert buffer._buffer.nbytes == before, "final observations of ends that were taken out go"
 
 
 def test_looking_changes_no_draw():
     """A buffer whose terminals nobody wrote to draws the batches that its engine draws."""
     buffer, twin = recorded(40, {23, 27}), recorded(40, {23, 27})
     for length in (1, 2, 3):
-        batch = twin._engine.sample(128, length)
+        batch = twin._buffer.sample(128, length)
         np.testing.assert_array_equal(buffer.sample_sequence(length)[0], batch.obs)
 
 

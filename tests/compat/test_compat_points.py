@@ -333,11 +333,11 @@ def test_15_a_restored_checkpoint_goes_into_the_file(tmp_path):
     with rv.IRISReplayBuffer.open(tmp_path / "buffer.replay") as buffer:
         for name in ("observations", "actions", "rewards", "terminals"):
             np.testing.assert_array_equal(getattr(buffer, name), getattr(pair.buffer, name))
-        running = buffer._engine.episodes[-1]["ended"] == "running"
+        running = buffer._buffer.episodes[-1]["ended"] == "running"
         buffer.add(frame(8), 0, 0.0, False)
-        assert buffer._engine.episodes[-1]["length"] == 1
+        assert buffer._buffer.episodes[-1]["length"] == 1
         assert buffer.episodes == pair.buffer.episodes
-        assert running == (pair.buffer._engine.episodes[-1]["ended"] == "running")
+        assert running == (pair.buffer._buffer.episodes[-1]["ended"] == "running")
 
 
 def test_15_the_file_of_another_buffer_is_refused(tmp_path):

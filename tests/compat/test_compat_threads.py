@@ -90,7 +90,7 @@ def test_14_all_that_reads_or_writes_holds_the_lock(call, steps):
         code = python_frame.f_code
         inner = code.co_filename.endswith(("gather.py", "plain.py")) or "reverie/index/" in code.co_filename
         if event == "call" and (inner or code.co_name == "idx"):
-            entered.append(buffer._engine._lock._is_owned())
+            entered.append(buffer.engine.lock._is_owned())
 
     sys.setprofile(hook)
     try:

@@ -416,7 +416,7 @@ def test_a_log_names_the_file_it_is_built_on_as_the_page_says(tmp_path):
 
 def test_no_name_is_left_out(pong):
     """Every table, fixed column, meta key, and the version is on the page."""
-    from reverie.file.tables import FORMAT
+    from reverie.file.replay import FORMAT
 
     assert f"format version {FORMAT}" in PAGE.splitlines()[0]
     with closing(sqlite3.connect(pong)) as file:

@@ -161,7 +161,7 @@ def test_the_ways_are_those_that_are_taken(tmp_path):
             obs=zero, action=0, reward=0.0, terminated=ends, truncated=False, final_obs=zero if ends else None
         )
 
-    for step in range(100):
+    for step in range(105):  # a full ring, in the middle of an episode
         add(step % 10 == 9)
     ways = [way(add), way(lambda: buffer.sample(32, 8))]
     buffer.close()

@@ -27,7 +27,7 @@ def filled(seed: int = 0) -> rv.ReplayBuffer:
 
 def from_block(buffer, boundary, sampler):
     """As a feed to CUDA makes it: tensors that are views of one block."""
-    layout = buffer._layouts.get(boundary == "cross", 8, 3)
+    layout = buffer.engine.layouts.get(boundary == "cross", 8, 3)
     block = torch.empty(layout.nbytes, dtype=torch.uint8)
     batch = buffer.sample(8, 3, boundary=boundary, sampler=sampler, out=layout.over(block.numpy()))
     return build(SPEC, views(layout, block), boundary == "cross", without_fields(batch))

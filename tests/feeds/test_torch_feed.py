@@ -17,7 +17,7 @@ import torch
 from reverie.feeds import feed as feeds
 from reverie.feeds.feed import Feed, drawing
 from reverie.torch import feed
-from reverie.torch.ways import SLOTS, Pinned
+from reverie.torch.feed import SLOTS, Pinned
 from support.batches import BOUNDARIES, SAMPLERS, assert_equal, frame_spec, frames, nested_spec, write
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -179,7 +179,7 @@ def test_pinned_slots_are_refilled_only_when_copied():
 
     buffer, twin, copies = frames(), frames(), LateCopies()
     draw = drawing(buffer, 5, 4, "pad_left", None, 1)
-    way = Pinned(draw, buffer.spec, buffer._layouts.get(False, 5, 5), copies)
+    way = Pinned(draw, buffer.spec, buffer.engine.layouts.get(False, 5, 5), copies)
     with Feed(way.make, way.hand_over, 4) as batches:
         held = [next(batches) for _ in range(10)]
     assert copies.blocks == SLOTS == 2

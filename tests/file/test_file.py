@@ -346,7 +346,7 @@ def test_the_file_stops_growing(tmp_path):
                        final_obs=noise if number % 9 == 8 else None)  # fmt: skip
             if number % (4 * RUN) == 0:
                 buffer.flush()
-                sizes.append(buffer._keeper._used_bytes())
+                sizes.append(buffer.engine.changes.budget.used())
     assert max(sizes[2:]) <= 1.1 * sizes[2]
     assert os.path.getsize(tmp_path / "a.replay") <= 1.3 * sizes[2]
 
@@ -374,7 +374,7 @@ def test_a_budget_of_bytes_holds(tmp_path, residency, path, streams):
             buffer.add(obs=frame, action=number, reward=0.0, terminated=ends, truncated=False, stream=stream,
                        final_obs=frame if ends else None)  # fmt: skip
         if number % 5 == 0:
-            used.append(buffer._keeper._used_bytes())
+            used.append(buffer.engine.changes.budget.used())
             held.append(len(buffer))
         if number % 40 == 39:
             batch = buffer.sample(16, 5, sampler=sampler)
@@ -474,7 +474,7 @@ def test_a_copy_brought_up_to_date_is_not_written_again(tmp_path):
 
 def rows_written(buffer, path) -> int:
     """How many rows of runs and episodes a save_as puts."""
-    from reverie.file.tables import ReplayFile
+    from reverie.file.replay import ReplayFile
 
     count = 0
     originals = ReplayFile.put_run, ReplayFile.put_episode

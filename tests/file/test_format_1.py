@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.file.tables import FORMAT, ReplayFile
+from reverie.file.replay import FORMAT, ReplayFile
 from reverie.file.verify import Audit
 
 DATA = Path(__file__).parents[1] / "data"

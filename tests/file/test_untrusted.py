@@ -21,8 +21,7 @@ from reverie.cli.pictures import film
 from reverie.cli.report import report
 from reverie.errors import printable
 from reverie.file.lock import writing_process
-from reverie.file.rows import array_checksum, text_checksum
-from reverie.file.schema import sql_names
+from reverie.file.records import array_checksum, sql_names, text_checksum
 from reverie.file.sqlite import Database
 from reverie.file.verify import verify_file
 from reverie.store import pack, unpack

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
-from reverie.file.tables import ReplayFile
+from reverie.file.records import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
+from reverie.file.replay import ReplayFile
 from reverie.file.verify import Audit
 from reverie.store import pack
 
@@ -215,6 +215,7 @@ def test_a_changed_row_is_found(path, sql, finding):
         ("steps", 5, {"ended": 1}, "stream 0, step 133: it ends an episode, and episode 14 goes on"),
         ("steps", 5, {"reward": b"\0\0"}, "stream 0, step 133, column 'reward': it does not unpack"),
         ("steps", 4, {"obs__frame": b"\2\0\0"}, "stream 0, step 132, column 'obs/frame': it does not unpack"),
+        ("steps", 5, {"obs__frame": b"\2\0\0"}, "stream 0, step 133, column 'obs/frame': it does not unpack"),
         ("steps", 5, {"final_obs/low": b"\0" * 9}, "step 133 of stream 0: its final observation lacks some of its columns"),
         ("episodes", 12, {"final_obs/low": None}, "episode 12: its final observation lacks some of its columns"),
         ("episodes", 12, {"final_obs/low": b"\0"}, "episode 12: its final observation, column 'obs/low': it does not unpack"),

@@ -282,7 +282,7 @@ def test_beta_may_be_annealed():
 def test_a_slot_without_a_live_step_is_never_drawn(make, streams):
     """After an add that was interrupted between eviction and writing, and after the content was replaced."""
     buffer, sampler = Pair(10 * streams, streams, mean_length=4).grow(*[20] * streams).buffer, make()
-    index = buffer._index
+    index = buffer.engine.index
 
     def drawn():
         return {int(step) for _ in range(40) for step in

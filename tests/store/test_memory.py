@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie import buffer
+from reverie.engine import engine
 from reverie.store import memory
 
 
@@ -63,8 +63,8 @@ def test_a_refused_capacity_allocates_nothing(monkeypatch):
     def allocate(*_, **__):
         raise AssertionError("allocated")
 
-    monkeypatch.setattr(buffer, "EpisodeIndex", allocate)
-    monkeypatch.setattr(buffer, "make_stores", allocate)
+    monkeypatch.setattr(engine, "EpisodeIndex", allocate)
+    monkeypatch.setattr(engine, "make_stores", allocate)
     spec = rv.StepSpec(rv.Field((1000,), "uint8"), rv.Field((), "int64"))
     with pytest.raises(rv.TooLarge, match=r"wanted 6\.10 MB of memory, got 1\.00 MB available"):
         rv.ReplayBuffer(spec, 6000)

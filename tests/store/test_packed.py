@@ -119,7 +119,7 @@ def test_frames_that_repeat_become_small_and_noise_hardly_grows():
         buffer = rv.ReplayBuffer(spec, 320, seed=0, residency="packed")
         for number in range(320):
             buffer.add(obs=make(), action=number, reward=0.0, terminated=False, truncated=False)
-        assert buffer._ring._chunks.nbytes <= most
+        assert buffer.engine.store._chunks.nbytes <= most
 
 
 def test_nbytes_follows_what_is_packed():
@@ -141,7 +141,7 @@ def test_nbytes_follows_what_is_packed():
         )
         sizes.append(buffer.nbytes)
     assert max(sizes[20 * RUN :]) <= 1.05 * sizes[12 * RUN]
-    chunks = buffer._ring._chunks
+    chunks = buffer.engine.store._chunks
     assert chunks.nbytes == 8 * len(chunks._runs) + sum(len(run["obs"]) for run in chunks._runs if run)
     assert "packed" in repr(buffer)
 
@@ -175,9 +175,9 @@ def test_a_run_survives_packing(dtype):
 def test_helpers_unpack_every_run_once(cores):
     """However many cores share the work, the batch is the same, and an error in a helper is passed on."""
     plain, packed = pair(RUN * 30, 1, 700)
-    packed._ring._helpers._cores = cores
+    packed.engine.store._helpers._cores = cores
     assert_same(plain, packed, draws=2)
-    for run in packed._ring._chunks._runs:
+    for run in packed.engine.store._chunks._runs:
         if run is not None:
             run["obs/camera"] = b"\x01broken"
     with pytest.raises(rv.FileError, match="no zstd frame"):

@@ -26,7 +26,7 @@ import zstandard
 import reverie as rv
 from reverie.cli.pictures import film
 from reverie.cli.report import report
-from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
+from reverie.file.records import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
 from reverie.file.verify import verify_file
 from reverie.spec import tree_build
 

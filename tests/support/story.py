@@ -121,8 +121,8 @@ class Story:
 
 def heads(buffer: rv.ReplayBuffer) -> list[int]:
     """The id that the next step of each stream gets."""
-    with buffer._turn:
-        return buffer._index.head.tolist()
+    with buffer.engine.turn:
+        return buffer.engine.index.head.tolist()
 
 
 def check(
@@ -136,8 +136,8 @@ def check(
         noted: (streams, capacity of each) one more than the ids whose notes must have been written back.
         finals: whether each end has the final observation that the story says.
     """
-    with buffer._turn:
-        index = buffer._index
+    with buffer.engine.turn:
+        index = buffer.engine.index
         listed = buffer.episodes
         rows = index.live_episodes()
         for stream in range(story.streams):
@@ -158,7 +158,7 @@ def _check_steps(buffer, story, stream, ids, noted) -> None:
     slots = stream * story.each + ids % story.each
     for name, wanted in columns(stream, ids, story.seed).items():
         got = np.zeros_like(wanted)
-        buffer._ring.gather(name, slots, got)
+        buffer.engine.store.gather(name, slots, got)
         if name == "extras/note":
             new = rewritten(ids)
             assert ((got == wanted) | (got == new)).all(), (stream, ids[(got != wanted) & (got != new)])
@@ -181,13 +181,13 @@ def _check_episodes(buffer, story, stream, head, tail, listed, rows, finals) -> 
     assert listed["stop"].tolist() == stops[live].tolist(), stream
     sums = np.append(0.0, rewards(stream, np.arange(head), story.seed).cumsum(dtype=np.float64))
     assert listed["return"].tolist() == (sums[stops] - sums[starts])[live].tolist(), stream
-    index = buffer._index
+    index = buffer.engine.index
     for entry, row in zip(listed, rows.tolist(), strict=True):
         stop = int(entry["stop"])
         fate = int(story.fates(stream, np.array([stop - 1]))[0])
         torn = stop in story.torn.get(stream, ())
         # Whoever reopens a file to write cuts what was torn; a reader may come before that.
-        past = stop < head or (torn and buffer._keeper._journal is not None)
+        past = stop < head or (torn and buffer.engine.changes.writer is not None)
         open_end = ("running",) if fate == GOES_ON and not torn else ("running", "cut")
         wanted = {TERMINATED: ("terminated",), TRUNCATED: ("truncated",)}.get(
             fate, ("cut",) if past else open_end
@@ -200,7 +200,7 @@ def _check_episodes(buffer, story, stream, head, tail, listed, rows, finals) -> 
         else:
             known = True
             assert final is not None, (stream, stop)
-            np.testing.assert_array_equal(buffer._finals.gather("obs", np.array([place]))[0], final)
+            np.testing.assert_array_equal(buffer.engine.finals.gather("obs", np.array([place]))[0], final)
         if fate in (TERMINATED, TRUNCATED) and finals:
             assert known == (final is not None), (stream, stop)
         if fate == CUT and finals and final is not None and past:  # what it is now it stays
@@ -235,8 +235,8 @@ def check_batch(batch: rv.SequenceBatch, story: Story) -> None:
 
 def read_all(buffer: rv.ReplayBuffer) -> None:
     """Read every row of a buffer's file, all of which check themselves, and let SQLite check its own."""
-    file = buffer._keeper.file
-    with buffer._turn:
+    file = buffer.engine.file
+    with buffer.engine.turn:
         assert file.db.integrity() == []
         for run, _ in file.runs():
             file.run(run.number)

@@ -315,7 +315,7 @@ def test_only_missing_values_are_made():
     mirror.sample(1, 3, obs="tokens")
     assert 1 <= tokenizer.seen <= 4  # as many as the window shows
     mirror.update("tokens")
-    finals = int((buffer._index.final_slot[buffer._index.live_episodes()] >= 0).sum())
+    finals = int((buffer.engine.index.final_slot[buffer.engine.index.live_episodes()] >= 0).sum())
     assert finals > 0
     assert tokenizer.seen == 30 + finals
     for _ in range(20):

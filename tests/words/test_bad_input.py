@@ -116,7 +116,7 @@ BATCHES = {
 
 def state(buffer: rv.ReplayBuffer) -> list:
     """Everything the buffer holds, as bytes."""
-    columns = {**buffer._ring.columns, **buffer._finals.columns}
+    columns = {**buffer.engine.store.columns, **buffer.engine.finals.columns}
     return [
         {name: column.tobytes() for name, column in columns.items()},
         buffer.episodes.tobytes(),

@@ -12,17 +12,7 @@ import numpy as np
 
 from reverie.engine import list_episodes
 from reverie.errors import printable
-from reverie.file import (
-    FORMAT,
-    LACKS_LOG,
-    Sums,
-    View,
-    log_bytes,
-    sampler_entries,
-    sums,
-    viewing,
-    writing_process,
-)
+from reverie.file import FORMAT, LACKS_LOG, Sums, View, viewing
 from reverie.index import NO_FINAL
 from reverie.store import format_bytes
 
@@ -44,13 +34,13 @@ def report(path: Path, episodes: int = 5) -> Iterator[str]:
     with viewing(path) as view, view.file.db.reading():
         yield from map(printable, _overview(view, path))
         yield ""
-        yield from map(printable, _columns(view, sums(view.file)))
+        yield from map(printable, _columns(view, view.sums()))
         yield ""
         yield from _streams(view)
         yield ""
         yield from _episodes(view, episodes)
         yield ""
-        yield from _samplers(sampler_entries(view.file.meta("samplers")))
+        yield from _samplers(view.samplers())
 
 
 def _overview(view: View, path: Path) -> Iterator[str]:
@@ -59,7 +49,7 @@ def _overview(view: View, path: Path) -> Iterator[str]:
     ends = Counter(table["ended"].tolist())
     streams = "1 stream" if settings.streams == 1 else f"{settings.streams} streams"
     yield f"file        {path}, a replay file of format version {FORMAT}"
-    yield f"state       {_state(view, path)}"
+    yield f"state       {_state(view)}"
     yield (
         f"steps       {index.live_steps():,} live of {settings.capacity:,}, in {streams}; "
         f"{int(index.head.sum()):,} were added in all"
@@ -78,17 +68,16 @@ def _overview(view: View, path: Path) -> Iterator[str]:
         f"kept        residency {settings.residency}, durability {settings.durability}, "
         f"{f'at most {format_bytes(most)}' if most else 'no limit of bytes'}"
     )
-    waiting = log_bytes(view.file.db.place) or 0
+    waiting = view.log_bytes
     yield (
         f"size        {format_bytes(path.stat().st_size)}, of which {format_bytes(view.file.db.used_bytes)} in use"
         f"{f'; {format_bytes(waiting)} more in its log' if waiting else ''}"
     )
 
 
-def _state(view: View, path: Path) -> str:
-    writer = writing_process(path)
-    if writer is not None:
-        return f"{writer} writes to it now"
+def _state(view: View) -> str:
+    if view.writer is not None:
+        return f"{view.writer} writes to it now"
     if view.file.meta("clean"):
         return "closed; an episode that runs ends when the next step is added"
     if view.file.lacks_log():

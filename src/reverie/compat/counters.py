@@ -25,17 +25,17 @@ class RingCounters(Bound):
 
     size: int
 
-    def _take(self, engine: ReplayBuffer) -> None:
-        """Become the face of an engine."""
-        self._engine = engine
-        ring = self._engine._ring
+    def _take(self, buffer: ReplayBuffer) -> None:
+        """Become another face of a buffer's engine."""
+        self._buffer, self.engine = buffer, buffer.engine
+        ring = self.engine.store
         assert isinstance(ring, Ring)
         self.observations: Frames = ring.columns["obs"]
         self.actions: Floats = ring.columns["action"]
         self.rewards: Floats = ring.columns["reward"]
         self.terminals: Floats = ring.columns["extras/terminals"]
         self._set: dict[str, int] = {}  # counters that were set from outside and not yet acted upon
-        self._steps_before = 0  # steps of an earlier life: `steps` minus the engine's head
+        self._steps_before = 0  # steps of an earlier life: `steps` minus the head
         self._ends = (0, 0)  # terminations among the steps before an id, and that id
         self._moved = False  # the head was set from outside: what comes next belongs to another recording
 
@@ -46,7 +46,7 @@ class RingCounters(Bound):
 
     def __len__(self) -> int:
         """Return the transitions stored now."""
-        with self._engine._lock:
+        with self.engine.lock:
             return self.size if self.full else self.idx
 
     @property
@@ -66,7 +66,7 @@ class RingCounters(Bound):
     @property
     def full(self) -> bool:
         """Whether the ring has wrapped."""
-        return bool(self._set.get("full", len(self._engine) == self.size))
+        return bool(self._set.get("full", len(self._buffer) == self.size))
 
     @full.setter
     def full(self, value: bool) -> None:
@@ -84,8 +84,8 @@ class RingCounters(Bound):
     @property
     def episodes(self) -> int:
         """Terminations ever seen."""
-        with self._engine._lock:
-            self._engine._keeper.settle()
+        with self.engine.lock:
+            self.engine.settle()
             return self._set.get("episodes", self._count_ends())
 
     @episodes.setter
@@ -93,9 +93,9 @@ class RingCounters(Bound):
         self._set_counter("episodes", value, MOST)
 
     def _head(self) -> int:
-        with self._engine._lock:
-            self._engine._keeper.settle()
-            return self._engine._index.head.item(0)
+        with self.engine.lock:
+            self.engine.settle()
+            return self.engine.index.head.item(0)
 
     def _set_counter(self, name: str, value: Any, limit: int) -> None:
         # A checkpoint helper hands back what it loaded: 0-d arrays and NumPy scalars are counters, too.
@@ -106,18 +106,18 @@ class RingCounters(Bound):
             good = False
         if not good:
             raise BadSetting(f"{name}: wanted an integer in 0..{limit}, got {value!r}; check the checkpoint")
-        with self._engine._lock:
-            self._engine._keeper.check_writable()
+        with self.engine.lock:
+            self.engine.check_writable()
             self._set[name] = int(number)
 
     def _settle(self) -> None:
         """Act upon counters that were set, and upon an end that was written to the newest step."""
-        if self._set or (self._engine._index.open_episode[0] >= 0 and self.terminals[self.idx - 1] != 0.0):
+        if self._set or (self.engine.index.open_episode[0] >= 0 and self.terminals[self.idx - 1] != 0.0):
             self._read_ring()
 
     def _agreeing(self, draw: Callable[[], T], agrees: Callable[[T], bool]) -> T:
         """Return what `draw` draws; where `terminals` was written by hand meanwhile, read the ring and draw again."""
-        self._engine._keeper.check_open()
+        self.engine.check_open()
         self._settle()
         drawn = draw()
         if not agrees(drawn):
@@ -127,7 +127,7 @@ class RingCounters(Bound):
 
     def _was_edited(self) -> bool:
         """Return whether `terminals` tells of other ends than those that were added."""
-        index = self._engine._index
+        index = self.engine.index
         rows = index.live_episodes()
         ends = index.stop[rows[(index.ended[rows] & TERMINATED) != 0]] - 1
         marked = self.terminals[: len(self)]
@@ -151,7 +151,7 @@ class RingCounters(Bound):
         starts = np.concatenate([[0], stops])[:-1]
         ends = terminals[stops - 1]
         kinds = np.where(ends == 1.0, TERMINATED, np.where(np.signbit(ends), CUT, RUNNING))
-        index = self._engine._index
+        index = self.engine.index
         rows = index.live_episodes()
         finals = dict(zip(index.stop[rows].tolist(), index.final_slot[rows].tolist(), strict=True))
         # A checkpoint brings other frames; where only ends were written by hand, final observations stay.
@@ -177,19 +177,19 @@ class RingCounters(Bound):
             self._set.clear()
             self._note()
 
-        self._engine._keeper.replace(replace)
+        self.engine.changes.replace(replace)
 
     def _note(self) -> None:
         """Let the replay file, if there is one, keep what the engine does not know."""
         count = self._count_ends()
-        self._engine._keeper.note(episodes=count, steps_before=self._steps_before, moved=self._moved)
+        self.engine.memories.note(episodes=count, steps_before=self._steps_before, moved=self._moved)
 
     def _count_ends(self) -> int:
         """Return the terminations ever seen, the newest one being counted now if it has not been yet.
 
         A step and its count cannot change in one instant: Ctrl-C can come between. So the count follows.
         """
-        index, (count, before) = self._engine._index, self._ends
+        index, (count, before) = self.engine.index, self._ends
         newest = index.begun.item(0) - 1 - (index.open_episode.item(0) >= 0)
         if newest >= index.dropped.item(0):
             row = index.episode_of(0, newest)

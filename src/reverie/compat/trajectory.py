@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -16,12 +17,14 @@ from reverie.compat.transitions import (
     UINT8,
     Floats,
     Frames,
+    TransitionIntake,
     action_value,
     final_frame,
     frame,
     own_words,
     terminal_flag,
 )
+from reverie.engine import Intake
 from reverie.errors import BadSetting, BufferFull, SpecMismatch
 
 LISTS = ("observations", "actions", "rewards", "terminals")
@@ -166,31 +169,37 @@ class IRISOnPolicyBuffer:
         if not isinstance(buffer, (IRISReplayBuffer, ReplayBuffer)):
             raise BadSetting(f"buffer: wanted a replay buffer, got {type(buffer).__name__}; pass one of ours")
         steps = self._steps()
-        engine = buffer._engine if isinstance(buffer, IRISReplayBuffer) else buffer
-        with engine._lock, own_words():
-            engine._keeper.check_open()
+        engine = buffer.engine
+        with engine.lock, own_words():
+            engine.check_open()
             if isinstance(buffer, IRISReplayBuffer) and stream != 0:
                 raise SpecMismatch(
                     f"stream: wanted 0, got {stream!r}; an IRISReplayBuffer has one: leave it out"
                 )
-            stream = stream_number(stream, engine.streams)
-            # All are checked before the first is stored.
+            stream = stream_number(stream, engine.settings.streams)
+            check: Callable[..., Any]
+            cut: Callable[[], None]
+            add: Callable[..., None]
             if isinstance(buffer, IRISReplayBuffer):
-                cut, store = buffer.cut, buffer._store
-                ready = [buffer._intake.step(*_spelled(step)) for step in steps]
+                ready = [_spelled(step, "terminal") for step in steps]
+                check = TransitionIntake(buffer.obs_shape, buffer.action_size).step
+                cut, add = buffer.cut, buffer.add
             else:
-                cut, store = partial(engine.cut, stream), partial(engine._changes.add, stream)
-                ready = [engine._intake.step(*_spelled(step), {}) for step in steps]
-            head = engine._index.head.item(stream)
+                ready = [_spelled(step, "terminated") for step in steps]
+                check = partial(Intake(buffer.spec).step, extras={})
+                cut, add = partial(buffer.cut, stream), partial(buffer.add, stream=stream)
+            for step in ready:  # all are checked before the first is stored
+                check(**step)
+            head = engine.index.head.item(stream)
             try:
                 if ready:
                     cut()
-                    for one in ready:
-                        store(one)
+                    for step in ready:
+                        add(**step)
                     cut()
             finally:  # what is there is not moved again
-                engine._keeper.settle()
-                moved = engine._index.head.item(stream) - head
+                engine.settle()
+                moved = engine.index.head.item(stream) - head
                 for name in LISTS:
                     setattr(self, name, getattr(self, name)[moved:])
 
@@ -233,10 +242,11 @@ class IRISOnPolicyBuffer:
         return Transition(obs, action, reward_number(reward, f"rewards[{number}]"), terminal)
 
 
-def _spelled(step: Transition) -> tuple[Any, Any, Any, Any, Any, Any]:
-    """Return a step as the arguments of a buffer's intake."""
+def _spelled(step: Transition, end_name: str) -> dict[str, Any]:
+    """Return a step as the arguments of a buffer's `add`, which calls an end `end_name`."""
     end = step.terminal if isinstance(step.terminal, End) else End(bool(step.terminal), False, None)
-    return step.obs, step.action, step.reward, bool(end), end.truncated, end.final_obs
+    told = {end_name: bool(end), "truncated": end.truncated, "final_obs": end.final_obs}
+    return {"obs": step.obs, "action": step.action, "reward": step.reward, **told}
 
 
 def _action_like(action: Any, like: int | float | Floats | None, name: str) -> int | float | Floats:

@@ -51,7 +51,7 @@ class TransitionIntake:
         self._shape, self._size = shape, size
         self._one_hots = list(np.eye(size, dtype=np.float32)) if size <= SHORT else []
 
-    def step(self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: Any, final: Any) -> Step:
+    def step(self, obs: Any, action: Any, reward: Any, terminal: Any, truncated: Any, final_obs: Any) -> Step:
         """Return a step that fits, or raise SpecMismatch. What comes most often is seen without a call."""
         size = self._size
         if type(obs) is not np.ndarray or obs.dtype is not UINT8 or obs.shape != self._shape:
@@ -76,9 +76,9 @@ class TransitionIntake:
         if truncated is not False and flag("truncated", truncated):
             ended, marker = ended | TRUNCATED, marker or SEAM
         values = {"obs": obs, "action": vector, "extras/terminals": marker, "reward": reward}
-        if final is None:
+        if final_obs is None:
             return values, reward, ended, None
-        return values, reward, ended, {"obs": final_frame(final, self._shape, bool(ended))}
+        return values, reward, ended, {"obs": final_frame(final_obs, self._shape, bool(ended))}
 
 
 def frame_shape(value: Any) -> tuple[int, ...]:

@@ -1,20 +1,26 @@
-"""Memory and file of one buffer meet here."""
+"""Memory and file of one buffer meet here.
 
-from reverie.engine.engine import Keeper
-from reverie.engine.feedback import checked_extras, checked_priorities, sampler_of
+`Engine` is what a buffer is: lock, index, stores, samplers and the one writer of its file. It promises that a change
+has happened in memory and in the file alike, or in neither: it is decided, written, and only then published.
+`Intake` and the functions beside it check what users pass. `Gatherer` and `Layouts` make batches of what was drawn.
+"""
+
+from reverie.engine.engine import Engine
+from reverie.engine.face import Face
 from reverie.engine.gather import Gatherer
 from reverie.engine.layout import ROW_LEAVES, SEQUENCE_LEAVES, Layout, Layouts
-from reverie.engine.steps import Intake, Step
+from reverie.engine.steps import Intake, Step, checked_extras, checked_priorities, sampler_of
 from reverie.engine.table import ENDED_NAMES, EpisodeTable, describe, list_episodes
 
 __all__ = [
     "ENDED_NAMES",
     "ROW_LEAVES",
     "SEQUENCE_LEAVES",
+    "Engine",
     "EpisodeTable",
+    "Face",
     "Gatherer",
     "Intake",
-    "Keeper",
     "Layout",
     "Layouts",
     "Step",

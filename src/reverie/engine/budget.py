@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from reverie.file import FinalStore, ReplayFile, Store
+from reverie.file import FinalStore, ReplayFile, Settings, Store
 from reverie.index import NO_FINAL, RUN, EpisodeIndex, Eviction, Ints
 from reverie.store import PackedFinals, PackedRing
 
@@ -13,54 +13,53 @@ class Budget:
     """Chooses the runs that have to go before new ones begin. It changes nothing in memory.
 
     Args:
-        limit: bytes that `used` may come to.
-        used: bytes taken now.
-        run_bytes: most bytes that one run may come to take, final observations included.
+        settings: of the buffer: how many bytes `used` may come to, and how many a run may come to take.
         index, store, finals: the buffer's memory.
         file: the replay file, or None.
-        counts_file: whether the bytes are those of the file.
     """
 
     def __init__(
         self,
-        limit: int,
-        used: Callable[[], int],
-        run_bytes: int,
+        settings: Settings,
         index: EpisodeIndex,
         store: Store,
         finals: FinalStore,
         file: ReplayFile | None,
-        counts_file: bool,
     ) -> None:
+        assert settings.max_bytes is not None
         assert isinstance(store, PackedRing)
         assert isinstance(finals, PackedFinals)
-        self._limit = limit
-        self._used = used
-        self._run_bytes = run_bytes
+        self._limit, self._run_bytes = settings.max_bytes, settings.raw_run_bytes
         self._index, self._store, self._finals = index, store, finals
         self._file = file
-        self._counts_file = counts_file
-        self._runs = index.runs
+        self._counted = (
+            file if settings.residency == "disk" else None
+        )  # the file whose bytes count, if they do
 
-    def is_asked(self, streams: Sequence[int]) -> bool:
-        """Whether the next step of one of these streams begins a run."""
-        return any(self._runs.of_id(stream, self._index.head.item(stream))[1] == 0 for stream in streams)
+    def used(self) -> int:
+        """Return the bytes taken now, of the file or of memory."""
+        if self._counted is not None:
+            return self._counted.db.used_bytes
+        return self._store.nbytes + self._index.nbytes + self._finals.nbytes
 
-    def evictions(self, streams: Sequence[int]) -> list[Eviction]:
-        """Return what has to go before the next step of each of `streams`.
+    def beginning(self, streams: Sequence[int]) -> int:
+        """Return how many of these streams begin a run with their next step."""
+        index = self._index
+        return sum(index.runs.of_id(stream, index.head.item(stream))[1] == 0 for stream in streams)
+
+    def evictions(self, beginning: int) -> list[Eviction]:
+        """Return what has to go before so many runs begin.
 
         Where there is a file, the runs are dropped there, inside of the caller's transaction.
         """
-        index = self._index
-        beginning = sum(self._runs.of_id(stream, index.head.item(stream))[1] == 0 for stream in streams)
-        wanted, freed, tails = beginning * self._run_bytes, 0, index.tail.copy()
+        wanted, freed, tails = beginning * self._run_bytes, 0, self._index.tail.copy()
         chosen: list[Eviction] = []
-        while beginning and self._used() - freed + wanted > self._limit:
+        while beginning and self.used() - freed + wanted > self._limit:
             eviction = self._oldest(tails)
             if eviction is None:
                 break
             chosen.append(eviction)
-            if not self._counts_file:
+            if self._counted is None:
                 freed += self._freed(eviction, tails.item(eviction.stream))
             if self._file is not None:
                 self._file.drop_run(eviction.run)
@@ -72,8 +71,8 @@ class Budget:
         index = self._index
         stream = int((index.head - tails).argmax())
         tail, head = tails.item(stream), index.head.item(stream)
-        number, row = self._runs.of_id(stream, tail)
-        after = tail - row + self._runs.steps(number)
+        number, row = self._index.runs.of_id(stream, tail)
+        after = tail - row + self._index.runs.steps(number)
         if head - after <= RUN:  # at least one sealed run stays, to tell where the stream stands
             return None
         return Eviction(stream, after, number)

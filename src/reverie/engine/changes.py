@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.engine.budget import Budget
+from reverie.engine.memories import Memories
 from reverie.engine.steps import Lanes, Step
 from reverie.errors import FileError
-from reverie.file import FinalStore, Remembered, Store, Told, Writer, put_ended
+from reverie.file import FinalStore, ReplayFile, Settings, Store, Told, Writer, put_ended
 from reverie.index import NO_FINAL, EpisodeIndex, Eviction, Ints
-from reverie.spec import Column
 from reverie.store import Finals, PackedRing
 
 Values = Mapping[str, Any]
@@ -36,57 +36,73 @@ class Changes:
     file, is published again as a whole; any other is dropped. So it has happened, or it has not.
 
     Args:
-        columns: name and field of every stored column.
+        settings: of the buffer.
         index, store, finals: the buffer's memory.
+        file: its replay file, or None.
+        memories: what is remembered beside the steps; the next write brings the file its news.
 
     Attributes:
-        journal: writes to the buffer's file; None without one.
+        writer: writes to the buffer's file; None without one, and while nothing may be written to it.
         budget: holds the buffer to a number of bytes; None without such a limit.
-        news: returns named values that the next write brings to the file.
-        told: is called when it has.
         check: refuses a change before it is decided; None while the buffer is open and has no file and no budget.
     """
 
     def __init__(
-        self, columns: tuple[Column, ...], index: EpisodeIndex, store: Store, finals: FinalStore
+        self,
+        settings: Settings,
+        index: EpisodeIndex,
+        store: Store,
+        finals: FinalStore,
+        file: ReplayFile | None,
+        memories: Memories,
     ) -> None:
-        self._dtypes = {column.name: column.field.dtype for column in columns}
+        self._dtypes = {column.name: column.field.dtype for column in settings.stored}
         self._index, self._store, self._finals = index, store, finals
+        self._memories = memories
         self._final_room = finals if isinstance(finals, Finals) else None
-        self.journal: Writer | None = None
-        self.budget: Budget | None = None
-        self.news: Callable[[], dict[str, Any]] = dict
-        self.told: Callable[[], None] = _nothing
+        self.writer: Writer | None = None
+        self.budget = None if settings.max_bytes is None else Budget(settings, index, store, finals, file)
         self.check: Callable[[], None] | None = None
         self._pending: Pending | None = None
 
     # --- the changes -----------------------------------------------------------------------------------
 
     def add(self, stream: int, step: Step) -> None:
-        """Store one step."""
+        """Store one step.
+
+        It is the call that comes most often. What most steps need is done here, with few calls.
+        """
         if self._pending is not None:
             self.settle()
+        index, writer, happened = self._index, self.writer, None
+        values, amount, ended, final = step
         if self.check is not None:
             self.check()
-            self._add_told(stream, step)
-            return
-        values, amount, ended, final = step
-        index = self._index
+            if writer is not None:  # what goes into the file is what memory will hold
+                values, final = self._owned(values), None if final is None else self._owned(final)
+                happened = partial(writer.has_steps, (stream,), (index.head.item(stream),), None)
         if final is not None or index.begins(stream):
             self._make_room((stream,), final is not None)
+        if self.check is not None and not self._is_alone(stream):
+            publish = partial(self._publish_step, stream, values, amount, ended, final)
+            self._write([stream], partial(list, [(values, ended, final)]), publish)
+            return
         index.found = None
-        self._pending = self._publish_step, (stream, values, amount, ended, final), None
+        self._pending = self._publish_step, (stream, values, amount, ended, final), happened
+        if writer is not None:
+            try:
+                writer.step(stream, values, ended, final)
+            except FileError as error:
+                self._was_refused(error)
+                raise
         self._publish_step(stream, values, amount, ended, final)
         self._pending = None
 
-    def _add_told(self, stream: int, step: Step) -> None:
-        """Store one step where a file or a budget has to be asked."""
-        values, amount, ended, final = step
-        if self.journal is not None:  # what goes into the file is what memory will hold
-            values, final = self._owned(values), None if final is None else self._owned(final)
-        self._make_room((stream,), final is not None)
-        publish = partial(self._publish_step, stream, values, amount, ended, final)
-        self._write([stream], lambda: [(values, ended, final)], publish)
+    def _is_alone(self, stream: int) -> bool:
+        """Whether nothing else has to be written or dropped with the next step of a stream."""
+        if self.budget is not None:
+            return False
+        return self.writer is None or (self.writer.is_single(stream) and not self._memories.news())
 
     def add_lanes(self, streams: Ints, lanes: Lanes) -> None:
         """Store one step for each of several streams, all or none."""
@@ -95,7 +111,7 @@ class Changes:
         values, rewards, ended, final = lanes
         if self.check is not None:
             self.check()
-        if self.journal is not None:  # what goes into the file is what memory will hold
+        if self.writer is not None:  # what goes into the file is what memory will hold
             values, final = self._owned(values), None if final is None else self._owned(final)
             rewards = values["reward"]
         else:  # what is stored is what is added up
@@ -125,38 +141,44 @@ class Changes:
             final = self._owned(final)
             self._make_room((), 1)
         publish = partial(self._publish_cut, stream, final)
-        journal = self.journal
-        if journal is None or not journal.each_step:
+        writer = self.writer
+        if writer is None or not writer.each_step:
             # The file has no more of this episode than the last sealed run: the next one brings the end.
             self._carry_out(publish, None, None)
             return
         number = self._index.order.item(row)
         self._carry_out(
-            publish, partial(journal.has_cut, number), partial(journal.cut, stream, final, self.news())
+            publish,
+            partial(writer.has_cut, number),
+            partial(writer.cut, stream, final, self._memories.news()),
         )
-        self.told()
+        self._memories.told()
 
     def rewrite(self, slots: Ints, values: Values) -> None:
         """Store new values, which nobody else holds, for steps that lie there already."""
         self.settle()
         if not len(slots):
             return
-        journal = self.journal
-        if journal is None:
+        writer = self.writer
+        if writer is None:
             self._carry_out(partial(self._store.rewrite, slots, values), None, None)
             return
-        ticket = journal.rewrites + 1
+        ticket = writer.rewrites + 1
         self._carry_out(
             partial(self._store.rewrite, slots, values),
-            partial(journal.has_rewritten, ticket),
-            partial(journal.rewrite, slots, values, ticket),
+            partial(writer.has_rewritten, ticket),
+            partial(writer.rewrite, slots, values, ticket),
         )
 
-    def replace(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
-        """Replace all there is; `publish` may be called again, and `memories` returns what else is remembered."""
+    def replace(self, publish: Callable[[], None]) -> None:
+        """Replace all that memory holds, by what `publish` does to the index, and what the file holds.
+
+        While the file cannot be written, nothing else can be done: the two would part company. So `publish` may
+        be called again.
+        """
         self.settle()
-        self._pending = self._publish_all, (publish, memories), None
-        self._publish_all(publish, memories)
+        self._pending = self._publish_all, (publish,), None
+        self._publish_all(publish)
         self._pending = None
 
     # --- how they are carried out ----------------------------------------------------------------------
@@ -175,8 +197,8 @@ class Changes:
             self._finals.retain(self._index.live_final_slots())
         if isinstance(self._store, PackedRing):
             self._store.recount()
-        if self.journal is not None:
-            self.journal.resume()
+        if self.writer is not None:
+            self.writer.resume()
         if happened is None or happened():
             publish(*args)
         self._pending = None
@@ -193,17 +215,24 @@ class Changes:
             try:
                 write()
             except FileError as error:
-                # It was refused: nothing was written. But memory may be lacking for what follows a write that
-                # was done; then the file is asked later.
-                if not isinstance(error.__cause__, MemoryError):
-                    self._pending = None
+                self._was_refused(error)
                 raise
         publish()
         self._pending = None
 
+    def _was_refused(self, error: FileError) -> None:
+        """Drop the pending change: nothing was written.
+
+        But memory may be lacking for what follows a write that was done; then the file is asked later.
+        """
+        if not isinstance(error.__cause__, MemoryError):
+            self._pending = None
+
     def _write(self, streams: list[int], rows: Callable[[], list[Any]], publish: Callable[[], None]) -> None:
         """Tell the file of a step for each of `streams`, hold the budget, and publish."""
-        journal, budget = self.journal, self.budget
+        writer, budget = self.writer, self.budget
+        beginning = 0 if budget is None else budget.beginning(streams)
+        make_room = partial(budget.evictions, beginning) if budget is not None and beginning else None
         evictions: list[Eviction] = []
         heads = [self._index.head.item(stream) for stream in streams]
 
@@ -212,22 +241,18 @@ class Changes:
                 self._publish_eviction(eviction)
             publish()
 
-        if journal is None:
-            if budget is not None:
-                evictions += budget.evictions(streams)
+        if writer is None:
+            if make_room is not None:
+                evictions += make_room()
             self._carry_out(published, None, None)
             return
 
-        make_room = (
-            None if budget is None or not budget.is_asked(streams) else partial(budget.evictions, streams)
-        )
-
         def happened() -> bool:
-            return journal.has_steps(streams, heads, None if make_room is None else evictions)
+            return writer.has_steps(streams, heads, None if make_room is None else evictions)
 
         def write() -> None:
-            if journal.steps(streams, rows(), self.news(), make_room, evictions):
-                self.told()
+            if writer.steps(streams, rows(), self._memories.news(), make_room, evictions):
+                self._memories.told()
 
         self._carry_out(published, happened, write)
 
@@ -282,16 +307,17 @@ class Changes:
     def _publish_cut(self, stream: int, final: Values | None) -> None:
         self._index.cut(stream, NO_FINAL if final is None else self._finals.put(final))
 
-    def _publish_all(self, publish: Callable[[], None], memories: Callable[[], Remembered]) -> None:
+    def _publish_all(self, publish: Callable[[], None]) -> None:
         publish()
         self._finals.retain(self._index.live_final_slots())
-        if self.journal is not None:
-            with self.journal.file.db.writing():
-                self.journal.put_all(memories())
-            self.journal.all_put()
+        if self.writer is not None:
+            with self.writer.file.db.writing():
+                self.writer.put_all(self._memories.all())
+            self.writer.all_put()
 
     def _publish_eviction(self, eviction: Eviction) -> None:
         self._finals.release(self._index.evict(eviction.stream, eviction.tail))
+        assert isinstance(self._store, PackedRing)  # no other is held to a budget
         self._store.drop_run(eviction.run)
 
 

@@ -1,156 +1,172 @@
-"""What ties a buffer to its replay file, if it has one: every change is told here before memory changes."""
+"""The engine of a buffer: what there is in memory and in the file, and what is done with it."""
 
 from __future__ import annotations
 
-import threading
-import uuid
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from reverie.engine.budget import Budget
+from reverie.batch import Batch, Origins, StepBatch
 from reverie.engine.changes import Changes
-from reverie.errors import BufferClosed, FileError, FileTaken, ReplayError, WrongProcess
+from reverie.engine.copies import Copies
+from reverie.engine.gather import Chosen, Gatherer
+from reverie.engine.layout import Layouts
+from reverie.engine.memories import Memories
+from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.file import (
-    FinalStore,
+    Closable,
+    Follower,
     Reader,
-    Remembered,
     ReplayFile,
-    SamplerStates,
     Settings,
-    Store,
     Writer,
-    copy_file,
-    copy_memory,
-    generator_state,
-    recall,
-    remember,
-    remember_rest,
-    snapshot,
+    close_at_exit,
+    make_file,
+    make_stores,
+    removed_on_error,
+    reserve_for,
 )
-from reverie.index import EpisodeIndex
-from reverie.process import own_stream, watch
-from reverie.samplers import Sampler
+from reverie.index import Anchors, EpisodeIndex, Ints, Windows, anchors_of
+from reverie.process import Shared, own_stream
+from reverie.samplers import Sampler, Uniform
+from reverie.store import Blocks
 
 
-class Keeper:
-    """Keeps a buffer's file in step with its memory, and its memory within its budget of bytes.
+class Engine(Shared):
+    """Memory, file and samplers of one buffer, which threads take turns at.
 
-    The caller holds the buffer's lock.
+    Its verbs take the lock, or the turn to read, themselves; a class around it holds `lock` or `turn` for more
+    than one of them. Steps change through `changes` alone, whose caller holds the lock.
 
     Args:
-        settings: of the buffer.
+        settings: of the buffer, checked.
         rng: its generator.
-        index, store, finals: its memory.
-        file: its replay file, or None.
+        file: its replay file, or None. `begin` or `resume` says what it has to do with memory.
 
     Attributes:
-        notes: JSON values by name, for a class around the buffer; they come back after a resume.
-        turns: over the buffer's lock.
+        index, store, finals: the memory: integers, steps, final observations.
+        changes: adds, cuts, rewrites and replaces steps, in memory and in the file alike.
+        memories: what is remembered beside the steps: random state, samplers, notes.
+        gatherer, layouts, origins: what makes a batch of what is drawn.
+        closed: whether the buffer was closed.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        rng: np.random.Generator,
-        index: EpisodeIndex,
-        store: Store,
-        finals: FinalStore,
-        file: ReplayFile | None,
-    ) -> None:
-        self._settings = settings
-        self._rng = rng
-        self._index, self._store, self._finals = index, store, finals
-        self.file = file
+    _instead = "send what it holds, or the path of its file"
+
+    def __init__(self, settings: Settings, rng: np.random.Generator, file: ReplayFile | None) -> None:
+        self.settings, self.file = settings, file
+        self.index = index = EpisodeIndex(settings.streams, settings.capacity // settings.streams)
+        self.store, self.finals = make_stores(settings.residency, settings.stored, index.runs, file)
+        self.memories = Memories(rng, index)
+        self.changes = Changes(settings, index, self.store, self.finals, file, self.memories)
+        self.columns = settings.spec.columns()
+        self.gatherer = Gatherer(self.columns, index, self.store, self.finals)
+        self.layouts, self.origins, self._blocks = Layouts(settings.spec), Origins(), Blocks()
+        self._uniform = Uniform()
         self.closed = False
-        self.notes: dict[str, Any] = {}
-        self.turns = threading.Condition()
-        self._journal: Writer | None = None
-        self._samplers = SamplerStates()
-        self._used: Sampler | None = None  # by a draw or an update that is not through
-        self._uses = 0  # draws and updates so far
-        self._flushed: tuple[int, int, int] | None = (
-            None  # episodes begun and dropped, and uses, at the last flush
-        )
-        self._identity = uuid.uuid4().hex  # by which copies know whose they are
-        # Whether random numbers were drawn, and notes taken, that the file does not know of.
-        self._drawn = self._noted = False
-        self.changes = Changes(settings.stored, index, store, finals)
-        self.changes.news, self.changes.told = self._news, self._told
-        limit = settings.max_bytes
-        if limit is not None:
-            self.changes.budget = Budget(
-                limit,
-                self._used_bytes,
-                settings.raw_run_bytes,
-                index,
-                store,
-                finals,
-                file,
-                settings.residency == "disk",
-            )
-        if file is not None or limit is not None:
-            self.changes.check = self.check_writable
-        self._copier: int | None = None  # the thread that copies the file now
         self._is_copy = False  # of a buffer of the process that this one was forked from
         self._was_writer = False  # and that process writes to the file
-        watch(self)
+        if file is not None or settings.max_bytes is not None:
+            self.changes.check = self.check_writable
+        self.share()  # from here on there is a lock, and a turn to read
+        self._copies = Copies(self.lock)
 
     def _forked(self, at_rest: bool) -> None:
         """In a forked child: draw random numbers of its own, and be told of every step, to refuse it."""
         self._is_copy, self.changes.check = True, self.check_writable
-        self._was_writer = self._was_writer or self._journal is not None
-        self._journal = self.changes.journal = None
-        own_stream(self._rng)
+        self._was_writer = self._was_writer or self.changes.writer is not None
+        self.changes.writer = None
+        own_stream(self.memories.rng)
+        super()._forked(at_rest)
 
     @property
     def path(self) -> Path | None:
         """Where the file is, if there is one."""
         return None if self.file is None else self.file.db.path
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that steps, the index and final observations take."""
+        return self.store.nbytes + self.index.nbytes + self.finals.nbytes
+
     # --- the beginning ---------------------------------------------------------------------------------
 
-    def loader(self) -> Reader:
-        """Return what brings the file into memory; samplers' states wait for their samplers from now on."""
+    @classmethod
+    def create(cls, owner: Closable, settings: Settings, rng: np.random.Generator, path: Path | None) -> Self:
+        """Return the engine of an empty buffer, and make its file if there is a path.
+
+        Memory stays reserved as long as `owner` lives, which is closed when the program ends.
+        """
+        reserve_for(owner, settings)
+        file = None if path is None else make_file(path, settings, rng)
+        with removed_on_error(file):
+            engine = cls(settings, rng, file)
+            if file is not None:
+                close_at_exit(owner, file)
+                engine.begin()
+            return engine
+
+    @classmethod
+    def of_file(cls, owner: Closable, settings: Settings, rng: np.random.Generator, file: ReplayFile) -> Self:
+        """Return the engine of a buffer that a file keeps; `resume` fills its memory. `owner` is as in `create`."""
+        reserve_for(owner, settings)
+        engine = cls(settings, rng, file)
+        if file.db.mode != "r":
+            close_at_exit(owner, file)
+        return engine
+
+    def begin(self, reader: Reader | None = None) -> None:
+        """Begin to write to the file, which holds what memory holds: what `reader` loaded, or nothing.
+
+        The episodes that ran when another process was killed at writing end here.
+        """
         assert self.file is not None
-        self.notes, rows = recall(self.file, self._samplers)
-        return Reader(self.file, self._settings.stored, self._index, self._store, self._finals, rows)
+        writer = self.writer_of(self.file)
+        if reader is not None:
+            writer.go_on_from(reader)
+            self.memories.differ()
+        self.changes.writer = writer
+        clean = self.file.meta("clean")
+        writer.begin()
+        if not clean:
+            for stream in self._running():
+                self.changes.cut(stream, None)
 
-    def write(self, loader: Reader | None = None) -> None:
-        """Begin to write to the file, which holds what memory holds: what `loader` loaded, or nothing."""
+    def resume(self, episodes: str) -> None:
+        """Load what the file holds, and go on writing to it unless it is open for reading; see `reverie.open`."""
         assert self.file is not None
-        journal = self._journal_of(self.file)
-        if loader is not None:
-            journal.go_on_from(loader)
-            self._drawn = True  # the generator may have another seed than the file knows
-        self._journal = self.changes.journal = journal
+        places = self.memories.recall(self.file)
+        reader = Reader(self.file, self.settings.stored, self.index, self.store, self.finals, places)
+        if self.file.db.mode == "r":
+            self.turn = Follower(self.file, reader, self.lock)
+            with self.turn:
+                return
+        reader.load()
+        self.begin(reader)
+        if episodes == "new":
+            self.index.seams.update(self._running())
 
-    def was_killed(self) -> bool:
-        """Whether the process that wrote to the file before was killed; from now on it is this one."""
-        assert self._journal is not None
-        clean = self._journal.file.meta("clean")
-        self._journal.begin()
-        return not clean
+    def _running(self) -> list[int]:
+        """Return the streams whose newest episode has not ended."""
+        running: list[int] = np.flatnonzero(self.index.open_episode >= 0).tolist()
+        return running
 
-    def _journal_of(self, file: ReplayFile) -> Writer:
-        settings = self._settings
-        return Writer(file, settings.stored, self._index, self._store, self._finals, settings.durability)
+    def writer_of(self, file: ReplayFile) -> Writer:
+        """Return what writes what memory holds into a file."""
+        settings = self.settings
+        return Writer(file, settings.stored, self.index, self.store, self.finals, settings.durability)
 
-    def _used_bytes(self) -> int:
-        if self._settings.residency == "disk" and self.file is not None:
-            return self.file.db.used_bytes
-        return self._store.nbytes + self._index.nbytes + self._finals.nbytes
-
-    # --- what happens ----------------------------------------------------------------------------------
+    # --- who may ---------------------------------------------------------------------------------------
 
     def check_open(self) -> None:
         """Refuse anything after close; settle what an interrupt left."""
         if self.closed:
             raise BufferClosed("wanted an open buffer, got a closed one; make a new one, or close it later")
-        if self._was_writer and self._store.reads_file:
+        if self._was_writer and self.store.reads_file:
             raise WrongProcess(
                 f"{self.path}: wanted the process that writes to the file, got a fork of it, which cannot follow; "
                 f"open it there with reverie.open(path, mode='r')"
@@ -169,159 +185,131 @@ class Keeper:
     def check_writable(self) -> None:
         """Refuse to write after close, in a fork, and to a file that is open for reading."""
         self.check_own()
-        if self.file is not None and self._journal is None:
+        if self.file is not None and self.changes.writer is None:
             raise FileError(
                 f"{self.file.db.path}: wanted a buffer open for writing, got one open for reading; "
                 f"open it with mode='r+'"
             )
 
-    def replace(self, publish: Callable[[], None]) -> None:
-        """Replace all that memory holds, by what `publish` does to the index, and what the file holds.
-
-        While the file cannot be written, nothing else can be done: the two would part company.
-        """
-        self.changes.replace(publish, self._remember)
-
-    def drawing(self, sampler: Sampler | None = None) -> None:
-        """Random numbers are about to be drawn, by a sampler if one is given."""
-        self._drawn = True
-        if sampler is not None:
-            self.using(sampler)
-            self._samplers.meet(sampler)
-
-    def using(self, sampler: Sampler) -> None:
-        """A sampler is about to change; `used` says that it has."""
-        sampler.mark()
-        self._uses += 1
-        self._used = sampler
-
-    def used(self) -> None:
-        """The sampler that is in use has changed as a whole."""
-        self._samplers.keep()
-        self._used = None
-
     def settle(self) -> None:
         """Bring to an end what an interrupt left half done."""
-        if self._used is not None:
-            self._used.rewind()
-            self._samplers.rewind()
-            self._used = None
+        self.memories.settle()
         self.changes.settle()
 
-    def note(self, **values: Any) -> None:
-        """Take notes, which are in the file with the next step."""
-        self.notes = {**self.notes, **values}
-        self._noted = True
+    # --- drawing ---------------------------------------------------------------------------------------
 
-    def _news(self) -> dict[str, Any]:
-        """Return what the next write into the file has to bring with it."""
-        news: dict[str, Any] = {"notes": self.notes} if self._noted else {}
-        if self._drawn:
-            news["rng"] = generator_state(self._rng)
-        return news
+    @contextmanager
+    def reading(self) -> Iterator[EpisodeIndex]:
+        """Take the turn to read, and settle what an interrupt left; it may be closed."""
+        with self.turn:
+            self.settle()
+            yield self.index
 
-    def _told(self) -> None:
-        self._drawn = self._noted = False
+    def draw(
+        self,
+        batch_size: int,
+        length: int,
+        boundary: str,
+        sampler: Sampler | None,
+        burn_in: int,
+        out: Batch | None,
+    ) -> Batch:
+        """Return windows of checked sizes; see `ReplayBuffer.sample`."""
+        with self.turn:
+            self.check_open()
+            anchors = anchors_of(self.index, boundary, length)
+            layout = self.layouts.get(boundary == "cross", batch_size, burn_in + length, out)
+            batch = layout.allocate(self._blocks) if out is None else out
+            chosen = self.choose(anchors, batch_size, burn_in, self._uniform if sampler is None else sampler)
+            self.gatherer.fill(chosen, layout, batch)
+            self.memories.used()
+        return batch
+
+    def choose(self, anchors: Anchors, count: int, burn_in: int, sampler: Sampler) -> Chosen:
+        """Choose windows, in a turn to read; `memories.used` says that the batch has come of it."""
+        memories = self.memories
+        memories.drawing(sampler)
+        drawn = sampler.draw(anchors, memories.rng, count)
+        windows = anchors.windows(drawn, burn_in, memories.rng)
+        return Chosen(windows, drawn.weight, self.origins.of(sampler))
+
+    def draw_steps(self, batch_size: int) -> StepBatch:
+        """Return single steps; see `ReplayBuffer.sample_steps`."""
+        with self.turn:
+            self.check_open()
+            anchors = anchors_of(self.index, "inside", 1)
+            self.layouts.get(False, batch_size, 1)  # refuses what is too large
+            self.memories.drawing()
+            rng = self.memories.rng
+            windows = anchors.windows(self._uniform.draw(anchors, rng, batch_size), 0, rng)
+            assert isinstance(windows, Windows)
+            return self.gatherer.steps(windows, self.settings.spec)
+
+    @contextmanager
+    def drawing_with(self, rng: np.random.Generator) -> Iterator[None]:
+        """Draw with another generator inside; the buffer's own is as it was when the lock is free again."""
+        with self.lock, self.memories.drawing_with(rng):
+            yield
+
+    # --- learning from a batch -------------------------------------------------------------------------
+
+    def update(self, sampler: Sampler, batch: Batch, priorities: npt.NDArray[np.float64]) -> None:
+        """Give the live windows of a batch checked priorities."""
+        with self.turn:
+            self.check_own()
+            live = self.index.are_live(batch.stream, batch.anchor)
+            self.memories.using(sampler)
+            sampler.update(self.index, batch.stream[live], batch.anchor[live], priorities[live])
+            self.memories.used()
+
+    def rewrite(self, batch: Batch, ids: Ints, values: dict[str, Any]) -> None:
+        """Store checked values of extra fields for those of a batch's steps that are live."""
+        streams = batch.stream[:, None]
+        with self.lock:
+            self.check_writable()
+            real = batch.mask & (ids >= 0) & self.index.are_live(streams, ids)
+            chosen = {name: np.asarray(value)[real] for name, value in values.items()}
+            self.changes.rewrite(self.index.slots(streams, ids)[real], chosen)
 
     # --- bringing it to the disk -----------------------------------------------------------------------
 
     def flush(self) -> None:
         """Make everything survive a loss of power, in the file alone, without its log."""
-        if self._was_writer:
-            self.check_own()
-        if self._journal is not None:
-            self._await_copy()
-            self.check_open()  # another thread may have closed it meanwhile
-            self._flush(clean=False)
+        with self.lock:
+            self.check_open()
+            if self._was_writer:
+                self.check_own()
+            if self.changes.writer is not None:
+                self._copies.wait()
+                self.check_open()  # another thread may have closed it meanwhile
+                self._flush(self.changes.writer, clean=False)
 
-    def save_as(self, path: Path, turn: ExitStack) -> None:
-        """Write a copy.
-
-        Args:
-            path: of the copy.
-            turn: holds the buffer's lock; it is closed as soon as the buffer may change again.
-        """
-        if self.file is None:
-            copy_memory(path, self._identity, self._settings, self._remember(), self._journal_of)
-            return
-        try:
-            self.flush()
-            astray = self.file.db.is_astray
-        except FileError:  # a full disk, say; memory holds everything
-            astray = True
-        if astray:
-            copy_memory(path, self._identity_of_file(), self._settings, self._remember(), self._journal_of)
-            return
-        try:
-            self._copy_file(self.file, path, turn)
-        except FileTaken:
-            raise
-        except FileError:  # of the copy, or of a file that is damaged while what is in memory is not
-            if self._journal is None or self._store.reads_file:
-                raise
-            with self.turns:
-                self.check_open()  # others went on meanwhile
-                copy_memory(
-                    path, self._identity_of_file(), self._settings, self._remember(), self._journal_of
-                )
-
-    def _copy_file(self, file: ReplayFile, path: Path, turn: ExitStack) -> None:
-        try:
-            with snapshot(file.db.place) as source:
-                ends = [self._index.tail.tolist(), self._index.head.tolist()]
-                if self._journal is not None:
-                    self._copier = threading.get_ident()
-                turn.close()
-                # A reader's memory may be of a moment before that of the snapshot.
-                copy_file(source, path, [] if self._journal is None else ends)
-        finally:
-            with self.turns:
-                self._copier = None
-                self.turns.notify_all()
-
-    def _identity_of_file(self) -> str:
-        """Return the identity by which copies of the file know whose they are."""
-        assert self.file is not None
-        try:
-            return str(self.file.meta("identity"))
-        except FileError:  # it is damaged; what is in memory is not
-            return self._identity
-
-    def _await_copy(self) -> None:
-        """Wait, and let others use the buffer, while another thread copies the file: it needs the log as it is."""
-        while self._copier not in (None, threading.get_ident()):
-            self.turns.wait()
+    def save_as(self, path: Path) -> None:
+        """Write a copy; others may go on as soon as all of it can be read from the file."""
+        self._copies.save(self, path)
 
     def close(self) -> None:
         """Flush and close the file. Closing twice is fine."""
-        if self._journal is not None:
-            self._await_copy()
-        self.closed = True  # from now on; what follows is done again if it was interrupted
-        self.changes.check = self.check_writable
-        if self.file is None or self.file.closed:
-            return
-        try:
-            self.settle()
-            if self._journal is not None:
-                self._flush(clean=True)
-                self._journal = self.changes.journal = None
-        except ReplayError as error:
-            if not isinstance(error.__cause__, MemoryError):  # then closing again may succeed
-                self.file.close()
-            raise
-        self.file.close()
+        with self.lock:
+            self.turn = self.lock  # nothing is read from the file any more
+            if self.changes.writer is not None:
+                self._copies.wait()
+            self.closed = True  # from now on; what follows is done again if it was interrupted
+            self.changes.check = self.check_writable
+            if self.file is None or self.file.closed:
+                return
+            try:
+                self.settle()
+                if self.changes.writer is not None:
+                    self._flush(self.changes.writer, clean=True)
+                    self.changes.writer = None
+            except ReplayError as error:
+                if not isinstance(error.__cause__, MemoryError):  # then closing again may succeed
+                    self.file.close()
+                raise
+            self.file.close()
 
-    def _flush(self, clean: bool) -> None:
-        """Flush; what samplers and episodes came to is told only if that has changed since the last flush."""
-        assert self._journal is not None
-        index = self._index
-        now = index.next_order, int(index.dropped.sum()), self._uses
-        named, arrays = (
-            self._remember() if now != self._flushed else (remember_rest(self._rng, index, self.notes), None)
-        )
-        self._journal.flush(named, arrays, clean)
-        self._flushed = now
-        self._told()
-
-    def _remember(self) -> Remembered:
-        return remember(self._rng, self._samplers, self._index, self.notes)
+    def _flush(self, writer: Writer, clean: bool) -> None:
+        named, arrays = self.memories.unflushed()
+        writer.flush(named, arrays, clean)
+        self.memories.flushed()

@@ -1,9 +1,9 @@
-"""From addresses to arrays: fills a batch."""
+"""Fills batches: copies what the drawn addresses name out of the stores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,14 @@ from reverie.spec import Column, StepSpec, tree_build
 from reverie.store import Ring
 
 Array = npt.NDArray[Any]
+
+
+class Chosen(NamedTuple):
+    """What a batch will show."""
+
+    windows: Windows | CrossWindows
+    weight: npt.NDArray[Any] | None  # (B,) importance weights; None for ones
+    origin: Origin  # whose they are and who drew them, for what a learner gives back later
 
 
 class Gatherer:
@@ -34,23 +42,9 @@ class Gatherer:
         self._finals = finals
         self._plain = store if isinstance(store, Ring) else None
 
-    def fill(
-        self,
-        windows: Windows | CrossWindows,
-        layout: Layout,
-        batch: Batch,
-        weight: npt.NDArray[Any] | None,
-        origin: Origin,
-    ) -> None:
-        """Fill every array of `batch`, which was laid out for such windows.
-
-        Args:
-            windows: what to show.
-            layout: of the batch.
-            batch: where.
-            weight: (B,) importance weights; None for ones.
-            origin: whose they are and who drew them, for what a learner gives back later.
-        """
+    def fill(self, chosen: Chosen, layout: Layout, batch: Batch) -> None:
+        """Fill every array of `batch`, which was laid out so for such windows."""
+        windows, weight, origin = chosen
         if isinstance(windows, Windows):
             assert isinstance(batch, SequenceBatch)
             self._sequences(windows, batch, layout.parts(batch))
@@ -91,7 +85,7 @@ class Gatherer:
             self._ends(windows, at_end, batch, parts.arrays)
 
     def _fields(self, windows: Windows, at_end: Ints, arrays: Mapping[str, Array]) -> None:
-        """Copy what is stored; what stands in place of a successor that is not is `_ends`' business."""
+        """Copy the stored values; `_ends` fills in what follows an episode's last step."""
         length, capacity = windows.length, self._index.capacity
         if not windows.whole:
             slots = self._clipped_slots(windows, at_end)

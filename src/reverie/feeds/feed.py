@@ -159,7 +159,7 @@ class _Line(Generic[Made]):
         self._stopped = False
         # A condition's lock is reentrant: garbage collection may call `stop` inside any line below.
         self._changed = threading.Condition()
-        watch(self)
+        watch(self._forked)
 
     def _forked(self, at_rest: bool) -> None:
         self.thread, self._ready = None, deque()  # what is ready is for the parent

@@ -1,32 +1,46 @@
-"""The replay file: SQLite, its tables, its one writer, its readers, copies, and whether it is whole."""
+"""The replay file: one SQLite database that holds a buffer whole. `docs/format.md` says what is in it.
 
+This room knows the file and the memory that is made from it; it never decides what a buffer does. It promises:
+
+- Every change is one transaction, written before memory changes: the file is always as it was after one of them.
+- After a flush the file alone, without its log, holds everything and survives a loss of power.
+- One process writes, whatever names the file has; any number read along, each call of one moment.
+- Nothing is believed: what a file holds is checked against checksums, limits and the recovery rule, which stands in
+  `recovery` alone. Whatever is wrong is a FileError that names a remedy.
+- A copy is whole or not there.
+"""
+
+from reverie.file.contents import Told
 from reverie.file.copies import copy_file, copy_memory, snapshot
-from reverie.file.following import Follower
-from reverie.file.lock import writing_process
-from reverie.file.place import log_bytes
-from reverie.file.reader import Reader
-from reverie.file.resume import (
+from reverie.file.reader import Follower, Reader
+from reverie.file.replay import (
+    FORMAT,
+    Closable,
+    ReplayFile,
     close_at_exit,
-    generator,
     make_file,
     read_settings,
-    recall,
-    remember,
-    remember_rest,
     removed_on_error,
 )
 from reverie.file.settings import Settings, check_settings, reserve_for
-from reverie.file.state import Remembered, SamplerStates, generator_state, sampler_entries
+from reverie.file.state import (
+    Remembered,
+    SamplerStates,
+    generator,
+    generator_state,
+    recall,
+    remember,
+    remember_rest,
+)
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
-from reverie.file.survey import LACKS_LOG, Sums, sums
-from reverie.file.tables import FORMAT, ReplayFile
-from reverie.file.verify import verify_file
-from reverie.file.view import View, viewing
-from reverie.file.writer import Told, Writer
+from reverie.file.verify import LACKS_LOG, verify_file
+from reverie.file.view import Sums, View, viewing
+from reverie.file.writer import Writer
 
 __all__ = [
     "FORMAT",
     "LACKS_LOG",
+    "Closable",
     "FinalStore",
     "Follower",
     "Reader",
@@ -46,7 +60,6 @@ __all__ = [
     "copy_memory",
     "generator",
     "generator_state",
-    "log_bytes",
     "make_file",
     "make_stores",
     "put_ended",
@@ -56,10 +69,7 @@ __all__ = [
     "remember_rest",
     "removed_on_error",
     "reserve_for",
-    "sampler_entries",
     "snapshot",
-    "sums",
     "verify_file",
     "viewing",
-    "writing_process",
 ]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from reverie.errors import FileTaken
 from reverie.file.lock import discard_left, put_in_place
-from reverie.file.place import BESIDE_COPY, discard, inode, is_there, sync_folder, told, vacant
-from reverie.file.resume import SETTINGS, fits_tables, make_file, read_settings
-from reverie.file.settings import Settings
+from reverie.file.place import BESIDE_COPY, discard, inode, is_there, path_errors, sync_folder, vacant
+from reverie.file.records import RunRecord
+from reverie.file.replay import ReplayFile, fits_tables, make_file, read_settings
+from reverie.file.settings import SETTINGS, Settings
 from reverie.file.state import Remembered, generator_from
-from reverie.file.tables import ReplayFile, Run
 from reverie.file.writer import Writer
 from reverie.process import amid
 
@@ -51,8 +51,8 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
                 target.put_run(*source.run(number))
         for stream in range(settings.streams):
             target.drop_steps(stream)
-        for row in source.steps():
-            target.put_step(row)
+        for step in source.steps():
+            target.put_step(step)
         episodes = source.episodes()
         known = {episode.number: episode for episode in target.episodes()}
         target.drop_other_episodes({episode.number for episode in episodes})
@@ -79,7 +79,7 @@ def copy_memory(
         identity: of the buffer.
         settings: of the buffer.
         remembered: what it knows beside steps and episodes.
-        writer_of: returns its journal for a file.
+        writer_of: returns its writer for a file.
     """
     rng = generator_from(remembered[0]["rng"])
     with _target(path, identity, settings, lambda draft: make_file(draft, settings, rng, identity)) as target:
@@ -94,7 +94,7 @@ def _check_heads(source: ReplayFile, ends: list[list[int]]) -> None:
         raise source.db.damaged("its newest steps are others than those that were written")
 
 
-def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[Run, bytes]]]:
+def _by_number(file: ReplayFile) -> Iterator[tuple[int, tuple[RunRecord, bytes]]]:
     return ((run.number, (run, crcs)) for run, crcs in file.runs())
 
 
@@ -105,7 +105,7 @@ def _target(
     """Yield the copy at `path`, open for writing inside of one transaction, or a new one that then goes there."""
     if is_there(path):
         with closing(ReplayFile.open(path, "r+")) as target:
-            target.db.limit_row(settings.most_row_bytes)
+            target.db.limit_row(settings.most_record_bytes)
             if target.meta("copy_of", "-") != identity or not fits_tables(settings, target):
                 raise FileTaken(
                     f"{path}: wanted a free path or a copy that this buffer saved there, got another file; "
@@ -119,7 +119,7 @@ def _target(
     # Filled beside its place and then linked there: whoever is killed meanwhile leaves no half copy.
     draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
     try:
-        with told(path, "to write a copy"):
+        with path_errors(path, "to write a copy"):
             discard_left(place.parent, f"{place.name}.saving-")
             with closing(make(draft)) as target, target.db.syncing():
                 yield target

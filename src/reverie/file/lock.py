@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from reverie.errors import FileError
-from reverie.file.handles import borrow, give_back, inode_of
-from reverie.file.place import discard, inode, remove_logs
+from reverie.file.place import borrow, discard, give_back, inode, inode_of, remove_logs
 from reverie.process import watch
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # elsewhere it is a module
 
 # Where the locked byte lies: beyond those that SQLite locks, and beyond the end of any file.
 PLACE = 2**62
@@ -59,7 +58,7 @@ class WriterLock:
         if fcntl is None:  # pragma: no cover - Windows
             return
         locked = (place if draft is None else draft) if _of_open_files() else self._note
-        watch(self)
+        watch(self._forked)
         for last in (False, True):
             try:
                 if locked == self._note:

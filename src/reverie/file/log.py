@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import IO
 
-from reverie.file.handles import borrow, give_back
+from reverie.file.place import borrow, give_back
 
 MAGIC = b"SQLite format 3\0"
 COOKIE = slice(40, 44)  # where schema_version stands in the first page

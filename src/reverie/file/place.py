@@ -1,15 +1,20 @@
-"""The place of a replay file: what its path leads to, and the names beside it."""
+"""The place of a replay file: what its path leads to, the names beside it, and descriptors of what lies there."""
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reverie.errors import FileError, FileMissing, FileTaken
 
+Inode = tuple[int, int]
+# It is closed in another program, and a pipe is not waited for.
+FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 LOGS = ("-wal", "-journal", "-shm")  # what SQLite puts beside a file
 # The longest that is put behind the name of a file that is there, is being made, or is being copied to.
 BESIDE, BESIDE_NEW, BESIDE_COPY = "-journal", ".new-4194304-journal", ".saving-4194304.new-4194304-journal"
@@ -17,7 +22,7 @@ PATH_BYTES = 504  # SQLite takes no longer path
 
 
 @contextmanager
-def told(path: Path, wanted: str) -> Iterator[None]:
+def path_errors(path: Path, wanted: str) -> Iterator[None]:
     """Raise as a FileError what the system says about a path; but that a name is taken stays what it is."""
     try:
         yield
@@ -43,7 +48,7 @@ def existing(path: Path) -> Path:
     Raises:
         FileMissing: there is none. FileError: it is no file, or cannot be reached.
     """
-    with told(path, "a replay file"):
+    with path_errors(path, "a replay file"):
         try:
             found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -65,7 +70,7 @@ def vacant(path: Path, beside: str = BESIDE_NEW) -> Path:
         FileTaken: there is something already. FileMissing: its folder is not there.
         FileError: it cannot lie there.
     """
-    with told(path, "a place for a new file"):
+    with path_errors(path, "a place for a new file"):
         folder = Path(os.path.realpath(path.parent))
         try:
             is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
@@ -93,7 +98,7 @@ def is_there(path: Path) -> bool:
     Raises:
         FileError: nobody can tell, since the path cannot be walked.
     """
-    with told(path, "a path to write to"):
+    with path_errors(path, "a path to write to"):
         try:
             os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -101,7 +106,7 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def inode(place: str | Path) -> tuple[int, int] | None:
+def inode(place: str | Path) -> Inode | None:
     """Return which file lies at a place, whatever names it has; None if there is none."""
     try:
         found = os.stat(place)
@@ -175,3 +180,89 @@ def _check_logs(path: Path, place: Path) -> None:
                 f"{path}: wanted a log beside it, got something that is no file at {place.name}{suffix}; "
                 f"remove that"
             )
+
+
+# --- descriptors ---------------------------------------------------------------------------------------------
+
+# When a process closes any descriptor of a file, the system drops all POSIX locks that this process has on the file,
+# those of SQLite included. So a descriptor waits here until the last connection to its file is closed.
+_turn = threading.RLock()
+_connections: Counter[Inode] = Counter()  # file -> connections of this process
+# file -> descriptors that nobody uses, and whether they are open for writing, too
+_waiting: defaultdict[Inode, list[tuple[int, bool]]] = defaultdict(list)
+
+
+def connected(inode: Inode | None) -> None:
+    """Take note of a connection to a file; None is one that was gone at once."""
+    with _turn:
+        if inode is not None:
+            _connections[inode] += 1
+
+
+def disconnected(inode: Inode | None, process: int) -> None:
+    """Take note that a connection that a process made is closed, and close what waits for the last one."""
+    if inode is None or process != os.getpid():  # a fork has its parent's connections, which do not count
+        return
+    with _turn:
+        _connections[inode] -= 1
+        if _connections[inode] <= 0:
+            del _connections[inode]
+            for handle, _ in _waiting.pop(inode, ()):
+                _close(handle)
+
+
+def borrow(place: str | os.PathLike[str], write: bool) -> int:
+    """Return a descriptor of a file, for reading or for both, which is to be given back.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    found = os.stat(place)
+    with _turn:
+        # Looked for before one is opened: what is opened beside a connection cannot be closed at once.
+        waiting = _waiting.get((found.st_dev, found.st_ino), [])
+        for one in waiting:
+            if one[1] == write:
+                waiting.remove(one)
+                return one[0]
+    return os.open(place, (os.O_RDWR if write else os.O_RDONLY) | FLAGS)
+
+
+def give_back(handle: int, write: bool) -> None:
+    """Close a descriptor, now or when no connection needs the locks on its file any more."""
+    with _turn:
+        try:
+            inode = inode_of(handle)
+        except OSError:  # nobody can tell what it is of
+            _close(handle)
+            return
+        if _connections[inode] > 0:
+            _waiting[inode].append((handle, write))
+        else:
+            _close(handle)
+
+
+def inode_of(handle: int) -> Inode:
+    """Return which file a descriptor is of."""
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino
+
+
+def _close(handle: int) -> None:
+    with suppress(OSError):
+        os.close(handle)
+
+
+def _forget_all() -> None:
+    """In a fork: its parent's locks are not its own, and its parent's descriptors must not keep locks alive."""
+    global _turn
+    _turn = threading.RLock()
+    for handles in _waiting.values():
+        for handle, _ in handles:
+            _close(handle)
+    _waiting.clear()
+    _connections.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,4 +1,4 @@
-"""What a buffer was asked to be, checked, and as the replay file keeps it."""
+"""The settings of a buffer: checked when it is made, and read from its replay file."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import numpy as np
 
 from reverie.checks import REWARD, positive
 from reverie.errors import BadSetting
-from reverie.file.schema import MOST_COLUMNS
-from reverie.file.stores import check_residency, row_bytes
+from reverie.file.records import MOST_COLUMNS
+from reverie.file.stores import check_residency, step_bytes
 from reverie.index import RUN
 from reverie.spec import Column, StepSpec
 from reverie.store import reserve
 from reverie.values import most_array_bytes
 
-# How many times smaller frames are taken to become, where a budget of bytes has to be turned into steps.
+# A budget of bytes becomes a number of steps: frames are taken to pack so many times smaller.
 ASSUMED_PACKING = 32
 LEAST_RUNS = 12  # of each stream that a budget must have room for, not packed
 INDEX_BYTES = np.dtype(np.int32).itemsize  # what the index takes for a step
 STREAM_BYTES = 512  # what the index, the stores, and whoever goes through them, take for a stream
 MOST_STREAMS = 1 << 16
+# Under which names the file keeps them.
+SETTINGS = ("spec", "capacity", "streams", "run", "residency", "durability", "max_bytes")
 
 
 class Settings(NamedTuple):
@@ -41,6 +43,11 @@ class Settings(NamedTuple):
         return stored_columns(self.spec)
 
     @property
+    def each(self) -> int:
+        """Steps that each stream keeps."""
+        return self.capacity // self.streams
+
+    @property
     def raw_run_bytes(self) -> int:
         """Most bytes that a run may come to take, final observations included, from when it begins to its seal."""
         # In the file it lies there twice, as steps and as a run, and pages are not filled to the last byte.
@@ -48,9 +55,9 @@ class Settings(NamedTuple):
         return times * RUN * sum(column.field.nbytes for column in self.stored)
 
     @property
-    def row_bytes(self) -> int:
+    def step_bytes(self) -> int:
         """Bytes of memory that one step takes, as far as that is known beforehand."""
-        return row_bytes(self.residency, self.stored) + INDEX_BYTES
+        return step_bytes(self.residency, self.stored) + INDEX_BYTES
 
     @property
     def stream_bytes(self) -> int:
@@ -59,8 +66,8 @@ class Settings(NamedTuple):
         return STREAM_BYTES + run
 
     @property
-    def most_row_bytes(self) -> int:
-        """Bytes that a row of the replay file has at most: a run that does not pack, or an array of a sampler."""
+    def most_record_bytes(self) -> int:
+        """Bytes that a record of the replay file has at most: a run that does not pack, or an array of a sampler."""
         columns = self.stored
         # A compressor that does not give up adds an eighth of a thousandth; here it is allowed more.
         raw = RUN * sum(column.field.nbytes for column in columns)
@@ -148,7 +155,7 @@ def _fit(spec: StepSpec, capacity: int | None, streams: int, residency: str, max
         )
     if capacity is not None:
         return capacity
-    each = row_bytes(residency, columns) + INDEX_BYTES + raw // ASSUMED_PACKING
+    each = step_bytes(residency, columns) + INDEX_BYTES + raw // ASSUMED_PACKING
     return max_bytes // each // streams * streams
 
 
@@ -177,7 +184,7 @@ def reserve_for(owner: object, settings: Settings) -> None:
     Raises:
         TooLarge: there is not so much.
     """
-    each, count = settings.row_bytes, settings.capacity
+    each, count = settings.step_bytes, settings.capacity
     more, streams = settings.stream_bytes, settings.streams
     what = (
         f"capacity of {count:,} steps of {each:,} bytes, and {more:,} bytes for each of {streams:,} streams"

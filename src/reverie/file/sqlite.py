@@ -9,9 +9,8 @@ from pathlib import Path
 
 from reverie.errors import FileError
 from reverie.file.connection import BUSY_S, Connection
-from reverie.file.handles import Inode
 from reverie.file.log import is_base, mark_on, new_base
-from reverie.file.place import inode
+from reverie.file.place import Inode, inode
 
 # Pages in the log before it is emptied into the file: fewer, larger waits for the disk.
 CHECKPOINT_PAGES = 4000

@@ -1,23 +1,29 @@
-"""What samplers and generators remember, as JSON and named arrays, and whose it is after a resume."""
+"""What samplers and the random generator remember: as JSON and arrays in the file, and given back by `open`."""
 
 from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting, FileError
-from reverie.samplers import Sampler
+from reverie.file.failures import DOUBTS
+from reverie.file.tables import Tables
+from reverie.index import EpisodeIndex, TableRows, most_episodes, table_rows
+from reverie.samplers import Sampler, checked_episode_weights, checked_step_weights
 from reverie.store import pack, unpack
-from reverie.values import array_form, integer, integers
+from reverie.values import array_form, integer, integers, most_array_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 PackedArrays = dict[str, tuple[str, bytes]]  # name -> dtype and shape as a text, packed bytes
 Remembered = tuple[dict[str, Any], PackedArrays]  # named JSON values, and named arrays
+
+# What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
+STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
 
 
 def to_json(name: str, value: Any, arrays: Arrays) -> Any:
@@ -85,9 +91,53 @@ def sampler_entries(value: Any) -> list[tuple[str, Any]]:
     if type(value) is not list:
         raise ValueError("the samplers are no list")
     for entry in value:
-        if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str:
+        if not is_sampler_entry(entry):
             raise ValueError(f"a sampler is no kind and state, but {str(entry)[:80]}")
     return [(kind, state) for kind, state in value]
+
+
+def is_sampler_entry(entry: Any) -> bool:
+    """Whether this is the kind and the state of a sampler."""
+    return type(entry) is list and len(entry) == 2 and type(entry[0]) is str
+
+
+def wrong_sampler(state: Any, arrays: Arrays, size: tuple[int, int] | None) -> Iterator[str]:
+    """Yield what is wrong with the state of a sampler, as the file has it.
+
+    Args:
+        state: as JSON; arrays: those that are whole.
+        size: streams, and steps that each of them keeps; None if they are not known.
+    """
+    try:
+        state = from_json(state, arrays)
+    except DOUBTS as error:
+        yield f"its array {error} is missing, or damaged"
+        return
+    if size is not None:
+        yield from _wrong_weights(state, *size)
+
+
+def _wrong_weights(state: Any, streams: int, each: int) -> Iterator[str]:
+    """Yield what is wrong with the weights that a sampler keeps, wherever they stand in its state."""
+    if isinstance(state, list):
+        for child in state:
+            yield from _wrong_weights(child, streams, each)
+    if not isinstance(state, dict):
+        return
+    try:
+        if state.keys() == STEP_WEIGHTS:
+            checked_step_weights(state, streams, each)
+        elif state.keys() == EPISODE_WEIGHTS:
+            checked_episode_weights(state, streams, most_episodes(streams, each))
+    except BadSetting as error:
+        yield str(error)
+    for child in state.values():
+        yield from _wrong_weights(child, streams, each)
+
+
+def generator(seed: int | None) -> np.random.Generator:
+    """Return a new generator: of a counter and a key, so that its state is small."""
+    return np.random.Generator(np.random.Philox(seed))
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
@@ -200,3 +250,48 @@ def kind_of(sampler: Sampler) -> str:
         if not name.startswith("_") and isinstance(value, (bool, str)):
             inner.append(f"{name}={value}")
     return f"{type(sampler).__qualname__}({', '.join(inner)})"
+
+
+# --- all of it together --------------------------------------------------------------------------------------
+
+
+def remember(
+    rng: np.random.Generator, samplers: SamplerStates, index: EpisodeIndex, notes: Mapping[str, Any]
+) -> Remembered:
+    """Return all that a buffer knows beside its steps and episodes.
+
+    Args:
+        rng: its generator.
+        samplers: those it drew with.
+        index: in whose rows samplers keep their weights.
+        notes: what a class around it wants kept: JSON values by name.
+    """
+    arrays: Arrays = {f"index/{name}": array for name, array in table_rows(index)._asdict().items()}
+    states = [
+        [kind, to_json(f"samplers/{place}", state, arrays)]
+        for place, (kind, state) in enumerate(samplers.save())
+    ]
+    size, most = sum(array.nbytes for array in arrays.values()), most_array_bytes(len(index.episode_of_slot))
+    if size > most:
+        raise BadSetting(
+            f"samplers: wanted at most {most:,} bytes to remember, got {size:,}; let Sampler.save return less"
+        )
+    return remember_rest(rng, index, notes) | {"samplers": states}, pack_arrays(arrays)
+
+
+def remember_rest(rng: np.random.Generator, index: EpisodeIndex, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `remember` does, but what samplers remember and where episodes lie."""
+    ends = [index.tail.tolist(), index.head.tolist()]
+    return {"rng": generator_state(rng), "notes": dict(notes), "ends": ends}
+
+
+def recall(file: Tables, samplers: SamplerStates) -> tuple[dict[str, Any], TableRows | None]:
+    """Give `samplers` back what was remembered; return the notes, and the rows of the index if known."""
+    notes: dict[str, Any] = file.meta("notes")
+    with file.db.reading():
+        arrays = unpack_arrays(file.arrays(), most_array_bytes(file.meta("capacity")))
+        states = [(kind, from_json(state, arrays)) for kind, state in sampler_entries(file.meta("samplers"))]
+        samplers.load(states, f"{file.db.path}: ")
+        if "index/row" not in arrays:
+            return notes, None
+        return notes, TableRows(*(arrays[f"index/{name}"] for name in TableRows._fields))

@@ -1,4 +1,4 @@
-"""Where the bytes live: the residencies by name."""
+"""The residencies: which store keeps the bytes of a buffer, in memory or in its file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting
-from reverie.file.tables import ReplayFile
+from reverie.file.tables import Tables
 from reverie.index import Runs
 from reverie.spec import Column
 from reverie.store import Chunks, Finals, PackedFinals, PackedRing, Ring
@@ -26,7 +26,7 @@ FinalStore = Finals | PackedFinals
 class FileChunks:
     """Sealed runs in the replay file: all columns of them. Memory keeps each stream's newest sealed run.
 
-    The journal puts a run into the file in its own transaction; until that is through, the run is read here.
+    The writer puts a run into the file inside of a transaction. Until that is through, the run is read from memory.
 
     Args:
         file: where the runs are.
@@ -36,7 +36,7 @@ class FileChunks:
     __slots__ = ("_each", "_file", "_newest", "nbytes")
     in_file = True
 
-    def __init__(self, file: ReplayFile, each: int) -> None:
+    def __init__(self, file: Tables, each: int) -> None:
         self._file = file
         self._each = each
         self._newest: dict[int, tuple[int, Mapping[str, bytes]]] = {}  # stream -> number, packed columns
@@ -96,15 +96,15 @@ def check_residency(residency: object, path: bool) -> str:
     return residency
 
 
-def row_bytes(residency: str, columns: Sequence[Column]) -> int:
+def step_bytes(residency: str, columns: Sequence[Column]) -> int:
     """Return what one step takes in memory, as far as that is known beforehand."""
     if residency == "disk":
         return 0
-    return Ring.row_bytes(columns) if residency == "ram" else PackedRing.row_bytes(columns)
+    return Ring.step_bytes(columns) if residency == "ram" else PackedRing.step_bytes(columns)
 
 
 def make_stores(
-    residency: str, columns: Sequence[Column], runs: Runs, file: ReplayFile | None
+    residency: str, columns: Sequence[Column], runs: Runs, file: Tables | None
 ) -> tuple[Store, FinalStore]:
     """Return the store of steps and that of final observations.
 

@@ -1,64 +1,40 @@
-"""The replay file: its tables, and the checksum of every row. `docs/format.md` is the promise kept here."""
+"""The tables of a replay file: named values, arrays, and the records of runs, steps and episodes."""
 
 from __future__ import annotations
 
-import os
-import struct
+import json
 from collections.abc import Iterator, Mapping, Sequence, Set
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from reverie.errors import FileError, FileTaken
-from reverie.file.lock import WriterLock, put_in_place, writing_process
-from reverie.file.log import is_foreign
-from reverie.file.named import named_arrays, named_value, put_named_arrays, put_named_value
-from reverie.file.place import discard, existing, sync_folder, vacant
-from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums
-from reverie.file.schema import check_names, final_names, is_schema, schema_of, sql_names
+from reverie.errors import BadSetting, FileError
+from reverie.file.records import (
+    EPISODE_FORM,
+    RUN_FORM,
+    STEP_FORM,
+    Blobs,
+    EpisodeRecord,
+    RunRecord,
+    StepRecord,
+    array_checksum,
+    checksums,
+    final_names,
+    schema_of,
+    sql_names,
+    text_checksum,
+    wrong_checksums,
+)
 from reverie.file.sqlite import Database
 from reverie.index import RUN
 from reverie.spec import is_obs_name
+from reverie.values import MOST_ID, MOST_JSON, integer, parse_json
 
-APPLICATION_ID = 0x72657665  # "reve" in ASCII
-FORMAT = 1
-
-Blobs = Mapping[str, bytes]
-
-
-class Run(NamedTuple):
-    """The numbers of a sealed run."""
-
-    number: int
-    stream: int
-    first: int  # id of its first step
-    steps: int
+# What a named value has to be, at the least; an integer counts something.
+KINDS = {"columns": list, "obs_columns": list, "identity": str, "copy_of": str, "clean": bool, "synced": int,
+         "rewrites": int, "ends": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
 
 
-class StepRow(NamedTuple):
-    """A step of a run that is not sealed yet."""
-
-    stream: int
-    id: int
-    ended: int
-    values: Blobs
-    final: Blobs | None
-
-
-class EpisodeRow(NamedTuple):
-    """An episode that has live steps."""
-
-    number: int  # counts the episodes of all streams as they began
-    stream: int
-    ordinal: int  # counts those of its stream
-    start: int
-    stop: int
-    ended: int
-    total: float
-    final: Blobs | None
-
-
-class ReplayFile:
-    """An open replay file. Whatever is read has been checked against its checksum.
+class Tables:
+    """The tables of a replay file. Whatever is read has been checked against its checksum.
 
     Args:
         db: the connection.
@@ -67,8 +43,6 @@ class ReplayFile:
 
     def __init__(self, db: Database, columns: Sequence[str]) -> None:
         self.db = db
-        self._lock: WriterLock | None = None
-        self.closed = False
         self.columns = tuple(columns)
         self.obs_columns = tuple(filter(is_obs_name, columns))
         quoted = sql_names(columns)
@@ -80,130 +54,21 @@ class ReplayFile:
         self._put_step = _insert("steps", 5 + len(quoted) + len(finals))
         self._put_episode = _insert("episodes", 8 + len(finals))
 
-    @classmethod
-    def create(cls, path: Path, meta: Mapping[str, Any], columns: Sequence[str]) -> ReplayFile:
-        """Make a new file and open it for writing.
-
-        Raises:
-            FileTaken: there is something at `path` already.
-            FileError: it cannot be made.
-        """
-        place = vacant(path)
-        # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
-        draft = place.with_name(f"{place.name}.new-{os.getpid()}")
-        try:
-            discard(draft)  # of a process that had this number and was killed
-            db = Database(path, "new", draft)
-            try:
-                file = cls(db, columns)
-                db.do(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.do(f"PRAGMA user_version = {FORMAT}")
-                with db.writing():
-                    list(map(db.do, file.schema))
-                    db.name_base()
-                    names = {"columns": list(file.columns), "obs_columns": list(file.obs_columns)}
-                    for name, value in {**meta, **names}.items():
-                        file.put_meta(name, value)
-                db.do("PRAGMA journal_mode = WAL")
-            finally:
-                db.close()
-            lock = put_in_place(draft, path, place)
-        except FileError:
-            raise
-        except FileExistsError as error:
-            raise FileTaken(
-                f"{path}: wanted a path that is free, got one taken meanwhile; choose another path"
-            ) from error
-        except OSError as error:
-            raise FileError(
-                f"{path}: wanted to make a file, got {error.strerror}; choose another place"
-            ) from error
-        finally:
-            discard(draft)
-        try:
-            sync_folder(place.parent)
-            file = cls._open(Database(path, "r+", place))
-        except BaseException:
-            discard(place)
-            lock.release()
-            raise
-        file._lock = lock
-        return file
-
-    @classmethod
-    def open(cls, path: Path, mode: str) -> ReplayFile:
-        """Open an existing file and check that it is one.
-
-        Raises:
-            FileMissing: there is none.
-            FileError: it is none, a newer one, or damaged; its log belongs to another file; or it cannot be
-                reached or locked.
-        """
-        place = existing(path)
-        lock = WriterLock(path, place) if mode == "r+" else None
-        try:
-            if _has_foreign_log(place, lock is not None):
-                raise FileError(
-                    f"{path}: wanted the log of this file, got that of another file at {place.name}-wal; "
-                    f"remove {place.name}-wal if this file is what you want, such as one restored from a copy"
-                )
-            file = cls._open(Database(path, mode, place))
-        except BaseException:
-            if lock is not None:
-                lock.release()
-            raise
-        file._lock = lock
-        return file
-
-    @classmethod
-    def _open(cls, db: Database) -> ReplayFile:
-        path = db.path
-        try:
-            if db.one("PRAGMA application_id") != APPLICATION_ID:
-                raise FileError(f"{path}: wanted a replay file, got another kind of file; check the path")
-            version = db.one("PRAGMA user_version")
-            if version != FORMAT:
-                raise FileError(
-                    f"{path}: wanted format version {FORMAT}, got {version}; "
-                    f"open it with the version of reverie that wrote it, or a newer one"
-                )
-            # Not a row is read of what may be a view without an end, nor a name used in SQL that is none.
-            found = db.rows("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid LIMIT 20")
-            bare = cls(db, ["obs", "reward"])
-            known = is_schema(found, bare.schema[:2])
-            with db.reading():
-                names = check_names(bare.meta("columns"), bare.meta("obs_columns")) if known else None
-            file = bare if names is None else cls(db, names)
-            if not is_schema(found, file.schema):
-                raise db.damaged("its tables are not those of a replay file")
-            if db.mode == "r+":
-                db.keep_log()
-        except BaseException:
-            db.close()
-            raise
-        return file
-
-    def close(self) -> None:
-        """Close it, and let others write. Closing twice is fine."""
-        self.db.close()
-        if self._lock is not None:
-            self._lock.release()
-        self.closed = True
-
-    def lacks_log(self) -> bool:
-        """Whether the log of a file that was not closed is missing: newest steps may be missing with it."""
-        return self.db.lacks_log and writing_process(self.db.place) is None
-
-    def remove(self) -> None:
-        """Remove it: it was made for a buffer that came to nothing."""
-        discard(self.db.place)
-        self.close()
-
     # --- named values and arrays -----------------------------------------------------------------------
 
     def meta(self, name: str, default: Any = None) -> Any:
-        """Return a named JSON value, or `default` if that is given and there is none."""
-        return named_value(self.db, name, default)
+        """Return a named JSON value, or `default` unless that is None, if there is none."""
+        found = self.db.rows("SELECT value, checksum FROM meta WHERE name = ? LIMIT 1", (name,))
+        for text, checksum in found:
+            with self.db.reading():
+                if type(text) is not str or text_checksum(name, text) != checksum:
+                    raise self.db.damaged(f"the checksum of meta {name!r} is wrong")
+                value = parse_json(text)
+                check_kind(name, value)
+                return value
+        if default is None:
+            raise self.db.damaged(f"meta {name!r} is missing")
+        return default
 
     def put_meta(self, name: str, value: Any) -> None:
         """Set a named JSON value.
@@ -211,7 +76,13 @@ class ReplayFile:
         Raises:
             BadSetting: it is too long to be read again.
         """
-        put_named_value(self.db, name, value)
+        text = json.dumps(value)
+        if len(text) > MOST_JSON:
+            raise BadSetting(
+                f"meta {name!r}: wanted at most {MOST_JSON:,} characters of JSON, got {len(text):,}; "
+                f"let what is long be arrays"
+            )
+        self.db.do("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, text_checksum(name, text)))
 
     def names(self) -> list[str]:
         """Return the names of all JSON values."""
@@ -219,45 +90,81 @@ class ReplayFile:
 
     def arrays(self) -> dict[str, tuple[str, bytes]]:
         """Return all named arrays: for each its dtype and shape as a text, and its packed bytes."""
-        return named_arrays(self.db)
+        found: dict[str, tuple[str, bytes]] = {}
+        for name, form, checksum, data in self.db.each("SELECT name, form, checksum, data FROM arrays"):
+            if (type(name), type(form), type(data)) != (str, str, bytes) or name in found:
+                raise self.db.damaged("an array has lost its name")
+            if array_checksum(name, form, data) != checksum:
+                raise self.db.damaged(f"the checksum of array {name!r} is wrong")
+            found[name] = form, data
+        return found
 
     def put_arrays(self, arrays: Mapping[str, tuple[str, bytes]]) -> None:
         """Replace all named arrays."""
-        put_named_arrays(self.db, arrays)
+        self.db.do("DELETE FROM arrays")
+        for name, (form, data) in arrays.items():
+            record = name, form, array_checksum(name, form, data), data
+            self.db.do("INSERT INTO arrays VALUES (?, ?, ?, ?)", record)
+
+    # --- rows as they lie there -------------------------------------------------------------------------
+
+    def scan(self, table: str) -> Iterator[tuple[int, tuple[Any, ...] | FileError]]:
+        """Yield (row number, values) of all rows of a table, and what went wrong in place of those unreadable.
+
+        Each row is asked for by itself, so that a damaged page hides no more than what lies on it.
+        """
+        numbers: list[int] = []
+        stopped: FileError | None = None
+        try:
+            for (number,) in self.db.each(f"SELECT rowid FROM {table} ORDER BY rowid"):
+                if numbers and number <= numbers[-1]:
+                    raise self.db.damaged(f"row {number} follows row {numbers[-1]}")
+                numbers.append(number)
+        except FileError as error:
+            stopped = error
+        for number in numbers:
+            try:
+                found = self.db.rows(f"SELECT * FROM {table} WHERE rowid = ?", (number,))
+            except FileError as error:
+                yield number, error
+            else:
+                yield number, found[0] if found else self.db.damaged("it cannot be found by its number")
+        if stopped is not None:
+            yield (numbers[-1] + 1 if numbers else 0), stopped
 
     # --- runs ------------------------------------------------------------------------------------------
 
-    def put_run(self, run: Run, packed: Blobs) -> None:
+    def put_run(self, run: RunRecord, packed: Blobs) -> None:
         """Put a sealed run in place of the one that had its number."""
         blobs = [packed[name] for name in self.columns]
         self.db.do(self._put_run, (*run, self.checksums_of(run, packed), *blobs))
 
-    def checksums_of(self, run: Run, packed: Blobs) -> bytes:
+    def checksums_of(self, run: RunRecord, packed: Blobs) -> bytes:
         """Return the checksums that a run will have."""
         return checksums(RUN_FORM, run, [packed[name] for name in self.columns])
 
-    def runs(self) -> list[tuple[Run, bytes]]:
+    def runs(self) -> list[tuple[RunRecord, bytes]]:
         """Return the numbers of all runs, in order, and their checksums."""
         found = []
         for row in self._ascending(
             "SELECT number, stream, first, steps, checksums FROM runs ORDER BY number"
         ):
-            self._check("run", RUN_FORM, row[:4], row[4])
-            found.append((Run(*row[:4]), row[4]))
+            self._check("run", RUN_FORM, row[:4], row[4], places=())
+            found.append((RunRecord(*row[:4]), row[4]))
         return found
 
-    def run(self, number: int) -> tuple[Run, Blobs]:
+    def run(self, number: int) -> tuple[RunRecord, Blobs]:
         """Return a run with all its columns."""
         row = self._row_of_run(number, self._all_values)
-        run, crcs, blobs = Run(*row[:4]), row[4], row[5:]
-        self._check("run", RUN_FORM, run, crcs, dict(enumerate(blobs)), len(blobs))
+        run, crcs, blobs = RunRecord(*row[:4]), row[4], row[5:]
+        self._check("run", RUN_FORM, run, crcs, blobs, len(blobs))
         return run, dict(zip(self.columns, blobs, strict=True))
 
     def chunk(self, name: str, number: int) -> bytes:
         """Return one column of a run."""
         *numbers, crcs, packed = self._row_of_run(number, self._quoted[name])
         place = self.columns.index(name)
-        self._check("run", RUN_FORM, numbers, crcs, {place: packed}, place + 1)
+        self._check("run", RUN_FORM, numbers, crcs, [packed], 1, [place])
         return bytes(packed)
 
     def drop_run(self, number: int) -> None:
@@ -278,33 +185,28 @@ class ReplayFile:
 
     # --- newest steps ----------------------------------------------------------------------------------
 
-    def put_step(self, row: StepRow) -> None:
+    def put_step(self, step: StepRecord) -> None:
         """Put a step in place of one that a sealed run holds by now."""
-        numbers = (row.stream * RUN + row.id % RUN, row.stream, row.id, row.ended)
-        blobs = [*[row.values[name] for name in self.columns], *self._final_blobs(row.final)]
+        numbers = (step.number, step.stream, step.id, step.ended)
+        blobs = [*[step.values[name] for name in self.columns], *self._final_blobs(step.final)]
         self.db.do(self._put_step, (*numbers, checksums(STEP_FORM, numbers, blobs), *blobs))
 
-    def steps(self) -> list[StepRow]:
-        """Return the rows of newest steps by stream and id, those that a sealed run holds by now included."""
+    def steps(self) -> list[StepRecord]:
+        """Return the records of newest steps by stream and id, those that a sealed run holds by now included."""
         found = []
         sql = (
             f"SELECT number, stream, id, ended, checksums, {self._all_values}, {self._all_finals} FROM steps"
             " ORDER BY number"
         )
         for row in self._ascending(sql):
-            (number, stream, step, ended), crcs, blobs = row[:4], row[4], row[5:]
-            self._check(
-                "step",
-                STEP_FORM,
-                (number, stream, step, ended),
-                crcs,
-                dict(enumerate(blobs)),
-                len(self.columns),
-            )
-            if number != stream * RUN + step % RUN:
-                raise self.db.damaged(f"step {step} of stream {stream} lies where it cannot")
+            blobs, count = row[5:], len(self.columns)
+            self._check("step", STEP_FORM, row[:4], row[4], blobs, count)
             values = dict(zip(self.columns, blobs, strict=False))
-            found.append(StepRow(stream, step, ended, values, self._final(blobs[len(self.columns) :])))
+            stream, step_id, ended = row[1:4]
+            step = StepRecord(stream, step_id, ended, values, self._final(blobs[count:]))
+            found.append(step)
+            if row[0] != step.number:
+                raise self.db.damaged(f"step {step.id} of stream {step.stream} lies where it cannot")
         return sorted(found, key=lambda row: row[:2])
 
     def drop_steps(self, stream: int) -> None:
@@ -319,12 +221,12 @@ class ReplayFile:
 
     # --- episodes --------------------------------------------------------------------------------------
 
-    def put_episode(self, row: EpisodeRow) -> None:
+    def put_episode(self, episode: EpisodeRecord) -> None:
         """Put an episode, in place of what was known of it."""
-        blobs = self._final_blobs(row.final)
-        self.db.do(self._put_episode, (*row[:7], checksums(EPISODE_FORM, row[:7], blobs), *blobs))
+        numbers, blobs = episode[:7], self._final_blobs(episode.final)
+        self.db.do(self._put_episode, (*numbers, checksums(EPISODE_FORM, numbers, blobs), *blobs))
 
-    def episodes(self) -> list[EpisodeRow]:
+    def episodes(self) -> list[EpisodeRecord]:
         """Return the episodes of all streams as they began."""
         found = []
         sql = (
@@ -332,8 +234,8 @@ class ReplayFile:
             f" {self._all_finals} FROM episodes ORDER BY number"
         )
         for row in self._ascending(sql):
-            self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
-            found.append(EpisodeRow._make((*row[:7], self._final(row[8:]))))
+            self._check("episode", EPISODE_FORM, row[:7], row[7], row[8:])
+            found.append(EpisodeRecord._make((*row[:7], self._final(row[8:]))))
         return found
 
     def final(self, name: str, number: int) -> bytes:
@@ -343,7 +245,7 @@ class ReplayFile:
             f" {self._all_finals} FROM episodes WHERE number = ?",
             (number,),
         ):
-            self._check("episode", EPISODE_FORM, row[:7], row[7], dict(enumerate(row[8:])))
+            self._check("episode", EPISODE_FORM, row[:7], row[7], row[8:])
             packed = row[8 + self.obs_columns.index(name)]
             if packed is not None:
                 return bytes(packed)
@@ -367,7 +269,8 @@ class ReplayFile:
         return [None if final is None else final[name] for name in self.obs_columns]
 
     def _final(self, blobs: Sequence[bytes | None]) -> Blobs | None:
-        return None if None in blobs else dict(zip(self.obs_columns, blobs, strict=True))  # type: ignore[arg-type]
+        given = {name: blob for name, blob in zip(self.obs_columns, blobs, strict=True) if blob is not None}
+        return given if len(given) == len(blobs) else None
 
     def _ascending(self, sql: str) -> Iterator[Any]:
         """Yield the rows of a table, which come in the order of the number that they begin with."""
@@ -382,31 +285,34 @@ class ReplayFile:
         self,
         kind: str,
         form: str,
-        numbers: Sequence[float],
+        numbers: Sequence[Any],
         crcs: Any,
-        blobs: Mapping[int, bytes | None] | None = None,
-        values: int = 0,
+        blobs: Sequence[Any] = (),
+        required: int = 0,
+        places: Sequence[int] | None = None,
     ) -> None:
-        """Refuse a row unless its numbers, and the blobs at these places of it, are as they were put.
-
-        The blobs before the place `values` cannot be NULL.
-        """
-        places = [0, *[1 + place for place in blobs or ()]]
-        try:
-            if blobs and any(blob is None and place < values for place, blob in blobs.items()):
-                raise TypeError("NULL")
-            wanted = checksums(form, numbers, (blobs or {}).values())
-            got = b"".join(crcs[4 * place : 4 * place + 4] for place in places)
-        except (struct.error, TypeError) as error:
-            raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind") from error
-        if wanted != got:
+        """Refuse a record unless its numbers and blobs are as they were put; see `wrong_checksums`."""
+        wrong = wrong_checksums(form, numbers, crcs, blobs, required, places)
+        if wrong is None:
+            raise self.db.damaged(f"{kind} {numbers[0]} holds values of another kind")
+        if wrong:
             raise self.db.damaged(f"the checksum of {kind} {numbers[0]} is wrong")
 
 
-def _has_foreign_log(place: Path, is_alone: bool) -> bool:
-    """Whether the log beside a file is another's; while somebody writes, nobody but the one who does can tell."""
-    # Looked at twice: a writer may come and go between two looks.
-    return all(is_foreign(place) and (is_alone or writing_process(place) is None) for _ in range(2))
+def check_kind(name: str, value: Any) -> None:
+    """Refuse a value that is not what its name promises.
+
+    Raises:
+        ValueError: it is not.
+    """
+    kind = KINDS.get(name)
+    if kind is not None and type(value) is not kind:
+        raise ValueError(f"meta {name!r}: wanted a JSON {kind.__name__}, got {str(value)[:80]}")
+    if kind is int:
+        try:
+            integer(value, MOST_ID)
+        except ValueError as error:
+            raise ValueError(f"meta {name!r}: {error}") from error
 
 
 def _insert(table: str, columns: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,21 +11,40 @@ from typing import Any
 
 import numpy.typing as npt
 
-from reverie.errors import BadSetting, FileError, printable
-from reverie.file.coverage import Coverage, Rewards, wrong_values
+from reverie.errors import FileError, printable
 from reverie.file.failures import DOUBTS
-from reverie.file.named import check_kind
-from reverie.file.resume import SETTINGS, fits_tables
-from reverie.file.rows import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, text_checksum
-from reverie.file.settings import Settings, settings_from
-from reverie.file.state import from_json, generator_from, unpack_arrays
-from reverie.file.survey import LACKS_LOG, broken, cause, scan, told
-from reverie.file.tables import EpisodeRow, ReplayFile, Run, StepRow
-from reverie.index import ENDS, RUN, RUNNING, Runs, most_episodes
-from reverie.samplers import checked_episode_weights, checked_step_weights
+from reverie.file.records import (
+    EPISODE_FORM,
+    RUN_FORM,
+    STEP_FORM,
+    EpisodeRecord,
+    RunRecord,
+    StepRecord,
+    array_checksum,
+    text_checksum,
+    wrong_checksums,
+)
+from reverie.file.recovery import (
+    Noted,
+    Rewards,
+    StreamRecords,
+    noted_ends,
+    odd_episode,
+    stray_episode,
+    stray_run,
+    stray_step,
+    wrong_newest,
+    wrong_total,
+    wrong_values,
+)
+from reverie.file.replay import ReplayFile, fits_tables
+from reverie.file.settings import SETTINGS, Settings, settings_from
+from reverie.file.state import generator_from, is_sampler_entry, unpack_arrays, wrong_sampler
+from reverie.file.tables import check_kind
+from reverie.index import Runs
 from reverie.spec import Field
 from reverie.store import unpack
-from reverie.values import MOST_ID, integers, most_array_bytes, parse_json
+from reverie.values import most_array_bytes, parse_json
 
 META = (
     *SETTINGS,
@@ -38,11 +58,9 @@ META = (
     "clean",
     "synced",
 )
-# What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
-STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
+LACKS_LOG = "it was not closed, and its log is missing: what came after the last flush may be missing, too"
 
 MOST_FINDING = 1_000  # characters
-
 Array = npt.NDArray[Any]
 
 
@@ -77,14 +95,16 @@ class Audit:
     def __init__(self, file: ReplayFile) -> None:
         self.counts: Counter[str] = Counter()
         self._file = file
+        self._final_names = tuple(f"final_{name}" for name in file.obs_columns)
         self._settings: Settings | None = None
+        self._cut: Runs | None = None  # how the streams are cut
         self._fields: dict[str, Field] = {}
         self._meta: dict[str, Any] = {}
         self._arrays: dict[str, Array] = {}
-        self._ends: tuple[list[int], list[int]] | None = None  # tails and heads, as they were noted
-        self._runs: defaultdict[int, list[Run]] = defaultdict(list)  # stream -> its runs, oldest first
-        self._steps: defaultdict[int, list[StepRow]] = defaultdict(list)  # stream -> its rows of newest steps
-        self._episodes: defaultdict[int, list[EpisodeRow]] = defaultdict(list)  # stream -> its episodes
+        # By stream: its records, those left out that are damaged or stray; and the rewards of its steps.
+        self._runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
+        self._steps: defaultdict[int, list[StepRecord]] = defaultdict(list)
+        self._episodes: defaultdict[int, list[EpisodeRecord]] = defaultdict(list)
         self._rewards: defaultdict[int, Rewards] = defaultdict(dict)
 
     def findings(self) -> Iterator[str]:
@@ -97,21 +117,7 @@ class Audit:
             yield from self._check_runs()
             yield from self._check_steps()
             yield from self._check_episodes()
-            if self._settings is not None:
-                each = self._settings.capacity // self._settings.streams
-                yield from self._read_ends(self._settings.streams)
-                for stream in range(self._settings.streams):
-                    coverage = Coverage(
-                        stream,
-                        each,
-                        self._fields,
-                        self._runs[stream],
-                        self._steps[stream],
-                        self._episodes[stream],
-                        self._rewards[stream],
-                    )
-                    yield from coverage.findings(self.counts)
-                    yield from self._check_ends(stream, coverage)
+            yield from self._check_streams()
             yield from self._check_arrays()
             yield from self._check_samplers()
         finally:
@@ -121,26 +127,38 @@ class Audit:
         """Whether the file was not closed, and its log is missing."""
         return self._meta.get("clean") is False and self._file.lacks_log()
 
-    def _read_ends(self, streams: int) -> Iterator[str]:
-        """Read the note of where the streams stood, if there is one."""
-        ends = self._meta.get("ends")
-        try:
-            if ends:
-                tails, heads = (integers(one, streams, MOST_ID) for one in ends)
-                self._ends = tails, heads
-        except DOUBTS:
-            yield f"meta 'ends': wanted a tail and a head for each stream, got {str(ends)[:80]}"
+    # --- streams ---------------------------------------------------------------------------------------
 
-    def _check_ends(self, stream: int, coverage: Coverage) -> Iterator[str]:
-        """Compare where a stream stands with the note of where it stood at the last flush."""
-        if self._ends is None:
+    def _check_streams(self) -> Iterator[str]:
+        """Check that the records of each stream fit together."""
+        if self._settings is None or self._cut is None:
             return
-        tail, head = (one[stream] for one in self._ends)
-        clean = self._meta.get("clean") is True
-        if coverage.head < head or (clean and coverage.head != head):
-            yield f"stream {stream}: its steps stop at {coverage.head}, at the last flush at {head}"
-        if clean and coverage.tail > tail:
-            yield f"stream {stream}: its steps begin at {coverage.tail}, at the last flush at {tail}"
+        streams, noted = self._settings.streams, None
+        try:
+            noted = noted_ends(self._meta.get("ends"), self._meta.get("clean") is True, streams)
+        except DOUBTS:
+            ends = str(self._meta["ends"])[:80]
+            yield f"meta 'ends': wanted a tail and a head for each stream, got {ends}"
+        for stream in range(streams):
+            yield from self._check_stream(stream, self._cut, noted[stream] if noted else None)
+
+    def _check_stream(self, number: int, cut: Runs, noted: Noted | None) -> Iterator[str]:
+        stream = StreamRecords(
+            number, cut, self._runs[number], self._steps[number], self._episodes[number], noted
+        )
+        self.counts["live steps"] += stream.head - stream.tail
+        rewards = self._rewards[number]
+        yield from wrong_newest(f"stream {number}", stream, self._fields, rewards)
+
+        def reward(step: StepRecord) -> float:
+            return float(rewards[step.id][0]) if step.id in rewards else math.nan
+
+        for finding in stream.findings(reward):
+            yield finding.text
+        starts = sorted(rewards)
+        for episode in stream.episodes:
+            if stream.tail <= episode.start:
+                yield from wrong_total(f"stream {number}", episode, starts, rewards)
 
     # --- tables, row by row ----------------------------------------------------------------------------
 
@@ -152,7 +170,7 @@ class Audit:
             yield f"SQLite: {cause(error)}"
 
     def _check_meta(self) -> Iterator[str]:
-        for number, row in scan(self._file, "meta"):
+        for number, row in self._file.scan("meta"):
             if isinstance(row, FileError):
                 yield f"meta, row {number}: {cause(row)}"
                 continue
@@ -180,7 +198,8 @@ class Audit:
                 fields = {column.name: column.field for column in settings.stored}
                 if fits_tables(settings, self._file):
                     self._settings, self._fields = settings, fields
-                    self._file.db.limit_row(settings.most_row_bytes)
+                    self._cut = Runs(settings.streams, settings.each)
+                    self._file.db.limit_row(settings.most_record_bytes)
                 else:
                     tables = sorted(self._file.columns)
                     yield f"settings: the spec has the columns {sorted(fields)}, the tables {tables}"
@@ -195,114 +214,110 @@ class Audit:
             except ValueError as error:
                 yield str(error)
 
-    def _check_runs(self) -> Iterator[str]:
-        settings = self._settings
-        runs = None if settings is None else Runs(settings.streams, settings.capacity // settings.streams)
-        for number, row in scan(self._file, "runs"):
-            place = f"run {number}"
+    def _records(
+        self, table: str, kind: str, plural: str, form: str, names: Sequence[str], required: int = 0
+    ) -> Iterator[tuple[int, tuple[Any, ...] | None, set[int], list[str]]]:
+        """Yield the records of a table as far as their checksums go.
+
+        Args:
+            table: its name; kind, plural: what a record is called, and many of them.
+            form: of the numbers.
+            names: of the blobs, of which the first `required` cannot be NULL.
+
+        Yields:
+            Its number; its values, or None if they are of no use; which checksums are wrong; what is wrong, in words.
+        """
+        width = struct.calcsize(form) // 8  # each number takes 8 bytes
+        for number, row in self._file.scan(table):
+            place = f"{kind} {number}"
             if isinstance(row, FileError):
-                yield f"{place}: {cause(row)}"
+                yield number, None, set(), [f"{place}: {cause(row)}"]
                 continue
-            self.counts["sealed runs"] += 1
-            bad = broken(RUN_FORM, row[:4], row[4], row[5:], len(self._file.columns))
-            yield from told(place, bad, self._file.columns)
-            if bad is None or 0 in bad or runs is None:
+            self.counts[plural] += 1
+            bad = wrong_checksums(form, row[:width], row[width], row[width + 1 :], required)
+            if bad is None:
+                yield number, None, set(), [f"{place}: it holds values of another kind"]
+            elif 0 in bad:
+                yield number, None, set(), [f"{place}: the checksum of its numbers is wrong"]
+            else:
+                said = [f"{place}, column {names[at - 1]!r}: its checksum is wrong" for at in sorted(bad)]
+                yield number, None if self._cut is None else row, bad, said
+
+    def _check_runs(self) -> Iterator[str]:
+        columns = self._file.columns
+        for number, row, bad, said in self._records(
+            "runs", "run", "sealed runs", RUN_FORM, columns, len(columns)
+        ):
+            yield from said
+            if row is None or self._cut is None:
                 continue
-            run = Run(*row[:4])
-            if not (
-                0 <= run.stream < runs.streams
-                and run.first >= 0
-                and 0 <= run.number < runs.count
-                and runs.of_id(run.stream, run.first) == (run.number, 0)
-                and run.steps == runs.steps(run.number)
-            ):
-                yield f"{place}: {run.steps} steps of stream {run.stream} from step {run.first} cannot lie there"
+            run = RunRecord(*row[:4])
+            if stray := list(stray_run(run, self._cut)):
+                yield stray[0].text
                 continue
             self._runs[run.stream].append(run)
             self.counts["steps in them"] += run.steps
-            for spot, (name, packed) in enumerate(zip(self._file.columns, row[5:], strict=True)):
-                if 1 + spot in bad:
+            place = f"run {number} (stream {run.stream}, steps {run.first} to {run.stop - 1})"
+            for at, (name, packed) in enumerate(zip(columns, row[5:], strict=True)):
+                if 1 + at in bad:
                     continue
                 values = self._unpacked(name, packed, run.steps)
                 if isinstance(values, str):
-                    yield (
-                        f"{place} (stream {run.stream}, steps {run.first} to {run.first + run.steps - 1}), "
-                        f"column {name!r}: {values}"
-                    )
+                    yield f"{place}, column {name!r}: {values}"
                 elif name == "reward":
                     self._rewards[run.stream][run.first] = values
 
     def _check_steps(self) -> Iterator[str]:
-        for number, row in scan(self._file, "steps"):
-            if isinstance(row, FileError):
-                yield f"step row {number}: {cause(row)}"
+        columns = self._file.columns
+        names, count = (*columns, *self._final_names), len(columns)
+        for number, row, bad, said in self._records(
+            "steps", "step row", "rows of newest steps", STEP_FORM, names, count
+        ):
+            yield from said
+            if row is None or self._cut is None:
                 continue
-            self.counts["rows of newest steps"] += 1
-            blobs = row[5:]
-            names = [*self._file.columns, *(f"final_{name}" for name in self._file.obs_columns)]
-            bad = broken(STEP_FORM, row[:4], row[4], blobs, len(self._file.columns))
-            yield from told(f"step row {number}", bad, names)
-            if bad is None or 0 in bad or self._settings is None:
-                continue
-            _, stream, step, ended = row[:4]
-            if not (
-                0 <= stream < self._settings.streams
-                and step >= 0
-                and number == stream * RUN + step % RUN
-                and ended in ENDS
-            ):
-                yield f"step row {number}: step {step} of stream {stream}, ended {ended}, cannot lie there"
-                continue
-            count = len(self._file.columns)
-            values = {
+            _, stream, step_id, ended, _, *blobs = row
+            whole = {
                 name: blob
-                for spot, (name, blob) in enumerate(zip(self._file.columns, blobs, strict=False))
-                if 1 + spot not in bad
+                for at, (name, blob) in enumerate(zip(names, blobs, strict=True))
+                if 1 + at not in bad
             }
-            whole = not any(1 + spot in bad for spot in range(count, len(blobs)))
-            final, finding = self._final(blobs[count:]) if whole else (None, "")
-            if finding:
-                yield f"step {step} of stream {stream}: {finding}"
-            self._steps[stream].append(StepRow(stream, step, ended, values, final))
+            values = {name: whole[name] for name in columns if name in whole}
+            step = StepRecord(stream, step_id, ended, values, None)
+            if stray := list(stray_step(number, step, self._cut.streams)):
+                yield stray[0].text
+                continue
+            if all(name in whole for name in self._final_names):
+                final, finding = self._final(blobs[count:])
+                if finding:
+                    yield f"step {step.id} of stream {step.stream}: {finding}"
+                step = step._replace(final=final)
+            self._steps[step.stream].append(step)
 
     def _check_episodes(self) -> Iterator[str]:
-        for number, row in scan(self._file, "episodes"):
-            place = f"episode {number}"
-            if isinstance(row, FileError):
-                yield f"{place}: {cause(row)}"
-                continue
-            self.counts["episodes"] += 1
-            names = [f"final_{name}" for name in self._file.obs_columns]
-            bad = broken(EPISODE_FORM, row[:7], row[7], row[8:])
-            yield from told(place, bad, names)
-            if bad is None or 0 in bad or self._settings is None:
+        for number, row, bad, said in self._records(
+            "episodes", "episode", "episodes", EPISODE_FORM, self._final_names
+        ):
+            yield from said
+            if row is None or self._cut is None:
                 continue
             final, finding = (None, "") if bad else self._final(row[8:])
             if finding:
-                yield f"{place}: {finding}"
+                yield f"episode {number}: {finding}"
             self.counts["final observations"] += final is not None
-            episode = EpisodeRow._make((*row[:7], final))
-            if not (
-                0 <= episode.stream < self._settings.streams
-                and episode.ordinal >= 0
-                and 0 <= episode.start <= episode.stop
-                and episode.number >= 0
-            ):
-                yield f"{place}: steps {episode.start} to {episode.stop} of stream {episode.stream} cannot be"
+            episode = EpisodeRecord._make((*row[:7], final))
+            if stray := list(stray_episode(episode, self._cut.streams)):
+                yield stray[0].text
                 continue
-            if episode.ended not in ENDS:
-                yield f"{place}: ended is {episode.ended}, which means nothing"
-            if final is not None and episode.ended == RUNNING:
-                yield f"{place}: it runs, and yet it has a final observation"
-            if not math.isfinite(episode.total):
-                yield f"{place}: its return is {episode.total}"
+            for odd in odd_episode(episode):
+                yield odd.text
             self._episodes[episode.stream].append(episode)
 
     # --- what samplers remember ------------------------------------------------------------------------
 
     def _check_arrays(self) -> Iterator[str]:
         most = most_array_bytes(0 if self._settings is None else self._settings.capacity)
-        for number, row in scan(self._file, "arrays"):
+        for number, row in self._file.scan("arrays"):
             if isinstance(row, FileError):
                 yield f"arrays, row {number}: {cause(row)}"
                 continue
@@ -321,36 +336,15 @@ class Audit:
         samplers = self._meta.get("samplers", [])
         if not isinstance(samplers, list):
             return  # that was said before
+        settings = self._settings
+        size = None if settings is None else (settings.streams, settings.each)
         for number, entry in enumerate(samplers):
             self.counts["samplers"] += 1
-            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+            if not is_sampler_entry(entry):
                 yield f"sampler {number}: wanted its kind and state, got {str(entry)[:80]}"
                 continue
-            try:
-                state = from_json(entry[1], self._arrays)
-            except DOUBTS as error:
-                yield f"sampler {number}, {entry[0]}: its array {error} is missing, or damaged"
-                continue
-            for finding in self._wrong_state(state):
+            for finding in wrong_sampler(entry[1], self._arrays, size):
                 yield f"sampler {number}, {entry[0]}: {finding}"
-
-    def _wrong_state(self, state: Any) -> Iterator[str]:
-        """Yield what is wrong with the weights that a sampler keeps, wherever they stand in its state."""
-        if isinstance(state, list):
-            for child in state:
-                yield from self._wrong_state(child)
-        if not isinstance(state, dict) or self._settings is None:
-            return
-        streams, each = self._settings.streams, self._settings.capacity // self._settings.streams
-        try:
-            if state.keys() == STEP_WEIGHTS:
-                checked_step_weights(state, streams, each)
-            elif state.keys() == EPISODE_WEIGHTS:
-                checked_episode_weights(state, streams, most_episodes(streams, each))
-        except BadSetting as error:
-            yield str(error)
-        for child in state.values():
-            yield from self._wrong_state(child)
 
     # --- blobs -----------------------------------------------------------------------------------------
 
@@ -374,3 +368,8 @@ class Audit:
             if isinstance(wrong := self._unpacked(name, packed), str):
                 return None, f"its final observation, column {name!r}: {wrong}"
         return given or None, ""
+
+
+def cause(error: FileError) -> str:
+    """Return why a row cannot be read, without the path and the remedy."""
+    return f"it cannot be read ({error.__cause__ or error})"

@@ -43,6 +43,10 @@ class Runs:
         run, row = divmod(step % self.capacity, RUN)
         return stream * self.each + run, row
 
+    def first_of(self, step: int) -> int:
+        """Return the id of the first step of the run that a step is in."""
+        return step - step % self.capacity % RUN
+
     def of_slots(self, slots: Ints) -> tuple[Ints, Ints]:
         """Return (numbers of the runs, rows in them) of slots."""
         stream, within = np.divmod(slots, self.capacity)

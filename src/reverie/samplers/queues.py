@@ -233,7 +233,7 @@ class Shuffled(Sampler):
         self._permute()
 
     def _permute(self) -> None:
-        watch(self)
+        watch(self._forked)
         generator = np.random.Generator(np.random.Philox(self._epoch["seed"]))
         self._order = generator.permutation(int(self._epoch["counts"].sum()))
         self._ends = np.cumsum(self._epoch["counts"])

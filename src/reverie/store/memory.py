@@ -32,12 +32,12 @@ class _Noting:
     def __init__(self) -> None:
         self.lock = threading.Lock()
 
-    def _forked(self, at_rest: bool) -> None:
+    def forked(self, at_rest: bool) -> None:
         self.lock = threading.Lock()  # a thread of the parent's may have held it
 
 
 _noting = _Noting()
-watch(_noting)
+watch(_noting.forked)
 
 
 def available_bytes() -> int | None:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from reverie.index import RUN, Runs
 from reverie.spec import Column
-from reverie.store.codec import pack, unpack, unreadable
-from reverie.store.parallel import Helpers
+from reverie.store.codec import Helpers, pack, unpack, unreadable
 from reverie.store.plain import Ring
 
 Array = npt.NDArray[Any]
@@ -143,9 +142,9 @@ class PackedRing:
         self._helpers = Helpers()
 
     @staticmethod
-    def row_bytes(columns: Iterable[Column]) -> int:
+    def step_bytes(columns: Iterable[Column]) -> int:
         """Return what one step takes beside its packed columns, which are known only once packed."""
-        return Ring.row_bytes(column for column in columns if not is_wide(column))
+        return Ring.step_bytes(column for column in columns if not is_wide(column))
 
     @property
     def nbytes(self) -> int:

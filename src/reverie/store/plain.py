@@ -18,9 +18,11 @@ Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
 
-SLICE_ROW = 4096  # bytes of a row from which on a call for each window costs next to nothing
-SPAN_ROW = 192  # bytes: above, rows that are copied one by one, but only once, are there as soon
-KEPT_SPANS = 64
+# Rows of at least so many bytes are copied by one call for each window: the call costs little beside the copy.
+SLICE_ROW = 4096
+# Rows of more bytes are copied one by one. Spans, which copy twice, are no faster there.
+SPAN_ROW = 192
+KEPT_SPANS = 64  # arrays of spans that are kept for the next batch
 
 
 class Ring:
@@ -46,7 +48,7 @@ class Ring:
         }
 
     @staticmethod
-    def row_bytes(columns: Iterable[Column]) -> int:
+    def step_bytes(columns: Iterable[Column]) -> int:
         """Return what one step takes, known beforehand."""
         return sum(column.field.nbytes for column in columns)
 
@@ -97,9 +99,6 @@ class Ring:
         value: Array = self.columns[name][slot]
         return value
 
-    def seal(self, stream: int) -> None:
-        """Take note that the run being written is whole: nothing changes here."""
-
     def pack_run(self, number: int, rows: int) -> dict[str, bytes]:
         """Return the first `rows` rows of a run, packed, by column."""
         first = self._runs.slots(number).start
@@ -116,57 +115,49 @@ class Ring:
             rows = array[slots]
             rows[...] = unpack(packed[name], rows.shape, array.dtype)
 
-    def drop_run(self, number: int) -> None:
-        """Let go of a run of which no step is live any more: nothing changes here."""
-
-    def forget_open(self) -> None:
-        """Forget the runs being written, which are about to be written again: nothing changes here."""
-
 
 class Finals:
-    """Final observations, one per ended episode that gave one, in places that are used again.
+    """Final observations, one per ended episode that gave one, in slots that are used again.
 
     How many there will be is not known in advance: memory is taken as they come, and never for more than one a step.
 
     Args:
         columns: the observation's columns.
-        limit: most places: one for each step, and one more in each stream, since room is made before its oldest goes.
+        limit: most slots: one for each step, and one more in each stream, since room is made before its oldest goes.
     """
 
-    __slots__ = ("__weakref__", "_free", "_limit", "_places", "_row_bytes", "columns")
+    __slots__ = ("__weakref__", "_free", "_limit", "_row_bytes", "_slots", "columns")
 
     def __init__(self, columns: Sequence[Column], limit: int) -> None:
-        # The kernel commits a page of zeros when it is first written, and places are used from the first one on.
+        # The kernel commits a page of zeros when it is first written, and slots are used from the first one on.
         self.columns: dict[str, Array] = {
             column.name: np.zeros((limit, *column.field.shape), column.field.dtype) for column in columns
         }
         self._row_bytes = sum(column.field.nbytes for column in columns)
         self._limit = limit
-        self._places = 0  # of these, how many may be used by now
+        self._slots = 0  # of these, how many may be used by now
         self._free: list[int] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the places in use, and of as many more as there may soon be."""
-        return self._places * self._row_bytes
+        """Bytes of the slots in use, and of as many more as there may soon be."""
+        return self._slots * self._row_bytes
 
-    def _claim(self, places: int) -> None:
-        reserve(
-            self, places * self._row_bytes, f"final observations of {places:,} episodes", held=self.nbytes
-        )
+    def _claim(self, slots: int) -> None:
+        reserve(self, slots * self._row_bytes, f"final observations of {slots:,} episodes", held=self.nbytes)
 
     def put(self, values: Mapping[str, Any]) -> int:
-        """Store one final observation and return its place."""
+        """Store one final observation and return its slot."""
         if not self._free:
             self.reserve(1)
-        place = self._free[-1]
+        slot = self._free[-1]
         for name, array in self.columns.items():
-            array[place] = values[name]
+            array[slot] = values[name]
         self._free.pop()
-        return place
+        return slot
 
     def load(self, number: int | None, packed: Mapping[str, bytes]) -> int:
-        """Take a final observation as `packed` gave it, and return its place.
+        """Take a final observation as `packed` gave it, and return its slot.
 
         Args:
             number: of the episode whose row in the file has it; None if no such row has it yet.
@@ -176,25 +167,22 @@ class Finals:
             {name: unpack(packed[name], array.shape[1:], array.dtype) for name, array in self.columns.items()}
         )
 
-    def packed(self, place: int) -> dict[str, bytes]:
-        """Return the final observation at `place`, packed, by column."""
-        return {name: pack(array[place]) for name, array in self.columns.items()}
+    def packed(self, slot: int) -> dict[str, bytes]:
+        """Return the final observation at `slot`, packed, by column."""
+        return {name: pack(array[slot]) for name, array in self.columns.items()}
 
-    def filed(self, place: int, number: int) -> None:
-        """Take note that the file has it now: nothing changes here."""
+    def gather(self, name: str, slots: Ints) -> Array:
+        """Return the final observations at `slots`, one row each."""
+        return self.columns[name][slots]
 
-    def gather(self, name: str, places: Ints) -> Array:
-        """Return the final observations at `places`, one row each."""
-        return self.columns[name][places]
+    def release(self, slots: Iterable[int]) -> None:
+        """Let these slots be used again."""
+        self._free.extend(slots)
 
-    def release(self, places: Iterable[int]) -> None:
-        """Let these places be used again."""
-        self._free.extend(places)
-
-    def retain(self, places: Ints) -> None:
-        """Let all places but these be used again, whatever an interrupt left."""
-        kept = set(places.tolist())
-        self._free = [place for place in range(self._places - 1, -1, -1) if place not in kept]
+    def retain(self, slots: Ints) -> None:
+        """Let all slots but these be used again, whatever an interrupt left."""
+        kept = set(slots.tolist())
+        self._free = [slot for slot in range(self._slots - 1, -1, -1) if slot not in kept]
 
     def lacks_room(self, count: int) -> bool:
         """Whether `reserve` has to be called before so many are put."""
@@ -207,12 +195,12 @@ class Finals:
             TooLarge: there is no memory for them.
         """
         while len(self._free) < count:
-            old = self._places
+            old = self._slots
             least = min(old + count - len(self._free), self._limit)
             new = max(least, min(max(2 * old, 8), self._limit))
             try:
                 self._claim(new)
             except TooLarge:
                 self._claim(new := least)
-            self._places = new
+            self._slots = new
             self._free.extend(range(new - 1, old - 1, -1))

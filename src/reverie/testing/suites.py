@@ -80,7 +80,7 @@ class Pair:
     @property
     def index(self) -> EpisodeIndex:
         """The integers of the buffer."""
-        return self.buffer._index
+        return self.buffer.engine.index
 
 
 class SamplerSuite:

@@ -2,7 +2,7 @@
 
 from reverie.feeds import Feed
 from reverie.torch.dataset import SequenceDataset
+from reverie.torch.feed import feed
 from reverie.torch.mirror import DeviceMirror
-from reverie.torch.ways import feed
 
 __all__ = ["DeviceMirror", "Feed", "SequenceDataset", "feed"]

@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 import torch
-from reverie import opening
+from reverie import buffer as buffers
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive, seed_number
@@ -30,7 +30,7 @@ MOST_WORKERS = 1024
 def open_reader(path: str | os.PathLike[str]) -> ReplayBuffer:
     """Return a reader of the replay file at `path`."""
     # Every worker has one: what they read is shared by all in the system's cache, and in no worker's memory.
-    return opening.open(path, residency="disk", mode="r")
+    return buffers.open(path, residency="disk", mode="r")
 
 
 class SequenceDataset(IterableDataset[TensorBatch]):
@@ -100,16 +100,11 @@ class SequenceDataset(IterableDataset[TensorBatch]):
     def _draw(self, buffer: ReplayBuffer, rng: np.random.Generator) -> TensorBatch:
         batch_size, length = self._sizes
         boundary = self._how["boundary"]
-        layout = buffer._layouts.get(boundary == "cross", batch_size, length + self._how["burn_in"])
+        layout = buffer.engine.layouts.get(boundary == "cross", batch_size, length + self._how["burn_in"])
         block = torch.empty(layout.nbytes, dtype=torch.uint8)
         out = layout.over(block.numpy())
-        # The buffer's lock may be taken twice by one thread; its own random state is back before it is free.
-        with buffer._lock:
-            own, buffer._rng = buffer._rng, rng
-            try:
-                buffer.sample(batch_size, length, **self._how, out=out)
-            finally:
-                buffer._rng = own
+        with buffer.engine.drawing_with(rng):
+            buffer.sample(batch_size, length, **self._how, out=out)
         return build(buffer.spec, views(layout, block), boundary == "cross")
 
     def _reader(self) -> ReplayBuffer:

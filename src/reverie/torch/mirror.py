@@ -14,7 +14,7 @@ import torch
 from reverie.batch import Batch, RowBatch
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive
-from reverie.engine import Gatherer, Layout, Layouts
+from reverie.engine import Engine, Gatherer, Layout, Layouts
 from reverie.errors import BadSetting
 from reverie.feeds import build, check_buffer, without_fields
 from reverie.index import NO_FINAL, RUNNING, Ints, anchors_of
@@ -60,7 +60,8 @@ class DeviceMirror(Bound):
                 f"fields: wanted some of ('obs', 'action'), got {fields!r}; extra fields may be written back, "
                 f"so they are drawn from the buffer"
             )
-        spec, index = buffer.spec, buffer._index
+        self._engine = buffer.engine
+        spec, index = buffer.spec, buffer.engine.index
         self._slots = len(index.episode_of_slot)
         self._columns = {
             column.name: DeviceColumn(
@@ -78,7 +79,7 @@ class DeviceMirror(Bound):
             ADDRESS if "action" in fields else spec.action,
             spec.extras,
         )
-        addresses: Any = _Addresses(self._planned, self._slots, buffer)
+        addresses: Any = _Addresses(self._planned, self._slots, buffer.engine)
         self._gatherer = Gatherer(self._spec.columns(), index, addresses, addresses.finals)
         self._derived: dict[str, Derived] = {}
         self._head = np.zeros(index.streams, np.int64)  # stream -> one past the last id that is here
@@ -88,7 +89,7 @@ class DeviceMirror(Bound):
         self._uniform = Uniform()
         self._lock: AbstractContextManager[Any] = threading.RLock()
         self.uploaded = 0
-        watch(self)
+        watch(self._forked)
 
     def _forked(self, at_rest: bool) -> None:
         # CUDA does not survive a fork, and torch's threads on the CPU need not.
@@ -131,20 +132,17 @@ class DeviceMirror(Bound):
         burn_in = natural("burn_in", burn_in)
         sampler = self._uniform if sampler is None else check_sampler("sampler", sampler)
         derived = None if obs == "obs" else self._named(obs)
-        buffer = self._buffer
+        engine = self._engine
         with self._lock:
-            with buffer._turn:
-                buffer._keeper.check_open()
-                anchors = anchors_of(buffer._index, boundary, length)
+            with engine.turn:
+                engine.check_open()
+                anchors = anchors_of(engine.index, boundary, length)
                 self._follow()
                 layout = self._layouts.get(boundary == "cross", batch_size, burn_in + length)
                 block = self._host_block(layout.nbytes)
                 batch = layout.over(block.numpy())
-                buffer._keeper.drawing(sampler)
-                drawn = sampler.draw(anchors, buffer._rng, batch_size)
-                windows = anchors.windows(drawn, burn_in, buffer._rng)
-                self._gatherer.fill(windows, layout, batch, drawn.weight, buffer._origins.of(sampler))
-                buffer._keeper.used()
+                self._gatherer.fill(engine.choose(anchors, batch_size, burn_in, sampler), layout, batch)
+                engine.memories.used()
             # The buffer may go on: what lies here changes only in _follow.
             return self._gather(layout, block, batch, derived)
 
@@ -155,8 +153,8 @@ class DeviceMirror(Bound):
         """
         derived = None if name is None else self._named(name)
         with self._lock:
-            with self._buffer._turn:
-                self._buffer._keeper.check_open()
+            with self._engine.turn:
+                self._engine.check_open()
                 self._follow()
                 rows, places = self._live_rows(), self._live_finals()
             if derived is not None:
@@ -207,7 +205,7 @@ class DeviceMirror(Bound):
 
     def _follow(self) -> None:
         """Upload the steps and ends that came since the last time; the caller holds both locks."""
-        index = self._buffer._index
+        index = self._engine.index
         slots = [
             stream * index.capacity
             + np.arange(max(self._head.item(stream), index.tail.item(stream)), index.head.item(stream))
@@ -227,7 +225,7 @@ class DeviceMirror(Bound):
         self._ended[:] = ended
 
     def _upload(self, slots: Ints) -> None:
-        columns = [column for column in self._buffer._columns if column.name in self._columns]
+        columns = [column for column in self._engine.columns if column.name in self._columns]
         at_once = max(UPLOAD_BYTES // sum(column.field.nbytes for column in columns), 1)
         for first in range(0, len(slots), at_once):
             part = slots[first : first + at_once]
@@ -236,7 +234,7 @@ class DeviceMirror(Bound):
                 shape = (len(part), *column.field.shape)
                 staged = self._host_block(len(part) * column.field.nbytes)
                 values = staged.numpy().view(column.field.dtype).reshape(shape)
-                self._buffer._ring.gather(column.name, part, values)
+                self._engine.store.gather(column.name, part, values)
                 self._columns[column.name].put(rows, self._staged(staged, column.field, len(part)))
             for derived in self._derived.values():
                 derived.forget(part + 1)
@@ -249,7 +247,7 @@ class DeviceMirror(Bound):
         on_device = self._to_device(places)
         for name in self._obs_names:
             column = self._columns[name]
-            values = self._buffer._finals.gather(name, places)
+            values = self._engine.finals.gather(name, places)
             column.make_room(self._room)
             column.put_finals(on_device, torch.from_numpy(values).to(self._device))
         for derived in self._derived.values():
@@ -314,7 +312,7 @@ class DeviceMirror(Bound):
         return tree_build("obs", self._buffer.spec.obs, leaves)
 
     def _live_rows(self) -> Ints:
-        index = self._buffer._index
+        index = self._engine.index
         parts = [
             stream * index.capacity
             + np.arange(index.tail.item(stream), index.head.item(stream)) % index.capacity
@@ -323,7 +321,7 @@ class DeviceMirror(Bound):
         return np.concatenate(parts) + 1
 
     def _live_finals(self) -> Ints:
-        index = self._buffer._index
+        index = self._engine.index
         rows = index.live_episodes()
         places = index.final_slot[rows[index.ended[rows] != RUNNING]]
         known: Ints = places[places != NO_FINAL]
@@ -333,10 +331,10 @@ class DeviceMirror(Bound):
 class _Addresses:
     """Stands for a store whose mirrored fields hold their own addresses, and for its final observations."""
 
-    def __init__(self, planned: tuple[str, ...], slots: int, buffer: ReplayBuffer) -> None:
+    def __init__(self, planned: tuple[str, ...], slots: int, engine: Engine) -> None:
         self._planned = planned
-        self._ring = buffer._ring
-        self.finals = _FinalAddresses(planned, slots, buffer)
+        self._ring = engine.store
+        self.finals = _FinalAddresses(planned, slots, engine)
 
     def gather(self, name: str, slots: Ints, out: npt.NDArray[Any]) -> None:
         if name in self._planned:
@@ -346,10 +344,10 @@ class _Addresses:
 
 
 class _FinalAddresses:
-    def __init__(self, planned: tuple[str, ...], slots: int, buffer: ReplayBuffer) -> None:
+    def __init__(self, planned: tuple[str, ...], slots: int, engine: Engine) -> None:
         self._planned = planned
         self._first = slots + 1
-        self._finals = buffer._finals
+        self._finals = engine.finals
 
     def gather(self, name: str, places: Ints) -> npt.NDArray[Any]:
         return places + self._first if name in self._planned else self._finals.gather(name, places)

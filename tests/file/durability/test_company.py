@@ -101,7 +101,7 @@ def test_a_reader_in_another_process_sees_whole_windows_and_news(residency, kind
         writer = Child(write)
         seen = [0] * streams
         while looks[0] >= 0 and not writer.ended():
-            with buffer._turn:
+            with buffer.engine.turn:
                 now = heads(buffer)
                 assert all(after >= before for before, after in zip(seen, now, strict=True))
                 assert kind != "batch" or len(set(now)) == 1, "a part of one add_batch"

@@ -78,17 +78,17 @@ def test_a_second_copy_writes_only_what_has_changed(file, tmp_path):
         for _ in range(40):
             add(buffer, story, 0)
         with rv.open(copy, mode="r") as saved:
-            runs = dict(enumerate(saved._keeper.file.db.rows("SELECT number, checksums FROM runs")))
+            runs = dict(enumerate(saved.engine.file.db.rows("SELECT number, checksums FROM runs")))
         written = []
-        put = type(saved._keeper.file).put_run
+        put = type(saved.engine.file).put_run
         try:
-            type(saved._keeper.file).put_run = lambda self, run, packed: (
+            type(saved.engine.file).put_run = lambda self, run, packed: (
                 written.append(run.number),
                 put(self, run, packed),
             )
             buffer.save_as(copy)
         finally:
-            type(saved._keeper.file).put_run = put
+            type(saved.engine.file).put_run = put
         ours = [number for number in written if number >= len(runs)]
         assert len(ours) == len(written) <= 2
         with rv.open(copy, mode="r") as saved:

@@ -54,17 +54,17 @@ def tell(path: Path, steps: int, close: bool = True, **settings) -> rv.ReplayBuf
 def answer(path: Path, residency: str, mode: str = "r") -> tuple:
     """Everything that a file says, as plain values, its random state and a batch included."""
     with rv.open(path, residency, mode, seed=0) as buffer:
-        index = buffer._index
-        with buffer._turn:
+        index = buffer.engine.index
+        with buffer.engine.turn:
             ids = np.arange(index.tail.item(0), index.head.item(0))
             columns = []
             for column in stored_columns(buffer.spec):
                 rows = np.zeros((len(ids), *column.field.shape), column.field.dtype)
                 if len(ids):
-                    buffer._ring.gather(column.name, ids % CAPACITY, rows)
+                    buffer.engine.store.gather(column.name, ids % CAPACITY, rows)
                 columns.append((column.name, rows.tobytes()))
             rows = index.live_episodes()
-            finals = [int(buffer._finals.gather("obs", np.array([place]))[0]) if place >= 0 else None
+            finals = [int(buffer.engine.finals.gather("obs", np.array([place]))[0]) if place >= 0 else None
                       for place in index.final_slot[rows].tolist()]  # fmt: skip
         samplers = [rv.Uniform(), rv.Prioritized()] if buffer.count_windows(2) else []
         drawn = [buffer.sample(6, 2, sampler=sampler) for sampler in samplers]
@@ -75,7 +75,7 @@ def answer(path: Path, residency: str, mode: str = "r") -> tuple:
             buffer.episodes.tobytes(),
             finals,
             drawn,
-            buffer._keeper.file.meta("rng"),
+            buffer.engine.file.meta("rng"),
         )
 
 

@@ -41,7 +41,7 @@ Forked = partial(Child, patience_s=100)
 
 def add(buffer: rv.ReplayBuffer, steps: int = 1) -> None:
     for _ in range(steps):
-        step = buffer._index.head.item(0)
+        step = buffer.engine.index.head.item(0)
         buffer.add(obs=np.full(40, step, np.float64), action=step, reward=0.0, terminated=step % 50 == 49,
                    truncated=False, value=0.0)  # fmt: skip
 
@@ -238,12 +238,12 @@ def test_a_fork_amid_work_never_waits_for_ever(kind, tmp_path):
             thread.join()
     if wrong:
         raise wrong[0]
-    heads = buffer._index.head.item(0) if "reader" not in kind else len(buffer)
+    heads = buffer.engine.index.head.item(0) if "reader" not in kind else len(buffer)
     buffer.close()
     writer.close()
     if path.exists():
         with rv.open(path) as last:
-            assert last._index.head.item(0) >= heads
+            assert last.engine.index.head.item(0) >= heads
             assert true(last.sample(200, 5))
 
 
@@ -251,7 +251,7 @@ def test_what_a_thread_does_not_let_go_of_is_refused(monkeypatch):
     """A buffer that another thread keeps busy for longer than a fork waits is refused in the child, whatever is asked."""
     monkeypatch.setattr(process, "PATIENCE_S", 0.01)
     busy, quiet = make("ram", Path())[0], make("packed", Path())[0]
-    thread, go_on = held_elsewhere(busy._lock)
+    thread, go_on = held_elsewhere(busy.engine.lock)
 
     def child() -> None:
         for ask in (lambda: busy.sample(1, 1), lambda: len(busy), lambda: busy.episodes, lambda: add(busy),
@@ -360,7 +360,7 @@ def test_a_file_in_the_middle_of_a_transaction_is_refused_in_a_child(tmp_path):
     buffer = rv.ReplayBuffer(SPEC, 1000, path=path)
     rv.ReplayBuffer(SPEC, 1000, path=other).close()
     add(buffer, 5)
-    with buffer._keeper.file.db.writing():
+    with buffer.engine.file.db.writing():
 
         def child() -> None:
             with pytest.raises(rv.WrongProcess, match="start this process with 'spawn'"):
@@ -432,7 +432,7 @@ def test_what_another_thread_held_for_a_moment_is_free_in_a_child():
 def test_what_is_made_while_a_fork_waits_is_at_rest_too(monkeypatch):
     """A buffer that a thread makes while the fork waits for another one is whole in the child; later none can be made."""
     busy = make("ram", Path())[0]
-    thread, go_on = held_elsewhere(busy._lock)
+    thread, go_on = held_elsewhere(busy.engine.lock)
     made: list[rv.ReplayBuffer] = []
     free: list[bool] = []
     noting, before = process._noting, process._Fork._look
@@ -518,7 +518,7 @@ def test_a_child_may_end_like_any_program(tmp_path):
     for name, steps in (("parent", 410), ("child", 10)):
         with rv.open(tmp_path / f"{name}.replay", mode="r") as buffer:
             assert len(buffer) == steps
-            assert buffer._keeper.file.meta("clean")
+            assert buffer.engine.file.meta("clean")
 
 
 def test_a_child_reads_rows_as_long_as_its_parent_did(tmp_path):
@@ -534,6 +534,6 @@ def test_a_child_reads_rows_as_long_as_its_parent_did(tmp_path):
             batch = reader.sample(4, 2)
             np.testing.assert_array_equal(batch.obs[:, 0], noise[batch.start])
             with pytest.raises(rv.FileError, match="too big"):
-                reader._keeper.file.db.one("SELECT zeroblob(100000000)")
+                reader.engine.file.db.one("SELECT zeroblob(100000000)")
 
         Forked(child).wait()

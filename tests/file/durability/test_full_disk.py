@@ -94,7 +94,7 @@ def test_a_full_disk_stops_the_writer_until_there_is_room(residency, durability,
             if durability == "step":
                 assert heads(again) == now
                 check(again, story)
-            assert again._keeper.file.db.integrity() == []
+            assert again.engine.file.db.integrity() == []
 
     Child(work).wait()
 

@@ -119,7 +119,7 @@ def judge(path: Path, story: Story, told: Told, durability: str, residency: str,
             }
         check(buffer, story, noted=told.noted)
         read_all(buffer)
-        if not buffer._keeper.file.meta("clean"):
+        if not buffer.engine.file.meta("clean"):
             for stream in range(story.streams):
                 if now[stream]:
                     story.torn.setdefault(stream, set()).add(now[stream])

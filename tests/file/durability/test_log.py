@@ -28,8 +28,8 @@ pytestmark = pytest.mark.long
 def grow(buffer: rv.ReplayBuffer, steps: int) -> None:
     """Add steps that say which they are, in episodes of 7."""
     for _ in range(steps):
-        with buffer._turn:
-            number = buffer._index.head.item(0)
+        with buffer.engine.turn:
+            number = buffer.engine.index.head.item(0)
         buffer.add(obs=number, action=-number, reward=1.0, terminated=number % 7 == 6, truncated=False)
 
 
@@ -41,8 +41,8 @@ def holds(path: Path, mode: str = "r") -> int:
         batch = buffer.sample(200, 1, boundary="pad_right")
         np.testing.assert_array_equal(batch.obs[:, 0], batch.start)
         np.testing.assert_array_equal(batch.action[:, 0], -batch.start)
-        with buffer._turn:
-            return int(buffer._index.head.item(0))
+        with buffer.engine.turn:
+            return int(buffer.engine.index.head.item(0))
 
 
 def is_whole(path: Path) -> list[str]:
@@ -75,8 +75,8 @@ def test_what_was_flushed_is_in_the_file_alone(residency, durability, tmp_path):
             grow(buffer, 70)
             buffer.flush()
             shutil.copy(path, copy)
-            with buffer._turn:
-                now = buffer._index.head.item(0)
+            with buffer.engine.turn:
+                now = buffer.engine.index.head.item(0)
             assert any("log is missing" in line for line in is_whole(copy))
             assert holds(copy) == now
     assert not any("missing" in line for line in is_whole(path))
@@ -159,7 +159,7 @@ def test_emptying_the_log_costs_the_same_in_a_large_file(tmp_path):
             grow(buffer, steps)
             for _ in range(2):
                 count[0] = 0
-                with buffer._keeper.file.db.syncing():
+                with buffer.engine.file.db.syncing():
                     pass
             written.append(count[0])
     assert written[0] == written[1] < 20_000
@@ -168,10 +168,10 @@ def test_emptying_the_log_costs_the_same_in_a_large_file(tmp_path):
 @pytest.mark.parametrize("what", ["flush", "close", "save_as"])
 def test_a_copy_made_by_another_thread_is_waited_for_while_others_go_on(what, tmp_path, monkeypatch):
     """While save_as copies, adds and samples go on; a flush, a close or another copy comes after it."""
-    from reverie.engine import engine as keeping
+    from reverie.engine import copies
 
     path, copying, go_on, order = tmp_path / "a.replay", threading.Event(), threading.Event(), []
-    copy_file = keeping.copy_file
+    copy_file = copies.copy_file
 
     def slowly(*args: object) -> None:
         first = not order
@@ -182,7 +182,7 @@ def test_a_copy_made_by_another_thread_is_waited_for_while_others_go_on(what, tm
         copy_file(*args)
         order.append("ends")
 
-    monkeypatch.setattr(keeping, "copy_file", slowly)
+    monkeypatch.setattr(copies, "copy_file", slowly)
     buffer = rv.ReplayBuffer(scalar_spec(), 500, path=path)
     grow(buffer, 50)
     copier = threading.Thread(target=buffer.save_as, args=(tmp_path / "b.replay",))

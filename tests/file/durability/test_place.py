@@ -273,9 +273,9 @@ def test_a_disk_that_fails_does_not_keep_memory_from_being_saved_elsewhere(
         raise rv.FileError("a.replay: wanted something of the disk, got nothing; save elsewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(buffer._keeper._journal, "flush", fail)
+        patch.setattr(buffer.engine.changes.writer, "flush", fail)
         if what == "damaged":
-            patch.setattr(buffer._keeper.file, "meta", fail)
+            patch.setattr(buffer.engine.file, "meta", fail)
         buffer.save_as(tmp_path / "b.replay")
         grow(buffer, 5)
         buffer.save_as(tmp_path / "b.replay")
@@ -466,17 +466,17 @@ def test_every_code_of_sqlite_has_a_meaning(tmp_path):
          "SQLITE_NOMEM", "SQLITE_LOCKED", "SQLITE_INTERRUPT", "SQLITE_TOOBIG", "SQLITE_NOLFS", "SQLITE_AUTH"))}  # fmt: skip
     assert len(errors) > 40
     for name, code in errors.items():
-        said = str(failing(buffer._keeper.file.db, code, name))
+        said = str(failing(buffer.engine.file.db, code, name))
         assert "wanted" in said
         assert ";" in said
         assert "damaged one" not in said, name
         assert "unknown" not in said, name
-    assert "put it on a local disk" in str(failing(buffer._keeper.file.db, 15, "SQLITE_PROTOCOL"))
+    assert "put it on a local disk" in str(failing(buffer.engine.file.db, 15, "SQLITE_PROTOCOL"))
     for name in ("SQLITE_MISUSE", "SQLITE_INTERNAL", "SQLITE_OF_TOMORROW"):
-        said = str(failing(buffer._keeper.file.db, 4321, name))
+        said = str(failing(buffer.engine.file.db, 4321, name))
         assert "unknown" in said
         assert f"{name}, 4321" in said
-    assert "damaged" in str(failing(buffer._keeper.file.db, 11, "SQLITE_CORRUPT_INDEX"))
+    assert "damaged" in str(failing(buffer.engine.file.db, 11, "SQLITE_CORRUPT_INDEX"))
     buffer.close()
 
 
@@ -484,7 +484,7 @@ def test_a_connection_that_was_closed_meanwhile_is_a_closed_buffer(tmp_path):
     """Who asks a file that another thread has just closed gets BufferClosed, and no word of damage."""
     rv.ReplayBuffer(scalar_spec(), 9, path=tmp_path / "a.replay").close()
     reader = rv.open(tmp_path / "a.replay", mode="r")
-    turn = reader._turn
+    turn = reader.engine.turn
     reader.close()
     with pytest.raises(rv.BufferClosed, match=r"closed meanwhile"), turn:
         pass

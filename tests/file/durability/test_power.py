@@ -102,7 +102,7 @@ def test_power_is_lost_and_the_flushed_is_there(seed, durability, tmp_path, monk
             assert now[0] <= at[0]
             assert now[1] <= at[1]
             now_story = Story(seed, 2, 144, rarity=8, sure=True)
-            if buffer._keeper._journal is not None:
+            if buffer.engine.changes.writer is not None:
                 now_story.torn = {stream: {head} for stream, head in enumerate(now)}
             check(buffer, now_story)
             read_all(buffer)

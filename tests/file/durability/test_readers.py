@@ -20,7 +20,7 @@ RESIDENCIES = ["ram", "packed", "disk"]
 
 def add(buffer: rv.ReplayBuffer, steps: int) -> None:
     for _ in range(steps):
-        step = buffer._index.head.item(0)
+        step = buffer.engine.index.head.item(0)
         buffer.add(
             obs=np.full(40, step, np.float64),
             action=step,
@@ -169,7 +169,7 @@ def test_a_close_under_those_who_work_ends_them(residency, turns, tmp_path):
         thread.join()
     feed.close()
     assert [type(error) for error in told] == [rv.BufferClosed] * len(jobs)
-    last = buffer._index.head.item(0)
+    last = buffer.engine.index.head.item(0)
     with rv.open(path, mode="r") as reader:
-        assert reader._index.head.item(0) == last
+        assert reader.engine.index.head.item(0) == last
     assert not [name for name in os.listdir(tmp_path) if "saving" in name]

@@ -104,7 +104,7 @@ def test_leftovers_of_a_killed_process_are_not_taken_for_its_successors(tmp_path
         buffer.save_as(copy)
     with rv.open(copy) as buffer:
         assert len(buffer) == 1
-        assert buffer._keeper.file.db.integrity() == []
+        assert buffer.engine.file.db.integrity() == []
 
 
 def test_a_fork_that_outlives_the_writer_does_not_keep_its_lock(tmp_path):
@@ -147,8 +147,8 @@ def test_what_an_interrupt_kept_from_memory_comes_there_with_the_next_call(what,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(buffer._index, "make_room", interrupt)
-        patch.setattr(buffer._index, "cut", interrupt)
+        patch.setattr(buffer.engine.index, "make_room", interrupt)
+        patch.setattr(buffer.engine.index, "cut", interrupt)
         with pytest.raises(KeyboardInterrupt):
             add(buffer, 2) if what == "step" else buffer.cut()
     if then == "other":
@@ -209,14 +209,14 @@ def test_a_write_that_was_done_has_happened_though_memory_was_lacking_then(what,
     batch = buffer.sample(8, 1)
     # It brings the random state, so that the next one may be a transaction of its own.
     step(2 if what == "step" else 4)
-    connection = buffer._keeper.file.db._connection
-    buffer._keeper.file.db._connection = lacks = LacksMemory(connection, word)
+    connection = buffer.engine.file.db._connection
+    buffer.engine.file.db._connection = lacks = LacksMemory(connection, word)
     calls = {"step": lambda: step(3), "cut": buffer.cut,
              "note": lambda: buffer.write_back(batch, note=np.ones((8, 1), np.int64))}  # fmt: skip
     with pytest.raises(rv.FileError, match="memory"):
         calls[what]()
     assert not lacks.had_enough
-    buffer._keeper.file.db._connection = connection
+    buffer.engine.file.db._connection = connection
     step(9)
     assert len(buffer) == (5 if what == "step" else 6)
 

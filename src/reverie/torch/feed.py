@@ -1,4 +1,4 @@
-"""The ways of a feed to the CPU and to CUDA devices."""
+"""Feeds of tensor batches: plain ones to the CPU, and through pinned memory to CUDA devices."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def feed(
     where = as_device(device)
     way: Plain | Pinned = Plain(draw, where)
     if where.type == "cuda":
-        layout = buffer._layouts.get(boundary == "cross", batch_size, burn_in + length)
+        layout = buffer.engine.layouts.get(boundary == "cross", batch_size, burn_in + length)
         way = Pinned(draw, buffer.spec, layout, CudaCopies(where))
     return Feed(way.make, way.hand_over, prefetch)
 
