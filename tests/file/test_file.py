@@ -313,7 +313,9 @@ def test_a_reader_follows_the_writer(tmp_path, residency):
             assert len(reader) == len(twins.plain)
             if not reader.count_windows(2):
                 continue
-            reader._rng.bit_generator.state = twins.plain._rng.bit_generator.state
+            reader.engine.memories.rng.bit_generator.state = (
+                twins.plain.engine.memories.rng.bit_generator.state
+            )
             assert_same_batch(reader.sample(16, 2), twins.plain.sample(16, 2))
             twins.kept.sample(16, 2)
     twins.kept.close()

@@ -64,7 +64,7 @@ def test_batches_are_those_of_sample():
     """A batch is what `sample` gives for the random state of (seed, worker, epoch)."""
     ours, theirs = frames(), frames()
     key = np.random.SeedSequence(7, spawn_key=(0, 0))
-    theirs._rng = np.random.Generator(np.random.Philox(key))
+    theirs.engine.memories.rng = np.random.Generator(np.random.Philox(key))
     how = {"boundary": "cross", "burn_in": 1}
     for batch in SequenceDataset(ours, 6, 4, seed=7, batches=3, sampler=rv.EpisodeUniform(), **how):
         wanted = theirs.sample(6, 4, sampler=rv.EpisodeUniform(), **how)
