@@ -16,10 +16,20 @@ import pytest
 
 import torch
 from reverie import BadSetting, EpisodeUniform, FileError, Mixture
-from reverie.iris.config.parts import Optimisation, TokenizerConfig, TokenizerLoss
-from reverie.iris.config.run import Collection, Config, Sampling, config_from_json, config_to_json, presets
+from reverie.iris.config import (
+    Collection,
+    Config,
+    Optimisation,
+    Sampling,
+    TokenizerConfig,
+    TokenizerLoss,
+    config_from_json,
+    config_to_json,
+    presets,
+)
 from reverie.iris.learning.folder import CHECKPOINT, read_checkpoint
-from reverie.iris.learning.run import Metrics, Run
+from reverie.iris.learning.learner import Metrics, sampler_of
+from reverie.iris.learning.run import Run
 from support.games import Lights, Wandering
 
 
@@ -263,7 +273,7 @@ torch.set_num_threads(1)
 from pathlib import Path
 from test_run import lights
 from reverie.iris.learning.run import Run
-from reverie.iris.config.run import Config
+from reverie.iris.config import Config
 import pickle
 config = pickle.loads({config!r})
 run = Run.start(Path({folder!r}), config, lights)
@@ -368,12 +378,12 @@ def test_batches_are_drawn_as_the_settings_say(config: Config, tmp_path: Path) -
     """By episodes as published; or by steps, with a share from the newest quarter."""
     run = Run.start(tmp_path / "paper", config, lights)
     run.epoch()
-    assert isinstance(run._sampler(), EpisodeUniform)
+    assert isinstance(sampler_of(run.config.sampling, run.buffer), EpisodeUniform)
     run.close()
     recent = replace(config, sampling=Sampling(over="steps", recent_share=0.5))
     run = Run.start(tmp_path / "recent", recent, lights)
     run.epoch()
-    sampler = run._sampler()
+    sampler = sampler_of(run.config.sampling, run.buffer)
     assert isinstance(sampler, Mixture)
     batch = run.buffer.sample(4000, 1, boundary="pad_left", sampler=sampler)
     newest = (batch.anchor >= 8).mean()  # ten steps a stream, of which a quarter is two

@@ -7,8 +7,7 @@ import pytest
 
 import reverie as rv
 import torch
-from reverie.iris.config.parts import Optimisation
-from reverie.iris.config.run import Config
+from reverie.iris.config import Config, Optimisation
 from reverie.iris.learning.run import Run
 from reverie.iris.learning.train import TOKENS, mirror_tokens, to_frames, train_world_model
 from reverie.iris.models.agent import Agent
@@ -91,4 +90,5 @@ def test_a_run_learns_from_tokens_of_the_tokenizer_as_it_is(config: Config, tmp_
 
 def version(run: Run) -> int:
     """Return how often the run's tokens were given up."""
-    return run._mirror._named(TOKENS).version
+    assert run.learner.mirror is not None
+    return run.learner.mirror._named(TOKENS).version

@@ -13,10 +13,10 @@ import tyro
 from rich.console import Console
 
 from reverie import BadSetting
-from reverie.iris.app.humans import human_normalised
+from reverie.iris.app.monitor import PICTURE_SIDE, dream_of
+from reverie.iris.app.monitor import train as train_run
 from reverie.iris.app.pictures import draw_animation
-from reverie.iris.app.watching import PICTURE_SIDE, dream_of
-from reverie.iris.app.watching import train as train_run
+from reverie.iris.app.scores import human_normalised
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
 from reverie.iris.learning import (
     CHECKPOINT,
@@ -25,8 +25,8 @@ from reverie.iris.learning import (
     interval,
     kept_epochs,
     read_checkpoint,
-    usable_device,
 )
+from reverie.iris.models import usable_device
 
 # Preset -> game, if none is named.
 GAMES = {
