@@ -90,7 +90,7 @@ def test_arguments_that_do_not_parse_exit_with_2(args: list[str], capsys: pytest
 
 
 def forget_games(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith(("reverie.gymnasium", "reverie.envs"))]:
+    for name in [name for name in sys.modules if name.startswith(("reverie.gymnasium", "reverie.gymnasium"))]:
         monkeypatch.delitem(sys.modules, name)
 
 
@@ -109,7 +109,7 @@ def test_a_missing_extra_gets_a_one_line_remedy(
 def test_a_module_that_no_extra_brings_is_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """A module missing for another reason is a bug, and keeps its traceback."""
     forget_games(monkeypatch)
-    monkeypatch.setitem(sys.modules, "reverie.envs.atari", None)
+    monkeypatch.setitem(sys.modules, "reverie.gymnasium.atari_games", None)
     with pytest.raises(ModuleNotFoundError):
         main(["record", "pong", "--steps", "4"])
 

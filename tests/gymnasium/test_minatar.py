@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from reverie import BadSetting, ReplayBuffer, StepSpec
-from reverie.envs.minatar import GAMES, PALETTE, minatar
 from reverie.gymnasium import record
+from reverie.gymnasium.minatar_games import GAMES, PALETTE, minatar
 
 pytest.importorskip("minatar")
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+import gymnasium
 from reverie.buffer import ReplayBuffer
 from reverie.checks import positive, seed_number
-from reverie.envs.lanes import for_env, numbers, own, put, row, rows
 from reverie.errors import BadSetting, SpecMismatch
+from reverie.gymnasium.lanes import for_env, numbers, own, put, row, rows
 from reverie.spec import Column, StepSpec
 from reverie.values import Tree, tree_leaves
 
