@@ -100,8 +100,8 @@ class Twins:
 
 def assert_same_batch(kept, plain) -> None:
     """Assert that two batches are equal bit for bit."""
-    for name, array in plain._parts.layout.arrays(plain).items():
-        other = kept._parts.layout.arrays(kept)[name]
+    for name, array in plain.parts.layout.arrays(plain).items():
+        other = kept.parts.layout.arrays(kept)[name]
         assert other.dtype == array.dtype, name
         np.testing.assert_array_equal(other, array, err_msg=name)
 
