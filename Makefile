@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo learn test test-slow check format bench bench-peers clean
+.PHONY: demo learn test test-slow check format bench bench-peers house clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -50,6 +50,10 @@ bench: $(VENV)/.dev
 # Gigabytes of other libraries, each in an environment of its own under .bench, and most of an hour.
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.peers
+
+# How large the parts of reverie are, and through how many of them a call runs.
+house: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.house
 
 clean:
 	rm -rf $(VENV) .bench dist runs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import feeds, files, packed, samplers, streams, vectors, windows
-from benchmarks.measure import machine, report, write_json
+from benchmarks.harness import machine, report, write_json
+from benchmarks.own import feeds, files, packed, samplers, streams, vectors, windows
 
 TABLES = {
     "windows": ("64 windows of 21 frames of 3x64x64 uint8 from 100,000 wrapped steps; limit: slice copies",

@@ -1,6 +1,7 @@
 """Install every peer into an environment of its own, run the same workloads on each, and write the tables.
 
-`make bench-peers` runs `python -m benchmarks.peers`. Cells that are run again replace those in the JSON; others stay.
+`make bench-peers` runs `python -m benchmarks.peers`. Cells that are run
+again replace those in the JSON. The others stay as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import machine
+from benchmarks.harness import machine
 from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS, Variant
 from benchmarks.peers.pages import PAGE, put_tables, show_tables
 from benchmarks.peers.worker import DROP_IN_WORKLOADS, STORING, WORKLOADS
@@ -98,7 +99,7 @@ def versions(peer: str) -> dict[str, str]:
 
 
 def memory_of(group: int) -> int:
-    """Return the bytes that the processes of a group hold: pages of files do not count."""
+    """Return the bytes that the processes of a group hold. Pages of files do not count."""
     total = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -163,7 +164,7 @@ def run_one(variant: Variant, workload: str, settings: argparse.Namespace) -> di
 
 
 def judge(found: dict[str, Any]) -> dict[str, Any]:
-    """Replace the counts of starts by what they say."""
+    """Replace how often each start was drawn by what follows from it: a p-value and shares."""
     drawn = found.pop("drawn", None)
     if drawn:
         total = sum(drawn) + found["elsewhere"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.face import Ask, Peer
-from benchmarks.peers.workloads import CannotDo, Steps
+from benchmarks.peers.face import Ask, CannotDo, Peer
+from benchmarks.peers.world import Steps
 
 
 class Transitions(Peer):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.peers.workloads import CannotDo, Steps, Windows
+from benchmarks.peers.detector import Windows
+from benchmarks.peers.world import Steps
+
+
+class CannotDo(Exception):
+    """A peer has no such ability. The cell shows the message."""
 
 
 class Ask(NamedTuple):
-    """What a buffer is made for: some peers must know it beforehand."""
+    """What a buffer is made for. Some peers must know it beforehand."""
 
     capacity: int
     obs_shape: tuple[int, ...]
@@ -60,7 +66,7 @@ class Peer:
         raise CannotDo("no sequences")
 
     def windows(self, drawn: Any) -> Windows:
-        """Return what `sample` gave, spelled for the detector."""
+        """Return what `sample` gave, in the form that the detector reads."""
         raise NotImplementedError
 
     def update(self, drawn: Any, priorities: Any) -> None:
@@ -72,11 +78,33 @@ class Peer:
         raise CannotDo("no way to save")
 
     def load(self, path: Path) -> None:
-        """Become, in a fresh object that was made for the same, what was saved."""
+        """Take back what was saved, in a fresh object that was made for the same."""
         raise CannotDo("no way to reopen")
 
     def close(self) -> None:
-        """Give back what outlives the process."""
+        """Release what would outlive the process."""
+
+
+Make = Callable[[], Peer]
+Cell = dict[str, Any]
+
+
+class Settings(dict[str, Any]):
+    """The settings of a run: `rounds`, `budget_s`, `scratch`, and `scale`, by which sizes are divided."""
+
+    def size(self, count: int) -> int:
+        """Return a number of steps at this scale."""
+        return max(int(count // self["scale"]), 4000)
+
+
+def can_draw(peer: Peer, batch: int, length: int) -> None:
+    """Ask an empty buffer for windows, so that a peer that has none at all says so before it is filled."""
+    try:
+        peer.sample(batch, length)
+    except CannotDo:
+        raise
+    except Exception:  # it is empty
+        pass
 
 
 class Variant(NamedTuple):
@@ -116,6 +144,6 @@ PEERS = tuple(dict.fromkeys(variant.peer for variant in VARIANTS))
 
 
 def adapter_of(variant: Variant) -> type[Peer]:
-    """Return the class of a variant; its library must be installed only once it makes a buffer."""
+    """Return the class of a variant. Its library is imported only when it makes a buffer."""
     found: type[Peer] = getattr(importlib.import_module(f"benchmarks.peers.{variant.peer}"), variant.adapter)
     return found

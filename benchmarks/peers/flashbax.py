@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.peers.face import Ask, Peer
-from benchmarks.peers.workloads import CannotDo, Steps, Windows, rows
+from benchmarks.peers.detector import Windows, rows
+from benchmarks.peers.face import Ask, CannotDo, Peer
+from benchmarks.peers.world import Steps
 
 
 class Trajectory(Peer):

@@ -45,12 +45,12 @@ def part(name: str) -> Callable[[Cell], str]:
 
 
 def share(value: float) -> str:
-    """Return a share in percent: a small one is not rounded to none."""
+    """Return a share in percent. A small share is not rounded to none."""
     return "0" if value == 0 else f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def bytes_of(cell: Cell) -> str:
-    """Return the bytes taken, in units of those of the observations."""
+    """Return the bytes taken."""
     return f"{cell['bytes'] / 1e9:.2f} GB"
 
 
@@ -63,7 +63,7 @@ def chance(cell: Cell) -> str:
 
 
 def short(cell: Cell) -> str:
-    """Return what ten steps gave."""
+    """Return the share of windows with unwritten rows when ten steps are stored."""
     return "refuses, or none" if cell["short"] is None else share(cell["short"])
 
 
@@ -104,7 +104,7 @@ TABLES = {"speed": SPEED, "store": STORE, "right": RIGHT}
 
 
 def show(cell: Cell | None, how: Callable[[Cell], str]) -> str:
-    """Return what a cell says: a figure, or in words why there is none."""
+    """Return what a cell says: a figure, or why there is none."""
     if cell is None:
         return "not run"
     reason = cell.get("cannot", cell.get("failed"))
@@ -146,7 +146,7 @@ def show_versions(found: Found) -> list[str]:
 
 
 def ratio_of(cell: Cell, title: str) -> float | None:
-    """Return what a cell of a table of times is compared by; None without a figure."""
+    """Return the ratio by which a cell of a table of times is compared. None: it has no figure."""
     if "cannot" in cell or "failed" in cell:
         return None
     inner = cell.get({"save, s": "save", "reopen, s": "load"}.get(title, ""), cell)
@@ -184,7 +184,7 @@ def show_ahead(found: Found) -> list[str]:
 
 
 def show_cannot(found: Found) -> list[str]:
-    """Return one line for each peer with what it cannot do, or did not."""
+    """Return one line for each peer, which says what it cannot do or did not do."""
     names = {workload: title for columns in TABLES.values() for title, workload, _ in columns}
     names |= {
         "saving": "saving",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.detector import Windows, sequences
 from benchmarks.peers.face import Ask, Peer
-from benchmarks.peers.workloads import Steps, Windows, sequences
+from benchmarks.peers.world import Steps
 
 
 class Fresh(Peer):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.peers.face import Ask, Peer
-from benchmarks.peers.workloads import CannotDo, Steps
+from benchmarks.peers.face import Ask, CannotDo, Peer
+from benchmarks.peers.world import Steps
 
 
 class Transitions(Peer):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.face import Ask, Peer
-from benchmarks.peers.workloads import CannotDo, Steps, Windows, sequences
+from benchmarks.peers.detector import Windows, sequences
+from benchmarks.peers.face import Ask, CannotDo, Peer
+from benchmarks.peers.world import Steps
 
 
 class Iris(Peer):

@@ -1,18 +1,28 @@
-"""What sampling hands back: sequences, single steps, the addresses they came from, and whose they are."""
+"""Batches: what sampling returns, the addresses of its steps, and the buffer and sampler that it came from."""
 
 from __future__ import annotations
 
 import secrets
 import weakref
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from operator import methodcaller
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    NamedTuple,
+    Protocol,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting
-from reverie.spec import Tree
-from reverie.values import shown
+from reverie.values import Tree, shown, tree_map
 
 KEPT = 8  # samplers of a buffer that a batch from another process may still name
 
@@ -54,7 +64,7 @@ def _found(buffer: str, number: int) -> Origin:
 
 
 class Origins:
-    """The origins of one buffer's batches; those of its last samplers are kept, as a batch keeps its own.
+    """Gives each batch of one buffer its origin. It keeps the origins of the last samplers; a batch keeps its own.
 
     Attributes:
         buffer: the name of the buffer.
@@ -64,9 +74,8 @@ class Origins:
 
     def __init__(self) -> None:
         self.buffer = secrets.token_hex(16)
-        self._known: dict[
-            int, Origin
-        ] = {}  # id of a sampler, which lives as long as it stands here -> its origin
+        # id of a sampler, which lives as long as it stands here -> its origin
+        self._known: dict[int, Origin] = {}
         self._last = Origin(self.buffer, 0)
         self._count = 1
 
@@ -90,25 +99,104 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-class _Carried:
-    """Pickles and copies without what only its layout knows: that speaks of the memory the arrays had."""
+class Shaped(Protocol):
+    """An array of any framework, as far as batches look at it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # its default needs Python 3.13 elsewhere
+
+    # SequenceBatch alone is one of NumPy arrays; SequenceBatch[torch.Tensor] lies on a device.
+    ArrayT = TypeVar("ArrayT", bound=Shaped, default=npt.NDArray[Any])
+else:
+    from typing import TypeVar
+
+    ArrayT = TypeVar("ArrayT")
+
+# The dtypes of what a batch holds beside the fields of the spec, and how long its time axis is: L plus this.
+FLOAT, FLAG, ID = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
+STEPS, STEPS_AND_LAST, NO_TIME = 0, 1, None
+
+
+class _Windows(Generic[ArrayT]):
+    """What both kinds of batch can do, in the arrays of any framework."""
 
     __slots__ = ()
+    reward: ArrayT
+    stream: ArrayT
+    _origin: Origin | None
+    _parts: object
+    _drawn: Batch | None
+
+    @property
+    def origin(self) -> Origin | None:
+        """The buffer and the sampler that the batch came from; None on a device."""
+        return self._origin
+
+    @property
+    def parts(self) -> object:
+        """The notes of the layout that made the batch. With them it is filled again without another check."""
+        return self._parts
+
+    @property
+    def drawn(self) -> Batch | None:
+        """On a device: the batch that was drawn, without its fields. None if it is not known."""
+        return self._drawn
+
+    @property
+    def host(self) -> Batch:
+        """The batch in NumPy arrays: what `update_priorities` and `write_back` take.
+
+        A batch that `sample` returned is its own host. That of a batch on a device has no fields, only flags and
+        addresses, in arrays of its own.
+
+        Raises:
+            BadSetting: the batch came from another process, or through a function that keeps arrays only.
+        """
+        if self._origin is not None:
+            return self  # type: ignore[return-value]  # both children are batches, and only NumPy's have an origin
+        if self._drawn is None:
+            raise BadSetting(
+                "host: wanted a batch of a feed or a mirror, got one that was made by a worker or inside a "
+                "transformed function; keep the batch as the feed gave it"
+            )
+        return self._drawn
+
+    def map(self, fn: Callable[[ArrayT], Any]) -> Any:
+        """Return a batch whose every array is `fn` of this one's: `batch.map(lambda t: t.to("cuda"))`."""
+        values = {name: tree_map(fn, tree) for name, tree in contents(self).items()}
+        drawn = self._drawn if self._origin is None else without_fields(self.host)
+        return type(self)(**values, _drawn=drawn)  # type: ignore[call-arg]  # both children are dataclasses
+
+    def pin_memory(self) -> Any:
+        """Return the batch in pinned memory: what a torch DataLoader with pin_memory=True calls.
+
+        A batch in NumPy arrays is returned as it is.
+        """
+        return self if self._origin is not None else self.map(methodcaller("pin_memory"))
+
+    def __len__(self) -> int:
+        return self.stream.shape[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = tuple(getattr(self, entry.name) for entry in fields(self) if entry.init)  # type: ignore[arg-type]
-        return type(self), values
+        # `parts` are left out: they describe the memory of these arrays.
+        return _restored, (type(self), tuple(contents(self).values()), self._origin, self._drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SequenceBatch(_Carried):
+class SequenceBatch(_Windows[ArrayT]):
     """B windows of L steps. Axes come as batch, time, then the field's own.
 
-    It pickles and copies, and its buffer takes what is learned from the copy as well.
+    `sample` returns one of NumPy arrays. A feed, a mirror and a dataset return one of the same names, shapes and
+    dtypes in the arrays of a framework, `SequenceBatch[torch.Tensor]` or `SequenceBatch[jax.Array]`. It pickles and
+    copies, and its buffer takes what is learned from the copy as well.
 
     Attributes:
         obs: (B, L+1, …) the field's dtype, or a dict of such arrays. `obs[:, t]` is what step t saw,
-            `obs[:, t + 1]` what came of it.
+            `obs[:, t + 1]` what it led to.
         action: (B, L, …) the field's dtype, or a dict of such arrays.
         reward: (B, L) float32.
         terminated, truncated: (B, L) bool; how a step ended its episode, if it did.
@@ -126,28 +214,27 @@ class SequenceBatch(_Carried):
 
     obs: Tree
     action: Tree
-    reward: Floats
-    terminated: Bools
-    truncated: Bools
-    is_first: Bools
-    mask: Bools
-    obs_mask: Bools
-    train_mask: Bools
-    weight: Floats
-    stream: Ints
-    start: Ints
-    anchor: Ints
-    extras: dict[str, npt.NDArray[Any]]
-    # What the layout that made this batch knows of it: such a batch may be filled again without another look.
+    reward: Annotated[ArrayT, FLOAT, STEPS]
+    terminated: Annotated[ArrayT, FLAG, STEPS]
+    truncated: Annotated[ArrayT, FLAG, STEPS]
+    is_first: Annotated[ArrayT, FLAG, STEPS_AND_LAST]
+    mask: Annotated[ArrayT, FLAG, STEPS]
+    obs_mask: Annotated[ArrayT, FLAG, STEPS_AND_LAST]
+    train_mask: Annotated[ArrayT, FLAG, STEPS]
+    weight: Annotated[ArrayT, FLOAT, NO_TIME]
+    stream: Annotated[ArrayT, ID, NO_TIME]
+    start: Annotated[ArrayT, ID, NO_TIME]
+    anchor: Annotated[ArrayT, ID, NO_TIME]
+    extras: dict[str, ArrayT]
+    # For the buffer: see the properties. A changed copy has other arrays, so `_parts` stay behind.
     _parts: object = field(default=None, init=False)
-    _origin: Origin | None = field(default=None)  # whose it is, and who takes what is learned from it
+    _origin: Origin | None = None
+    _drawn: Batch | None = None
 
     def step_ids(self) -> Ints:
-        """Return the id of the step at each position, (B, L); meaningless where `mask` is False."""
-        return self.start[:, None] + np.arange(self.reward.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.stream)
+        """Return the id of the step at each position, (B, L) in NumPy; meaningless where `mask` is False."""
+        start: Ints = self.host.start  # type: ignore[union-attr]  # the host is a SequenceBatch, too
+        return start[:, None] + np.arange(self.reward.shape[1])
 
     def __repr__(self) -> str:
         batch, length = self.reward.shape
@@ -155,11 +242,12 @@ class SequenceBatch(_Carried):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RowBatch(_Carried):
+class RowBatch(_Windows[ArrayT]):
     """B windows of L rows that run across episodes, as DreamerV3's replay gives them (boundary="cross").
 
     There is one row for every observation. A row holds what came with it, the reward and whether it ended
-    the episode, and the action taken after it; the row that closes an episode has no action.
+    the episode, and the action taken after it; the row that closes an episode has no action. On a device it has the
+    arrays of a framework, as a SequenceBatch has.
 
     Attributes:
         obs: (B, L, …) the field's dtype, or a dict of such arrays.
@@ -180,34 +268,86 @@ class RowBatch(_Carried):
 
     obs: Tree
     action: Tree
-    reward: Floats
-    is_first: Bools
-    is_last: Bools
-    is_terminal: Bools
-    mask: Bools
-    obs_mask: Bools
-    train_mask: Bools
-    weight: Floats
-    stream: Ints
-    anchor: Ints
-    id: Ints
-    extras: dict[str, npt.NDArray[Any]]
-    _parts: object = field(default=None, init=False)  # as in SequenceBatch
-    _origin: Origin | None = field(default=None)
+    reward: Annotated[ArrayT, FLOAT, STEPS]
+    is_first: Annotated[ArrayT, FLAG, STEPS]
+    is_last: Annotated[ArrayT, FLAG, STEPS]
+    is_terminal: Annotated[ArrayT, FLAG, STEPS]
+    mask: Annotated[ArrayT, FLAG, STEPS]
+    obs_mask: Annotated[ArrayT, FLAG, STEPS]
+    train_mask: Annotated[ArrayT, FLAG, STEPS]
+    weight: Annotated[ArrayT, FLOAT, NO_TIME]
+    stream: Annotated[ArrayT, ID, NO_TIME]
+    anchor: Annotated[ArrayT, ID, NO_TIME]
+    id: Annotated[ArrayT, ID, STEPS]
+    extras: dict[str, ArrayT]
+    # As in SequenceBatch.
+    _parts: object = field(default=None, init=False)
+    _origin: Origin | None = None
+    _drawn: Batch | None = None
 
     def step_ids(self) -> Ints:
-        """Return the id of the step at each position, (B, L); -1 where there is none."""
-        return self.id
-
-    def __len__(self) -> int:
-        return len(self.stream)
+        """Return the id of the step at each position, (B, L) in NumPy; -1 where there is none."""
+        ids: Ints = self.host.id  # type: ignore[union-attr]  # the host is a RowBatch, too
+        return ids
 
     def __repr__(self) -> str:
         batch, length = self.reward.shape
         return f"RowBatch({batch} windows of {length} rows)"
 
 
-Batch = SequenceBatch | RowBatch
+Batch = SequenceBatch[ArrayT] | RowBatch[ArrayT]
+
+
+class BatchArray(NamedTuple):
+    """One array that a batch holds beside the fields of the spec.
+
+    Attributes:
+        name: the attribute.
+        dtype: of its elements.
+        more: what its time axis is longer than L; None: it has no time axis.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    more: int | None
+
+
+def _arrays_of(kind: type[Any]) -> tuple[BatchArray, ...]:
+    hints = get_type_hints(kind, include_extras=True)
+    told = ((entry.name, hints[entry.name]) for entry in fields(kind))
+    return tuple(BatchArray(name, *hint.__metadata__) for name, hint in told if get_origin(hint) is Annotated)
+
+
+# Kind of batch -> the arrays that its class declares, in its order. Layouts, copies and reserved names come from here.
+ARRAYS: dict[Any, tuple[BatchArray, ...]] = {kind: _arrays_of(kind) for kind in (SequenceBatch, RowBatch)}
+
+
+def contents(batch: _Windows[Any]) -> dict[str, Any]:
+    """Return what a batch holds by name, in the order of its constructor: arrays, and trees of arrays."""
+    names = ("obs", "action", *(array.name for array in ARRAYS[type(batch)]), "extras")
+    return {name: getattr(batch, name) for name in names}
+
+
+def without_fields(batch: Batch) -> Batch:
+    """Return the batch's flags and addresses alone, copied."""
+    copies: dict[str, Any] = {name: getattr(batch, name).copy() for name, _, _ in ARRAYS[type(batch)]}
+    return replace(batch, obs={}, action={}, extras={}, **copies)
+
+
+def _restored(
+    kind: Callable[..., Any], values: tuple[Any, ...], origin: Origin | None, drawn: Batch | None
+) -> Any:
+    return kind(*values, origin, drawn)
+
+
+def note_parts(batch: Batch, parts: object) -> None:
+    """Set `parts` of a batch, which is frozen for its users."""
+    object.__setattr__(batch, "_parts", parts)
+
+
+def note_origin(batch: Batch, origin: Origin) -> None:
+    """Set `origin` of a batch: one that is filled again may come from another sampler than before."""
+    object.__setattr__(batch, "_origin", origin)
 
 
 def check_batch(value: object, buffer: str) -> Batch:
@@ -216,12 +356,12 @@ def check_batch(value: object, buffer: str) -> Batch:
     Raises:
         BadSetting: it is no such batch, or one of another buffer.
     """
-    if not isinstance(value, (SequenceBatch, RowBatch)) or value._origin is None:
+    if not isinstance(value, (SequenceBatch, RowBatch)) or value.origin is None:
         raise BadSetting(
             f"batch: wanted a batch as sample() returned it, got {shown(value)}; single steps have no window, "
             f"and of a batch on a device pass batch.host"
         )
-    if value._origin.buffer != buffer:
+    if value.origin.buffer != buffer:
         raise BadSetting(
             "batch: wanted one that this buffer drew, got one of another buffer, whose steps are others; "
             "pass it to the buffer whose sample() returned it"

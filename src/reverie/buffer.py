@@ -32,7 +32,8 @@ from reverie.file import (
 )
 from reverie.index import Anchors, check_boundary
 from reverie.samplers import Sampler, check_sampler
-from reverie.spec import StepSpec, Tree
+from reverie.spec import StepSpec
+from reverie.values import Tree
 
 
 class ReplayBuffer(Face):

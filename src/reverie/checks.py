@@ -1,4 +1,4 @@
-"""What comes in at the door beside the fields: flags, rewards, streams and settings, each checked."""
+"""Checks of flags, rewards, streams and settings."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""The suites that samplers pass. This page lists the public names; `reverie.testing` is their room."""
+"""The suite that samplers pass. This page lists the public names; `reverie.testing` is their room."""
 
 from reverie.testing import (
     LEAST_P,
-    BoundarySuite,
     Pair,
     SamplerSuite,
-    StoreSuite,
     addresses,
     assert_plain,
     assert_shows,
@@ -14,10 +12,8 @@ from reverie.testing import (
 
 __all__ = [
     "LEAST_P",
-    "BoundarySuite",
     "Pair",
     "SamplerSuite",
-    "StoreSuite",
     "addresses",
     "assert_plain",
     "assert_shows",

@@ -1,6 +1,22 @@
-"""What can go wrong, one class each, which is also the built-in that one would catch; text fit for a terminal."""
+"""Errors: one class for each kind, which is also the built-in error that one would catch. Text for a terminal."""
 
 from __future__ import annotations
+
+__all__ = [
+    "BadSetting",
+    "BufferClosed",
+    "BufferFull",
+    "FileError",
+    "FileMissing",
+    "FileTaken",
+    "NoWeight",
+    "NotEnoughData",
+    "ReplayError",
+    "SpecMismatch",
+    "TooLarge",
+    "WrongProcess",
+    "printable",
+]
 
 
 class ReplayError(Exception):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import numpy.typing as npt
 
+from reverie.batch import Batch, RowBatch, SequenceBatch, contents
 from reverie.buffer import ReplayBuffer
-from reverie.feeds import DeviceBatch, DeviceRows, DeviceSequences, Feed, convert, drawing
+from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 
 __all__ = ["Feed", "feed"]
 
-ArrayBatch = DeviceBatch[jax.Array]
+ArrayBatch = Batch[jax.Array]
 
 
 def feed(
@@ -33,7 +33,7 @@ def feed(
     The batches are those that `buffer.sample` would give, in that order, from the buffer as it is when they
     are drawn: up to `prefetch` batches before they are handed out. All have the same shapes, so a jitted
     function is compiled once, and they are pytrees: `step(params, batch)` may be jitted as it stands. On the
-    CPU JAX may look at the memory that the windows were gathered into; nothing writes there again.
+    CPU JAX may share the memory that the windows were gathered into; nothing writes there again.
 
     JAX keeps 32 bits of each number unless `jax_enable_x64` is set: int64 fields and ids come as int32,
     float64 as float32. `batch.host` has the addresses in full.
@@ -55,15 +55,16 @@ def feed(
 
     def make() -> ArrayBatch:
         # A fresh batch each time, never out=: its memory is used again only when no array looks at it.
-        return convert(draw(), put)
+        batch: ArrayBatch = draw().map(put)
+        return batch
 
     return Feed(make, lambda made: made, prefetch)
 
 
 def _flatten(batch: ArrayBatch) -> tuple[tuple[Any, ...], None]:
     """Return the arrays alone: addresses in NumPy would compile a jitted function anew for each batch."""
-    return tuple(getattr(batch, entry.name) for entry in dataclasses.fields(batch)[:-1]), None
+    return tuple(contents(batch).values()), None
 
 
-jax.tree_util.register_pytree_node(DeviceSequences, _flatten, lambda _, parts: DeviceSequences(*parts))
-jax.tree_util.register_pytree_node(DeviceRows, _flatten, lambda _, parts: DeviceRows(*parts))
+jax.tree_util.register_pytree_node(SequenceBatch, _flatten, lambda _, parts: SequenceBatch(*parts))
+jax.tree_util.register_pytree_node(RowBatch, _flatten, lambda _, parts: RowBatch(*parts))

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from reverie.batch import Batch, RowBatch, SequenceBatch
+from reverie.batch import Batch, Bools, Floats, Ints, RowBatch, SequenceBatch
 from reverie.checks import number, positive
 from reverie.errors import BadSetting
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 class NStep(NamedTuple):
@@ -49,9 +44,10 @@ def n_step(batch: Batch, n: int, gamma: float) -> NStep:
         BadSetting: n or gamma out of range, or something that is no batch of windows.
     """
     n, gamma = positive("n", n), number("gamma", gamma, 0, 1)
-    if not isinstance(batch, (SequenceBatch, RowBatch)):
+    if not isinstance(batch, (SequenceBatch, RowBatch)) or not isinstance(batch.reward, np.ndarray):
         raise BadSetting(
-            f"batch: wanted a batch as sample() returns it, got {batch!r}; steps alone have no return"
+            f"batch: wanted a batch as sample() returns it, got {batch!r}; steps alone have no return, "
+            f"and of a batch on a device pass batch.host"
         )
     count, length = batch.reward.shape
     if isinstance(batch, SequenceBatch):

@@ -1,4 +1,4 @@
-"""What belongs to one process: it is not pickled, and a fork finds it at rest and is told that it has a copy."""
+"""Objects of one process. They are not pickled; a fork waits until they are at rest, and tells the child's copies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE_S = 10.0  # how long a fork waits for other threads to finish what they
 
 
 class Bound:
-    """Something of one process: it is neither pickled nor copied, unless it knows how to be made again."""
+    """An object of one process. It is neither pickled nor copied, unless it can say how to make it again."""
 
     _instead: ClassVar[str]  # the remedy
     _again: tuple[Callable[..., Any], tuple[Any, ...]] | None = None  # what makes an equal one anywhere
@@ -34,7 +34,7 @@ class Bound:
 
 
 class Refused:
-    """Stands for a lock that nobody can have any more: whoever enters it is told why."""
+    """Stands in for a lock that cannot be had any more. Entering it raises WrongProcess and says why."""
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -45,11 +45,11 @@ class Refused:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nobody comes here."""
+        """Never called: entering raises."""
 
 
 class Shared(Bound):
-    """Something that threads take turns at.
+    """An object that one thread uses at a time.
 
     Attributes:
         lock: held by whoever changes it; turn: by whoever reads. They are the same until the turn is set.
@@ -111,7 +111,7 @@ def watch(forked: Any, lock: Any = None, guard: Any = None) -> None:
 
 @contextmanager
 def amid() -> Iterator[None]:
-    """Let this thread go on while a fork waits for locks: their holders wait for this thread."""
+    """Let this thread go on while a fork waits for locks, because the holders of the locks wait for this thread."""
     thread = threading.get_ident()
     _amid.add(thread)
     try:

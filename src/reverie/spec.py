@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from reverie.batch import ARRAYS
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.values import MOST, MOST_AXES, field_dtype, fits, numeric_array, shown
+from reverie.values import MOST, MOST_AXES, Tree, field_dtype, fits, numeric_array, shown, tree_leaves
 
-# The fields every step has. Extra fields may take none of these names, nor those that a batch adds.
-STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")
-RESERVED = frozenset(
-    {
-        *STEP_FIELDS,
-        "final_obs",
-        "stream",
-        "start",
-        "is_first",
-        "is_last",
-        "is_terminal",
-        "mask",
-        "obs_mask",
-        "train_mask",
-        "weight",
-        "extras",
-    }
-)
+STEP_FIELDS = ("obs", "action", "reward", "terminated", "truncated")  # every step has them
+# Extra fields may take none of these names. "anchor" and "id" are free, and stay so: files have such fields.
+RESERVED = frozenset({*STEP_FIELDS, "final_obs", "extras"}).union(
+    array.name for arrays in ARRAYS.values() for array in arrays
+) - {"anchor", "id"}
 
 MOST_VALUES = 2**100  # of one step: no machine has so many, and yet they can be told
-
-Tree = Any  # one array, or a (nested) dict of arrays: Python cannot name the recursion usefully
 
 
 class Field:
@@ -300,22 +286,6 @@ class StepSpec:
         return isinstance(other, StepSpec) and self.to_json() == other.to_json()
 
     __hash__ = None  # type: ignore[assignment]  # holds dicts
-
-
-def tree_leaves(name: str, tree: Tree) -> Iterator[tuple[str, Any]]:
-    """Yield `(flat name, leaf)` of an array or nested dict, in the dict's own order."""
-    if isinstance(tree, Mapping):
-        for key, child in tree.items():
-            yield from tree_leaves(f"{name}/{key}", child)
-    else:
-        yield name, tree
-
-
-def tree_build(name: str, like: Tree, leaves: Mapping[str, Any]) -> Tree:
-    """Return a tree shaped as `like` whose leaves are looked up in `leaves` by flat name."""
-    if isinstance(like, Mapping):
-        return {key: tree_build(f"{name}/{key}", child, leaves) for key, child in like.items()}
-    return leaves[name]
 
 
 def flatten_value(name: str, spec: Tree, value: Tree, out: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is taken: values that users pass, as NumPy arrays, and values that a replay file may ask for."""
+"""Values: those that users pass, as NumPy arrays; those that a replay file may hold; and trees of arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -315,3 +315,29 @@ def _dtype(text: str) -> np.dtype[Any]:
         return np.dtype(text)
     except TypeError as error:
         raise ValueError(f"{text!r} is no dtype") from error
+
+
+Tree = Any  # one array, or a (nested) dict of arrays: Python cannot name the recursion usefully
+
+
+def tree_leaves(name: str, tree: Tree) -> Iterator[tuple[str, Any]]:
+    """Yield `(flat name, leaf)` of an array or nested dict, in the dict's own order."""
+    if isinstance(tree, Mapping):
+        for key, child in tree.items():
+            yield from tree_leaves(f"{name}/{key}", child)
+    else:
+        yield name, tree
+
+
+def tree_build(name: str, like: Tree, leaves: Mapping[str, Any]) -> Tree:
+    """Return a tree shaped as `like` whose leaves are looked up in `leaves` by flat name."""
+    if isinstance(like, Mapping):
+        return {key: tree_build(f"{name}/{key}", child, leaves) for key, child in like.items()}
+    return leaves[name]
+
+
+def tree_map(fn: Callable[[Any], Any], tree: Tree) -> Tree:
+    """Return the tree with `fn` of each leaf."""
+    if isinstance(tree, Mapping):
+        return {key: tree_map(fn, child) for key, child in tree.items()}
+    return fn(tree)

@@ -5,23 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS, Peer, adapter_of
+from benchmarks.harness import Copies, in_turn
+from benchmarks.peers.detector import Windows, rows, sequences, valid_starts, wrongs
+from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS, Peer, Settings, adapter_of
 from benchmarks.peers.pages import PAGE, read_results, show, show_drop_in, with_blocks
-from benchmarks.peers.worker import DROP_IN_WORKLOADS, WORKLOADS, Settings, as_trainers, drop_in_transposed
-from benchmarks.peers.workloads import (
-    CHUNK,
-    CODE_SHAPE,
-    Copies,
-    Windows,
-    World,
-    decoded,
-    encoded,
-    in_turn,
-    rows,
-    sequences,
-    valid_starts,
-    wrongs,
-)
+from benchmarks.peers.storing import as_trainers, drop_in_transposed
+from benchmarks.peers.worker import DROP_IN_WORKLOADS, WORKLOADS
+from benchmarks.peers.world import CHUNK, CODE_SHAPE, World, decoded, encoded
 
 ROOT = Path(__file__).parents[2]
 FOUND = read_results(ROOT / "benchmarks/results/peers.json")
@@ -127,7 +117,12 @@ def test_valid_starts_by_hand():
     assert valid_starts(lengths, newest, **held, crosses=False, keeps_final=False) == [(1, 0), (1, 1)]
     assert valid_starts(lengths, newest, **held, crosses=False, keeps_final=True) == [(1, 0), (1, 1), (1, 2)]
     assert valid_starts(lengths, newest, **held, crosses=True, keeps_final=False) == [
-        (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]  # fmt: skip
+        (0, 2),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (1, 3),
+    ]
 
 
 # --- the detector --------------------------------------------------------------------------------------------------
@@ -135,8 +130,8 @@ def test_valid_starts_by_hand():
 
 def seen(*addresses):
     """Return one window of encoded observations; None is a row that was never written."""
-    shown = [np.zeros(CODE_SHAPE, np.uint8) if address is None
-             else encoded(*(np.array([value]) for value in (*address, 0)))[0] for address in addresses]  # fmt: skip
+    never = np.zeros(CODE_SHAPE, np.uint8)
+    shown = [never if address is None else encoded(*np.array([[*address, 0]]).T)[0] for address in addresses]
     return np.array([shown])
 
 

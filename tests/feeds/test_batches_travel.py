@@ -11,7 +11,8 @@ import reverie as rv
 import reverie.jax
 import reverie.torch
 import torch
-from reverie.feeds.device import build, without_fields
+from reverie.batch import contents, without_fields
+from reverie.engine import build
 from reverie.torch.tensors import views
 
 SPEC = rv.StepSpec(rv.Field((3, 16, 16), "uint8"), rv.Field((), "int64"), {"note": rv.Field((), "float32")})
@@ -30,7 +31,7 @@ def from_block(buffer, boundary, sampler):
     layout = buffer.engine.layouts.get(boundary == "cross", 8, 3)
     block = torch.empty(layout.nbytes, dtype=torch.uint8)
     batch = buffer.sample(8, 3, boundary=boundary, sampler=sampler, out=layout.over(block.numpy()))
-    return build(SPEC, views(layout, block), boundary == "cross", without_fields(batch))
+    return build(type(batch), SPEC, views(layout, block), without_fields(batch))
 
 
 def from_feed(module, **where):
@@ -56,10 +57,8 @@ WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda batch: pi
 
 
 def arrays(batch) -> dict:
-    names = [
-        name for name in type(batch).__dataclass_fields__ if not name.startswith("_") and name != "extras"
-    ]
-    return {name: getattr(batch, name) for name in names} | batch.extras
+    found = contents(batch)
+    return found | found.pop("extras")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -103,3 +102,31 @@ def test_transposed_tensors_keep_their_values():
         back = way(batch)
         for name, tensor in arrays(batch).items():
             assert torch.equal(arrays(back)[name], tensor)
+
+
+@pytest.mark.parametrize("boundary", ["pad_right", "cross"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_batch_on_a_device_is_of_the_same_class(source, boundary):
+    """Only its arrays differ; it has the ids of its steps, and what works on NumPy alone refuses it."""
+    buffer = filled()
+    batch, drawn = SOURCES[source](buffer, boundary, None), filled().sample(8, 3, boundary=boundary)
+    assert type(batch) is type(drawn)
+    assert (batch.step_ids() == drawn.step_ids()).all()
+    with pytest.raises(rv.BadSetting, match=r"out: wanted 'obs' of .*, got a "):
+        buffer.sample(8, 3, boundary=boundary, out=batch)
+    with pytest.raises(rv.BadSetting, match=r"pass batch\.host"):
+        rv.n_step(batch, 2, 0.9)
+    assert len(rv.n_step(batch.host, 2, 0.9).returns) == 8
+
+
+def test_a_batch_in_numpy_is_its_own_host():
+    """One program serves batches in NumPy and on a device; `map` moves one to the other."""
+    buffer = filled()
+    drawn = buffer.sample(8, 3)
+    assert drawn.host is drawn
+    assert drawn.pin_memory() is drawn
+    moved = drawn.map(torch.from_numpy)
+    assert torch.equal(moved.obs, torch.from_numpy(drawn.obs))
+    buffer.write_back(moved.host, note=moved.reward)
+    np.testing.assert_array_equal(moved.host.anchor, drawn.anchor)
+    assert moved.host.anchor is not drawn.anchor

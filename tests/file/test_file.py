@@ -100,8 +100,8 @@ class Twins:
 
 def assert_same_batch(kept, plain) -> None:
     """Assert that two batches are equal bit for bit."""
-    for name, array in plain._parts.layout.arrays(plain).items():
-        other = kept._parts.layout.arrays(kept)[name]
+    for name, array in plain.parts.layout.arrays(plain).items():
+        other = kept.parts.layout.arrays(kept)[name]
         assert other.dtype == array.dtype, name
         np.testing.assert_array_equal(other, array, err_msg=name)
 
@@ -313,7 +313,9 @@ def test_a_reader_follows_the_writer(tmp_path, residency):
             assert len(reader) == len(twins.plain)
             if not reader.count_windows(2):
                 continue
-            reader._rng.bit_generator.state = twins.plain._rng.bit_generator.state
+            reader.engine.memories.rng.bit_generator.state = (
+                twins.plain.engine.memories.rng.bit_generator.state
+            )
             assert_same_batch(reader.sample(16, 2), twins.plain.sample(16, 2))
             twins.kept.sample(16, 2)
     twins.kept.close()

@@ -50,7 +50,7 @@ def assert_same(one: rv.ReplayBuffer, other: rv.ReplayBuffer, draws: int = 4) ->
         for burn_in in (0, 3):
             for _ in range(draws):
                 batches = [buffer.sample(9, 6, boundary=boundary, burn_in=burn_in) for buffer in (one, other)]
-                layout = batches[0]._parts.layout
+                layout = batches[0].parts.layout
                 assert isinstance(layout, Layout)
                 left, right = (layout.arrays(batch) for batch in batches)
                 for name, array in left.items():

@@ -28,7 +28,7 @@ from reverie.cli.pictures import film
 from reverie.cli.report import report
 from reverie.file.records import EPISODE_FORM, RUN_FORM, STEP_FORM, array_checksum, checksums, text_checksum
 from reverie.file.verify import verify_file
-from reverie.spec import tree_build
+from reverie.values import tree_build
 
 MOST_BYTES = 300 << 20  # of memory, beyond what an interpreter with the package in it takes
 MOST_S = 2.0  # of a processor, for everything that is done with one file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -63,11 +64,11 @@ def test_batches_are_those_of_sample():
     """A batch is what `sample` gives for the random state of (seed, worker, epoch)."""
     ours, theirs = frames(), frames()
     key = np.random.SeedSequence(7, spawn_key=(0, 0))
-    theirs._rng = np.random.Generator(np.random.Philox(key))
+    theirs.engine.memories.rng = np.random.Generator(np.random.Philox(key))
     how = {"boundary": "cross", "burn_in": 1}
     for batch in SequenceDataset(ours, 6, 4, seed=7, batches=3, sampler=rv.EpisodeUniform(), **how):
         wanted = theirs.sample(6, 4, sampler=rv.EpisodeUniform(), **how)
-        object.__setattr__(batch, "_host", wanted)  # a dataset's batch has none
+        batch = dataclasses.replace(batch, _drawn=wanted)  # a dataset's batch has none
         assert_equal(batch, wanted)
 
 

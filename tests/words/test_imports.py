@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
+from reverie import errors, samplers
 
 HEAVY = (
     "torch",
@@ -64,6 +65,15 @@ def test_errors_are_also_the_builtin_one_would_catch(error):
     assert issubclass(rv.TooLarge, MemoryError)
 
 
+def test_what_a_sampler_of_ones_own_and_a_handler_need_is_published():
+    """`reverie.errors` has every error, and `reverie.samplers` all names that a sampler's own methods speak of."""
+    raised = {name for name, thing in vars(errors).items() if inspect.isclass(thing)}
+    assert {"FileMissing", "FileTaken"} < raised <= set(errors.__all__)
+    assert {"Sampler", "Anchors", "Drawn"} <= set(samplers.__all__)
+    assert issubclass(errors.FileMissing, FileNotFoundError)
+    assert issubclass(errors.FileTaken, FileExistsError)
+
+
 def test_a_spec_survives_json():
     """to_json and from_json are inverse, byte order and nesting included."""
     spec = rv.StepSpec(
@@ -73,3 +83,15 @@ def test_a_spec_survives_json():
     )
     assert rv.StepSpec.from_json(spec.to_json()) == spec
     assert spec.obs["a"].dtype == np.uint16
+
+
+def test_an_extra_field_may_take_no_name_of_a_batch():
+    """What a batch holds is reserved, but for two names that extra fields in files already have."""
+    free = {"anchor", "id", "tokens"}
+    for name in ("obs", "action", "reward", "terminated", "truncated", "final_obs", "stream", "start", "is_first",
+                 "is_last", "is_terminal", "mask", "obs_mask", "train_mask", "weight", "extras", *free):  # fmt: skip
+        if name in free:
+            rv.StepSpec(rv.Field((), "int8"), rv.Field((), "int8"), {name: rv.Field((), "int8")})
+        else:
+            with pytest.raises(rv.BadSetting, match="wanted a free name"):
+                rv.StepSpec(rv.Field((), "int8"), rv.Field((), "int8"), {name: rv.Field((), "int8")})

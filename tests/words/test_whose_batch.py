@@ -170,7 +170,7 @@ def learn(inbox, outbox) -> None:
     """What a learner's process does: it has the batches and nothing else."""
     for sent in iter(inbox.get, None):
         batch = pickle.loads(sent)
-        outbox.put((pickle.dumps(batch), batch.reward.sum(axis=1), len(pickle.dumps(batch._origin))))
+        outbox.put((pickle.dumps(batch), batch.reward.sum(axis=1), len(pickle.dumps(batch.origin))))
 
 
 def test_a_learner_process_sends_td_errors_back():

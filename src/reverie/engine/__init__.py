@@ -8,14 +8,12 @@ has happened in memory and in the file alike, or in neither: it is decided, writ
 from reverie.engine.engine import Engine
 from reverie.engine.face import Face
 from reverie.engine.gather import Gatherer
-from reverie.engine.layout import ROW_LEAVES, SEQUENCE_LEAVES, Layout, Layouts
+from reverie.engine.layout import Layout, Layouts, build
 from reverie.engine.steps import Intake, Step, checked_extras, checked_priorities, sampler_of
 from reverie.engine.table import ENDED_NAMES, EpisodeTable, describe, list_episodes
 
 __all__ = [
     "ENDED_NAMES",
-    "ROW_LEAVES",
-    "SEQUENCE_LEAVES",
     "Engine",
     "EpisodeTable",
     "Face",
@@ -24,6 +22,7 @@ __all__ = [
     "Layout",
     "Layouts",
     "Step",
+    "build",
     "checked_extras",
     "checked_priorities",
     "describe",

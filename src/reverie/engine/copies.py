@@ -6,13 +6,34 @@ import threading
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from reverie.engine.changes import Changes
+from reverie.engine.memories import Memories
 from reverie.errors import FileError, FileTaken
-from reverie.file import ReplayFile, copy_file, copy_memory, snapshot
+from reverie.file import ReplayFile, Settings, Store, Writer, copy_file, copy_memory, snapshot
+from reverie.index import EpisodeIndex
 
-if TYPE_CHECKING:
-    from reverie.engine.engine import Engine
+
+class Source(Protocol):
+    """What is copied: an engine. It stands here as a protocol, since the engine's module imports this one."""
+
+    turn: Any
+    file: ReplayFile | None
+    settings: Settings
+    index: EpisodeIndex
+    store: Store
+    changes: Changes
+    memories: Memories
+
+    def check_open(self) -> None:
+        """Refuse to go on once the buffer is closed."""
+
+    def flush(self) -> None:
+        """Bring all there is to the file."""
+
+    def writer_of(self, file: ReplayFile) -> Writer:
+        """Return what writes this memory to a file."""
 
 
 class Copies:
@@ -27,7 +48,7 @@ class Copies:
         self._identity = uuid.uuid4().hex  # by which copies know whose they are
         self._copier: int | None = None  # the thread that copies the file now
 
-    def save(self, engine: Engine, path: Path) -> None:
+    def save(self, engine: Source, path: Path) -> None:
         """Write a copy to `path`; others may go on as soon as all of it can be read from the file."""
         with ExitStack() as turn:
             turn.enter_context(engine.turn)
@@ -51,7 +72,7 @@ class Copies:
         while self._copier not in (None, threading.get_ident()):
             self._turns.wait()
 
-    def _is_lost(self, engine: Engine, file: ReplayFile) -> bool:
+    def _is_lost(self, engine: Source, file: ReplayFile) -> bool:
         """Whether the file cannot be brought up to date, or is not where it was; memory holds everything."""
         try:
             engine.flush()
@@ -59,11 +80,11 @@ class Copies:
         except FileError:  # a full disk, say
             return True
 
-    def _copy_memory(self, engine: Engine, path: Path) -> None:
+    def _copy_memory(self, engine: Source, path: Path) -> None:
         identity = self._identity_of(engine.file)
         copy_memory(path, identity, engine.settings, engine.memories.all(), engine.writer_of)
 
-    def _copy_file(self, engine: Engine, file: ReplayFile, path: Path, turn: ExitStack) -> None:
+    def _copy_file(self, engine: Source, file: ReplayFile, path: Path, turn: ExitStack) -> None:
         try:
             with snapshot(file.db.place) as source:
                 ends = [engine.index.tail.tolist(), engine.index.head.tolist()]

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch
+from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch, note_origin
 from reverie.engine.layout import Layout, Parts
 from reverie.file import FinalStore, Store
 from reverie.index import NO_FINAL, TERMINATED, TRUNCATED, CrossWindows, EpisodeIndex, Ints, Windows
-from reverie.spec import Column, StepSpec, tree_build
+from reverie.spec import Column, StepSpec
 from reverie.store import Ring
+from reverie.values import tree_build
 
 Array = npt.NDArray[Any]
 
@@ -55,8 +56,7 @@ class Gatherer:
             batch.weight.fill(1.0)
         else:
             batch.weight[...] = weight
-        # Frozen for users; a batch that is filled again may come from another sampler than before.
-        object.__setattr__(batch, "_origin", origin)
+        note_origin(batch, origin)
 
     # --- sequences inside one episode ------------------------------------------------------------------
 

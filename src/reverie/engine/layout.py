@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, RowBatch, SequenceBatch
+from reverie.batch import ARRAYS, ArrayT, Batch, RowBatch, SequenceBatch, note_parts
 from reverie.errors import BadSetting
-from reverie.spec import StepSpec, tree_build, tree_leaves
+from reverie.spec import StepSpec
 from reverie.store import ALIGNMENT, RECYCLE_FROM, Blocks, check_room
+from reverie.values import tree_build, tree_leaves
 
 Array = npt.NDArray[Any]
-
-FLOAT, FLAG, ID = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
-# What a batch holds beside the fields of the spec: name, dtype, and what is added to L (None: no time axis).
-SEQUENCE_LEAVES = (("reward", FLOAT, 0), ("terminated", FLAG, 0), ("truncated", FLAG, 0), ("is_first", FLAG, 1),
-                   ("mask", FLAG, 0), ("obs_mask", FLAG, 1), ("train_mask", FLAG, 0), ("weight", FLOAT, None),
-                   ("stream", ID, None), ("start", ID, None), ("anchor", ID, None))  # fmt: skip
-ROW_LEAVES = (("reward", FLOAT, 0), ("is_first", FLAG, 0), ("is_last", FLAG, 0), ("is_terminal", FLAG, 0),
-              ("mask", FLAG, 0), ("obs_mask", FLAG, 0), ("train_mask", FLAG, 0), ("weight", FLOAT, None),
-              ("stream", ID, None), ("anchor", ID, None), ("id", ID, 0))  # fmt: skip
-
 
 # Flags of a SequenceBatch that stand side by side there, by what they mostly are.
 OFF, ON = ("terminated", "truncated", "is_first"), ("mask", "obs_mask", "train_mask")
 pick_off, pick_on = itemgetter(*OFF), itemgetter(*ON)
 
 
+# Kind of batch -> what picks its arrays from all, in the order of its constructor.
+PICK: dict[Any, itemgetter[Any]] = {
+    kind: itemgetter(*(array.name for array in arrays)) for kind, arrays in ARRAYS.items()
+}
 WORK_BYTES = 32  # of integers, for each step of each window, while a batch is drawn and filled
 
 
@@ -61,13 +57,12 @@ class Layout:
         batch, length: windows, and steps or rows of each, context included.
     """
 
-    __slots__ = ("_kind", "_others", "_pick_others", "_runs", "_spec", "leaves", "nbytes")
+    __slots__ = ("_kind", "_others", "_runs", "_spec", "leaves", "nbytes")
 
     def __init__(self, spec: StepSpec, kind: type[Batch], batch: int, length: int) -> None:
         self._spec = spec
         self._kind = kind
-        self._others = SEQUENCE_LEAVES if kind is SequenceBatch else ROW_LEAVES
-        self._pick_others = itemgetter(*(name for name, _, _ in self._others))
+        self._others = ARRAYS[kind]
         self.leaves: list[Leaf] = []
         self.nbytes = 0
         for column in spec.columns():
@@ -100,13 +95,8 @@ class Layout:
         return self._batch(arrays, *([(block[run],) for run in self._runs] or ((), ())))
 
     def _batch(self, arrays: dict[str, Array], off: tuple[Array, ...], on: tuple[Array, ...]) -> Batch:
-        spec = self._spec
-        obs, action = tree_build("obs", spec.obs, arrays), tree_build("action", spec.action, arrays)
-        extras = {name: arrays[f"extras/{name}"] for name in spec.extras}
-        # By place, as both kinds of batch list them: half of what a small fresh batch costs are such calls.
-        kind: Any = self._kind
-        batch: Batch = kind(obs, action, *self._pick_others(arrays), extras)
-        object.__setattr__(batch, "_parts", Parts(self, arrays, off, on))
+        batch = build(self._kind, self._spec, arrays)
+        note_parts(batch, Parts(self, arrays, off, on))
         return batch
 
     def _flags(self, arrays: dict[str, Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -114,7 +104,7 @@ class Layout:
 
     def parts(self, batch: Batch) -> Parts:
         """Return the arrays of a batch that was laid out so."""
-        parts = batch._parts
+        parts = batch.parts
         if isinstance(parts, Parts) and parts.layout is self:
             return parts
         arrays = self.arrays(batch)
@@ -131,13 +121,16 @@ class Layout:
             raise BadSetting(
                 f"out: wanted a {name}, got {type(out).__name__}; pass an earlier batch of that kind"
             )
-        if isinstance(out._parts, Parts) and out._parts.layout is self:
+        parts = out.parts
+        if isinstance(parts, Parts) and parts.layout is self:
             return out
         arrays = self.arrays(out)
         for leaf in self.leaves:
-            array = arrays.get(leaf.name)
-            if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
-                got = "none" if array is None else f"{array.shape} {array.dtype}"
+            array: Any = arrays.get(leaf.name)
+            got = "none" if array is None else f"a {type(array).__name__}"  # such as a tensor
+            if isinstance(array, np.ndarray):
+                got = "" if (array.shape, array.dtype) == leaf[1:3] else f"{array.shape} {array.dtype}"
+            if got:
                 raise BadSetting(
                     f"out: wanted {leaf.name!r} of {leaf.shape} {leaf.dtype}, got {got}; "
                     f"pass a batch that sample() returned for the same batch_size and length"
@@ -188,6 +181,25 @@ class Layouts:
         if out is not None:
             layout.check(out)
         return layout
+
+
+def build(
+    kind: type[Batch], spec: StepSpec, arrays: Mapping[str, ArrayT], drawn: Batch | None = None
+) -> Batch[ArrayT]:
+    """Return the batch of this kind that `arrays` hold under the flat names of a layout.
+
+    Args:
+        kind: SequenceBatch or RowBatch.
+        spec: the fields.
+        arrays: NumPy's, or those of a framework.
+        drawn: on a device, the batch that was drawn, without its fields.
+    """
+    obs, action = tree_build("obs", spec.obs, arrays), tree_build("action", spec.action, arrays)
+    extras = {name: arrays[f"extras/{name}"] for name in spec.extras}
+    # By place, as both kinds of batch list them: half of what a small fresh batch costs are such calls.
+    make: Any = kind
+    batch: Batch[ArrayT] = make(obs, action, *PICK[kind](arrays), extras, None, drawn)
+    return batch
 
 
 def field_arrays(batch: Batch) -> dict[str, Array]:

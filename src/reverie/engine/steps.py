@@ -13,8 +13,8 @@ from reverie.checks import flag, flags, reward_number, reward_numbers
 from reverie.errors import BadSetting, SpecMismatch
 from reverie.index import TERMINATED, TRUNCATED, Ints
 from reverie.samplers import Sampler
-from reverie.spec import Field, StepSpec, Tree, flatten_value
-from reverie.values import numeric_array
+from reverie.spec import Field, StepSpec, flatten_value
+from reverie.values import Tree, numeric_array
 
 # A step that fits: column -> value, the reward included; the reward; how it ended; observation column -> value.
 Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
@@ -143,7 +143,7 @@ def sampler_of(batch: Batch) -> Sampler:
     Raises:
         BadSetting: it is not in this process any more.
     """
-    sampler = None if batch._origin is None else batch._origin.sampler
+    sampler = None if batch.origin is None else batch.origin.sampler
     if not isinstance(sampler, Sampler):
         raise BadSetting(
             f"batch: wanted one whose sampler the buffer still knows, got a copy whose sampler was not drawn with for "

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import SpecMismatch
-from reverie.spec import Tree, tree_leaves
-from reverie.values import fits, is_foreign, numeric_array, owned
+from reverie.values import Tree, fits, is_foreign, numeric_array, owned, tree_leaves
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]

@@ -17,7 +17,8 @@ from reverie.buffer import ReplayBuffer
 from reverie.checks import positive, seed_number
 from reverie.envs.lanes import for_env, numbers, own, put, row, rows
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.spec import Column, StepSpec, Tree, tree_leaves
+from reverie.spec import Column, StepSpec
+from reverie.values import Tree, tree_leaves
 
 AnyEnv = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]
 Policy = Callable[[Any], Any]

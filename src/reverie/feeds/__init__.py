@@ -1,25 +1,5 @@
-"""Batches drawn ahead of time, and on a device."""
+"""Batches drawn ahead of time, in one background thread."""
 
-from reverie.feeds.device import (
-    DeviceBatch,
-    DeviceRows,
-    DeviceSequences,
-    build,
-    convert,
-    tree_map,
-    without_fields,
-)
 from reverie.feeds.feed import Feed, check_buffer, drawing
 
-__all__ = [
-    "DeviceBatch",
-    "DeviceRows",
-    "DeviceSequences",
-    "Feed",
-    "build",
-    "check_buffer",
-    "convert",
-    "drawing",
-    "tree_map",
-    "without_fields",
-]
+__all__ = ["Feed", "check_buffer", "drawing"]

@@ -1,11 +1,9 @@
-"""The naive twin, and the suites that a sampler of your own passes."""
+"""The naive twin, and the suite that a sampler of your own passes."""
 
 from reverie.testing.suites import (
     LEAST_P,
-    BoundarySuite,
     Pair,
     SamplerSuite,
-    StoreSuite,
     addresses,
     assert_plain,
     assert_shows,
@@ -27,7 +25,6 @@ from reverie.testing.twin import (
 __all__ = [
     "LEAST_P",
     "Address",
-    "BoundarySuite",
     "Distribution",
     "NaiveBuffer",
     "NaiveEpisode",
@@ -37,7 +34,6 @@ __all__ = [
     "NaiveWindow",
     "Pair",
     "SamplerSuite",
-    "StoreSuite",
     "addresses",
     "assert_plain",
     "assert_shows",

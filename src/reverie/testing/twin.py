@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.spec import Tree
+from reverie.values import Tree
 
 Address = tuple[int, int]  # stream, step id
 Distribution = dict[Address, float]  # anchor -> probability; they sum to 1

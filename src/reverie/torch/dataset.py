@@ -5,7 +5,6 @@ from __future__ import annotations
 import copyreg
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from itertools import count as count_up
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +14,15 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 import torch
 from reverie import buffer as buffers
-from reverie.batch import Batch
+from reverie.batch import Batch, RowBatch, SequenceBatch, contents
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive, seed_number
+from reverie.engine import build
 from reverie.errors import BadSetting
-from reverie.feeds import DeviceRows, DeviceSequences, build, tree_map
 from reverie.index import check_boundary
 from reverie.samplers import Sampler, check_sampler
 from reverie.torch.tensors import TensorBatch, check_dtypes, views
+from reverie.values import tree_map
 
 MOST_WORKERS = 1024
 
@@ -105,7 +105,7 @@ class SequenceDataset(IterableDataset[TensorBatch]):
         out = layout.over(block.numpy())
         with buffer.engine.drawing_with(rng):
             buffer.sample(batch_size, length, **self._how, out=out)
-        return build(buffer.spec, views(layout, block), boundary == "cross")
+        return build(type(out), buffer.spec, views(layout, block))
 
     def _reader(self) -> ReplayBuffer:
         if isinstance(self._source, ReplayBuffer):
@@ -150,23 +150,24 @@ def _reduce(batch: TensorBatch) -> Any:
         return Part(tensor.dtype, tuple(tensor.shape), offset, tensor.nbytes)
 
     if isinstance(batch.reward, torch.Tensor):
-        for entry in fields(batch)[:-1]:
-            parts[entry.name] = tree_map(place, getattr(batch, entry.name))
+        parts = {name: tree_map(place, tree) for name, tree in contents(batch).items()}
     if len(storages) != 1 or not all(tensor.is_contiguous() for tensor in tensors):
         return batch.__reduce_ex__(2)
     block = torch.empty(0, dtype=torch.uint8, device=batch.reward.device).set_(storages.popitem()[1])
-    # The host of a batch that a worker made is None, and does not travel.
-    host = () if batch._host is None else (batch._host,)
-    return _restore, (type(batch), parts, block, *host)
+    # A batch that a worker made has no other one, and None need not travel.
+    drawn = () if batch.drawn is None else (batch.drawn,)
+    return _restore, (type(batch), parts, block, *drawn)
 
 
-def _restore(kind: Any, parts: dict[str, Any], block: torch.Tensor, host: Batch | None = None) -> TensorBatch:
+def _restore(
+    kind: Any, parts: dict[str, Any], block: torch.Tensor, drawn: Batch | None = None
+) -> TensorBatch:
     def view(part: Part) -> torch.Tensor:
         return block.narrow(0, part.offset, part.nbytes).view(part.dtype).view(part.shape)
 
-    batch: TensorBatch = kind(**{name: tree_map(view, tree) for name, tree in parts.items()}, _host=host)
+    batch: TensorBatch = kind(**{name: tree_map(view, tree) for name, tree in parts.items()}, _drawn=drawn)
     return batch
 
 
-copyreg.pickle(DeviceSequences, _reduce)
-copyreg.pickle(DeviceRows, _reduce)
+copyreg.pickle(SequenceBatch, _reduce)
+copyreg.pickle(RowBatch, _reduce)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from reverie.batch import Batch, RowBatch
+from reverie.batch import Batch, without_fields
 from reverie.buffer import ReplayBuffer
-from reverie.engine import Layout
-from reverie.feeds import Feed, build, convert, drawing, without_fields
+from reverie.engine import Layout, build
+from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 from reverie.spec import StepSpec
 from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, views
@@ -72,7 +72,8 @@ class Plain:
         self._device = device
 
     def make(self) -> TensorBatch:
-        return convert(self._draw(), lambda array: as_tensor(array).to(self._device))
+        batch: TensorBatch = self._draw().map(lambda array: as_tensor(array).to(self._device))
+        return batch
 
     def hand_over(self, made: TensorBatch) -> TensorBatch:
         return made
@@ -130,7 +131,7 @@ class Pinned:
     def hand_over(self, made: OnItsWay) -> TensorBatch:
         self._copies.hand_over(made.block, made.there)
         arrays = views(self._layout, made.block)
-        return build(self._spec, arrays, isinstance(made.host, RowBatch), made.host)
+        return build(type(made.host), self._spec, arrays, made.host)
 
 
 class CudaCopies:

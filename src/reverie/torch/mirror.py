@@ -11,18 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 import torch
-from reverie.batch import Batch, RowBatch
+from reverie.batch import Batch, without_fields
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive
-from reverie.engine import Engine, Gatherer, Layout, Layouts
+from reverie.engine import Engine, Gatherer, Layout, Layouts, build
 from reverie.errors import BadSetting
-from reverie.feeds import build, check_buffer, without_fields
+from reverie.feeds import check_buffer
 from reverie.index import NO_FINAL, RUNNING, Ints, anchors_of
 from reverie.process import Bound, Refused, watch
 from reverie.samplers import Sampler, Uniform, check_sampler
-from reverie.spec import Field, StepSpec, Tree, tree_build, tree_leaves
+from reverie.spec import Field, StepSpec
 from reverie.torch.columns import PADDING, Derived, DeviceColumn, Plan
 from reverie.torch.tensors import TensorBatch, as_device, check_dtypes, tensor_dtype, views
+from reverie.values import Tree, tree_build, tree_leaves
 
 UPLOAD_BYTES = 32_000_000  # staged on the host at a time while the mirror catches up
 ADDRESS = Field((), "int64")
@@ -291,7 +292,7 @@ class DeviceMirror(Bound):
         spec = self._buffer.spec
         if derived is not None:
             spec = StepSpec(ADDRESS, spec.action, spec.extras)  # one leaf stands for the whole observation
-        return build(spec, arrays, isinstance(host, RowBatch), host)
+        return build(type(host), spec, arrays, host)
 
     def _split(self, addresses: npt.NDArray[Any]) -> tuple[Ints, Ints | None, Ints]:
         """Take the final observations out of a plan: return (rows, where, places); where is None for none."""

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 import torch
+from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.engine import Layout
 from reverie.errors import BadSetting
-from reverie.feeds import DeviceBatch
 
-TensorBatch = DeviceBatch[torch.Tensor]
+TensorBatch = Batch[torch.Tensor]
 # The widest integers that divide a row: moving 8 bytes at a time is several times faster than one.
 WORDS = ((8, torch.int64), (4, torch.int32), (2, torch.int16), (1, torch.uint8))
 

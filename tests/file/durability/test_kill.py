@@ -65,7 +65,7 @@ def write(path: Path, story: Story, told: Told, seed: int, residency: str, durab
         if dice.random() < 0.08 and buffer.count_windows(3):
             drawn = buffer.sample(4, 3, sampler=dice.choice([sampler, rv.Uniform()]))
             check_batch(drawn, story)
-            if hasattr(drawn._origin.sampler, "alpha"):
+            if hasattr(drawn.origin.sampler, "alpha"):
                 buffer.update_priorities(drawn, np.arange(4.0) + 0.5)
             ids = drawn.step_ids()
             buffer.write_back(drawn, note=rewritten(ids))

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import torch
-from reverie import Recent, ReplayBuffer, Sampler
-from reverie.feeds import DeviceSequences
+from reverie import Recent, ReplayBuffer, Sampler, SequenceBatch
 from reverie.iris.config import Optimisation, TokenizerLoss
 from reverie.iris.models import (
     ActorCriticLosses,
@@ -217,7 +216,7 @@ def train_world_model(
         began = perf_counter()
         batch = mirror.sample(settings.batch_size, length, boundary=boundary, sampler=sampler, obs=TOKENS)
         arrived = perf_counter()
-        assert isinstance(batch, DeviceSequences)
+        assert isinstance(batch, SequenceBatch)
         # A window carries the observation after its last step as well; the model predicts up to that step.
         tokens = batch.obs[:, :-1]  # (B, L, K)
         end = batch.terminated | batch.truncated

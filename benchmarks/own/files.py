@@ -12,35 +12,30 @@ from pathlib import Path
 import numpy as np
 
 import reverie as rv
-from benchmarks.measure import Row, rows_beside, side_by_side
-from benchmarks.packed import SPEC, played
+from benchmarks.harness import Row, in_turn, rows_beside, seconds_of
+from benchmarks.own.buffers import FRAMES_SPEC, played
 
 STEPS = 100_000
 RING = 20_000  # steps that a buffer keeps while adding is timed
 MILLION = 1_000_000
 RESIDENT_BOUND = 1e9  # bytes
-GAME = "MsPacman"  # of the four games that are recorded the one that packs worst
-
-
-def recorded() -> list[dict[str, object]]:
-    """Return the steps of a game played at random."""
-    return list(played(GAME))
+GAME = "MsPacman"  # of the four recorded games, the one that packs worst
 
 
 def adding(rounds: int) -> list[Row]:
-    """Adding one step of 3x64x64: to a file over memory alone, for each residency and durability.
+    """Time adding a step of 3x64x64 to a file and to memory alone, for each residency and durability.
 
-    A row holds the seconds with a path and without; its ratio is the difference in microseconds, of medians.
-    "mean" rows hold means, in which seals and the file's own work at intervals are counted.
+    A row holds the median seconds with a path and without. Its ratio is their difference in microseconds. A row
+    named "mean" holds means instead: they count what happens only now and then, such as packing a run.
     """
-    steps = recorded()
+    steps = played(GAME)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for residency, durability in product(("ram", "packed"), ("step", "chunk")):
             path = Path(folder) / f"{residency}-{durability}.replay"
             settings = {"seed": 0, "residency": residency}
-            plain = rv.ReplayBuffer(SPEC, RING, **settings)
-            kept = rv.ReplayBuffer(SPEC, RING, path=path, durability=durability, **settings)
+            plain = rv.ReplayBuffer(FRAMES_SPEC, RING, **settings)
+            kept = rv.ReplayBuffer(FRAMES_SPEC, RING, path=path, durability=durability, **settings)
             seconds: list[tuple[float, float]] = []
             for number in range(40 * rounds):
                 step = steps[number % len(steps)]
@@ -59,12 +54,12 @@ def adding(rounds: int) -> list[Row]:
 
 
 def reopening(rounds: int) -> list[Row]:
-    """Opening 100,000 steps to each residency, and flushing 200 new ones into them; bounds in seconds."""
-    steps = recorded()
+    """Time opening a file of 100,000 steps to each residency, and flushing 200 new ones; bounds in seconds."""
+    steps = played(GAME)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.replay"
-        with rv.ReplayBuffer(SPEC, STEPS, seed=0, residency="packed", path=path) as buffer:
+        with rv.ReplayBuffer(FRAMES_SPEC, STEPS, seed=0, residency="packed", path=path) as buffer:
             for number in range(STEPS):
                 buffer.add(**steps[number % len(steps)])
         for residency, bound in (("ram", 1.5), ("packed", 0.5), ("disk", 0.1)):
@@ -88,23 +83,26 @@ def reopening(rounds: int) -> list[Row]:
             for _ in range(max(5, rounds // 10)):
                 for step in steps[:200]:
                     buffer.add(**step)
-                begin = time.perf_counter()
-                buffer.flush()
-                seconds.append(time.perf_counter() - begin)
+                seconds.append(seconds_of(buffer.flush))
         flush_s = float(np.median(seconds))
         rows.append(Row("flush after 200 new steps, seconds", flush_s, 0.05, flush_s, 0.05))
     return rows
 
 
 def from_the_file(rounds: int) -> list[Row]:
-    """sample(64, 20) from packed runs and from the file, over the same from RAM."""
-    steps = recorded()
+    """Time sample(64, 20) from packed runs and from the file, beside the same from RAM."""
+    steps = played(GAME)
     with tempfile.TemporaryDirectory() as folder:
         buffers = {
-            "ram": rv.ReplayBuffer(SPEC, RING, seed=0),
-            "packed": rv.ReplayBuffer(SPEC, RING, seed=0, residency="packed"),
+            "ram": rv.ReplayBuffer(FRAMES_SPEC, RING, seed=0),
+            "packed": rv.ReplayBuffer(FRAMES_SPEC, RING, seed=0, residency="packed"),
             "disk": rv.ReplayBuffer(
-                SPEC, RING, seed=0, residency="disk", path=Path(folder) / "a.replay", durability="chunk"
+                FRAMES_SPEC,
+                RING,
+                seed=0,
+                residency="disk",
+                path=Path(folder) / "a.replay",
+                durability="chunk",
             ),
         }
         for number in range(RING):
@@ -114,7 +112,7 @@ def from_the_file(rounds: int) -> list[Row]:
         calls = {
             name: lambda name=name: buffers[name].sample(64, 20, out=outs[name]) and None for name in buffers
         }
-        rows = rows_beside(side_by_side(calls, rounds), "ram", {})
+        rows = rows_beside(in_turn(calls, rounds), "ram", {})
         for buffer in buffers.values():
             buffer.close()
     return [Row(f"sample(64, 20), {row.name}", row.seconds, row.limit_s, row.ratio, None) for row in rows]
@@ -123,11 +121,11 @@ def from_the_file(rounds: int) -> list[Row]:
 RESIDENT = """
 import resource, sys
 import reverie as rv
-from benchmarks.files import MILLION, recorded
-from benchmarks.packed import SPEC
-steps = recorded()
+from benchmarks.own.buffers import FRAMES_SPEC, played
+from benchmarks.own.files import GAME, MILLION
+steps = played(GAME)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-buffer = rv.ReplayBuffer(SPEC, MILLION, seed=0, residency="packed")
+buffer = rv.ReplayBuffer(FRAMES_SPEC, MILLION, seed=0, residency="packed")
 for number in range(MILLION):
     buffer.add(**steps[number % len(steps)])
 buffer.sample(64, 20)
@@ -137,7 +135,7 @@ print(len(buffer), buffer.nbytes, int(lines["VmRSS"].split()[0]) * 1024)
 
 
 def resident(rounds: int) -> list[Row]:
-    """Resident memory of a process that holds a packed buffer of 1,000,000 steps: bytes, and over raw bytes."""
+    """Return what a packed buffer of 1,000,000 steps takes: resident bytes of its process, and its own nbytes."""
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )

@@ -1,5 +1,7 @@
-"""How fast batches reach a device, beside plain copies of the same bytes. Runs by itself, too:
-`PYTHONPATH=src python -m benchmarks.feeds` needs NumPy and torch only, and takes a GPU if there is one.
+"""How fast batches reach a device, beside plain copies of the same bytes.
+
+This table can be printed alone, with `PYTHONPATH=src python -m benchmarks.own.feeds`. That needs NumPy and torch only,
+and uses a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -9,45 +11,25 @@ from collections.abc import Callable
 
 import numpy as np
 
-import reverie as rv
-from benchmarks.measure import Row, machine, rows_beside, show, side_by_side
+from benchmarks.harness import Row, in_turn, machine, rows_beside, show
+from benchmarks.own.buffers import FRAME, pixel_buffer
 
 BATCH, LENGTH = 64, 20
-STEPS, ADDED, MEAN_EPISODE = 20_000, 25_000, 500
-SHAPE = (3, 64, 64)
-AT_ONCE = 10  # batches of a feed that are timed together: it runs ahead, so one alone says little
+STEPS, ADDED = 20_000, 25_000
+AT_ONCE = 10  # batches that are timed together; a feed runs ahead, so that one batch alone says little
 STEP_S = 0.01  # what a consumer of 100 steps a second has for each
-STEADY = 300  # steps of that consumer: the first batch, which is made while it waits, counts as one of them
-FRAME_BYTES = BATCH * (LENGTH + 1) * int(np.prod(SHAPE))
-
-
-def pixel_buffer() -> rv.ReplayBuffer:
-    """Return a wrapped buffer of 20,000 random frames in episodes of mean length 500."""
-    buffer = rv.ReplayBuffer(rv.StepSpec(rv.Field(SHAPE, "uint8"), rv.Field((), "int64")), STEPS, seed=0)
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (512, *SHAPE), np.uint8)
-    for number in range(ADDED):
-        ends = bool(rng.random() < 1 / MEAN_EPISODE)
-        buffer.add(
-            obs=frames[number % 512],
-            action=0,
-            reward=0.0,
-            terminated=ends,
-            truncated=False,
-            final_obs=frames[0] if ends else None,
-        )
-    return buffer
+STEADY = 300  # steps of that consumer; it waits while the first batch is made, which is counted, too
+FRAME_BYTES = BATCH * (LENGTH + 1) * int(np.prod(FRAME))
 
 
 def feeds(rounds: int) -> list[Row]:
-    """Time a feed, a mirror and its gather, each beside its plain copy, and how long a steady consumer waits."""
+    """Time a feed and a mirror, each beside its plain copy, and how long a steady consumer waits."""
     import torch
     from reverie.torch import DeviceMirror, feed
-    from reverie.torch.columns import Plan
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    buffer = pixel_buffer()
+    buffer = pixel_buffer(STEPS, ADDED)
     host = torch.zeros(FRAME_BYTES, dtype=torch.uint8, pin_memory=cuda)
     there = torch.zeros(FRAME_BYTES, dtype=torch.uint8, device=device)
 
@@ -61,7 +43,7 @@ def feeds(rounds: int) -> list[Row]:
 
     def from_feed() -> float:
         with feed(buffer, BATCH, LENGTH, device=device) as batches:
-            next(batches), next(batches)  # the first ones pay for the memory
+            next(batches), next(batches)  # these allocate the memory
             if cuda:
                 torch.cuda.synchronize()
             begin = time.perf_counter()
@@ -73,17 +55,14 @@ def feeds(rounds: int) -> list[Row]:
 
     mirror = DeviceMirror(buffer, device)
     mirror.update()
-    column = mirror._columns["obs"]
-    rows = torch.from_numpy(np.random.default_rng(1).integers(1, STEPS, BATCH * (LENGTH + 1))).to(device)
-    # On the CPU the limits write into memory that is there: what a fresh block costs is for the others to save.
-    to_device = side_by_side(
+    # On the CPU the limits write into memory that exists already. Only the other calls may pay for fresh memory.
+    to_device = in_turn(
         {"copy": finished(lambda: there.copy_(host, non_blocking=cuda)), "feed: a batch": from_feed}, rounds
     )
-    on_device = side_by_side(
+    on_device = in_turn(
         {
             "copy": finished(lambda: there.clone()),
             "mirror: sample": finished(lambda: mirror.sample(BATCH, LENGTH)),
-            "mirror: its gather alone": finished(lambda: column.gather(Plan(rows, None, None))),
         },
         rounds,
     )
@@ -95,7 +74,7 @@ def feeds(rounds: int) -> list[Row]:
 
 
 def steady(make: Callable[[], object]) -> Row:
-    """Return how long a consumer of 100 steps a second waits for a batch: the ratio is the share of its time."""
+    """Return how long a consumer of 100 steps a second waits for a batch. The ratio is the share of its time."""
     with make() as batches:
         for _ in range(STEADY):
             begin = time.perf_counter()

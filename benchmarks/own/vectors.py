@@ -1,50 +1,24 @@
-"""Small steps: what drawing and adding cost where Python calls are the limit and not bytes."""
+"""What drawing and adding cost where steps are small, so that Python's calls are the limit and not bytes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 import reverie as rv
-from benchmarks.measure import Row, rows_beside, side_by_side
-from reverie.index import anchors_of
+from benchmarks.harness import Row, in_turn, rows_beside
+from benchmarks.own.buffers import ACTION, FRAME, vector_buffer, vector_steps
+from reverie.samplers import Anchors, Drawn
 
 STEPS = 1_000_000
-WIDTH, ACTION = 17, 6
+WIDTH = 17
 MEAN_EPISODE = 1000
 SIZES = ((16, 64), (256, 8))
 PLANNED = (64, 16)
-FRAME = (3, 64, 64)
 LANES = 16
 SLOTS = 1024  # prepared choices of rows, so that the limit is copying alone
-
-
-def filled(steps: int, width: int = WIDTH, seed: int = 0) -> rv.ReplayBuffer:
-    """Return a full, wrapped buffer of random vectors in episodes of mean length 1,000."""
-    spec = rv.StepSpec(rv.Field((width,), "float32"), rv.Field((ACTION,), "float32"))
-    buffer = rv.ReplayBuffer(spec, steps, seed=seed)
-    for step in vector_steps(steps + 100, width, seed):
-        buffer.add(**step)
-    return buffer
-
-
-def vector_steps(count: int, width: int = WIDTH, seed: int = 0) -> Iterator[dict[str, object]]:
-    """Yield that many steps: a list of ten million would take gigabytes."""
-    rng = np.random.default_rng(seed)
-    obs = rng.random((4096, width), np.float32)
-    action = rng.random((4096, ACTION), np.float32)
-    ends = (rng.random(count) < 1 / MEAN_EPISODE).tolist()
-    for number, ended in enumerate(ends):
-        yield {
-            "obs": obs[number % 4096],
-            "action": action[number % 4096],
-            "reward": 0.5,
-            "terminated": ended,
-            "truncated": False,
-            "final_obs": obs[number % 4096] if ended else None,
-        }
 
 
 def vector_windows(rounds: int) -> list[Row]:
@@ -52,8 +26,8 @@ def vector_windows(rounds: int) -> list[Row]:
 
     The limit is the faster of slice copies and one np.take of the observations of as many windows.
     """
-    buffer = filled(STEPS)
-    extra = list(vector_steps(10_000))
+    buffer = vector_buffer(STEPS, WIDTH, MEAN_EPISODE)
+    extra = list(vector_steps(10_000, WIDTH, MEAN_EPISODE))
     rng = np.random.default_rng(1)
     held = rng.random((STEPS, WIDTH), np.float32)
     rows = []
@@ -86,7 +60,7 @@ def vector_windows(rounds: int) -> list[Row]:
             buffer.sample(batch, length, out=out)
             return time.perf_counter() - begin
 
-        seconds = side_by_side(
+        seconds = in_turn(
             {
                 "take": take,
                 "slices": slices,
@@ -102,18 +76,30 @@ def vector_windows(rounds: int) -> list[Row]:
     return rows
 
 
+class Keeping(rv.Sampler):
+    """Draws as Uniform does, and keeps the anchors that it drew from."""
+
+    def __init__(self) -> None:
+        self.uniform = rv.Uniform()
+
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
+        """Return anchors, all equally likely."""
+        self.anchors = anchors
+        return self.uniform.draw(anchors, rng, count)
+
+
 def planning(rounds: int) -> list[Row]:
-    """Time planning 64 windows of 16 at three sizes; ratio and bound in microseconds."""
+    """Time choosing 64 windows of 16 at three sizes, without reading their steps; ratio and bound in microseconds."""
     rows, (batch, length) = [], PLANNED
     for steps in (10_000, STEPS, 10 * STEPS):
-        buffer = filled(steps, width=1)
-        rng, sampler = np.random.default_rng(2), rv.Uniform()
+        buffer = vector_buffer(steps, 1, MEAN_EPISODE)
+        rng, sampler = np.random.default_rng(2), Keeping()
+        buffer.sample(batch, length, sampler=sampler)
 
-        def plan(buffer=buffer, rng=rng, sampler=sampler) -> None:
-            anchors = anchors_of(buffer.engine.index, "inside", length)
+        def plan(anchors=sampler.anchors, rng=rng, sampler=sampler) -> None:
             anchors.windows(sampler.draw(anchors, rng, batch), 0, rng)
 
-        [row] = rows_beside(side_by_side({"none": lambda: None, "plan": plan}, 10 * rounds), "none", {})
+        [row] = rows_beside(in_turn({"none": lambda: None, "plan": plan}, 10 * rounds), "none", {})
         rows.append(
             Row(
                 f"planning 64 windows of 16 in {steps:,} steps, µs", row.seconds, 0.0, row.seconds * 1e6, 40.0
@@ -188,7 +174,7 @@ def adding(rounds: int) -> list[Row]:
     )
     rows = []
     for name, bound, call, limit in calls:
-        seconds = side_by_side({"limit": limit, name: call}, 50 * rounds, warm_up=1000)
+        seconds = in_turn({"limit": limit, name: call}, 50 * rounds, warm_up=1000)
         ours, least = float(np.median(seconds[name])), float(np.median(seconds["limit"]))
         rows.append(Row(name, ours, least, ours * 1e6, bound))
     return rows

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 import reverie as rv
-from benchmarks.measure import Row, rows_beside, side_by_side
+from benchmarks.harness import Copies, Row, in_turn, rows_beside
+from benchmarks.own.buffers import ACTION, vector_buffer
 
-SMALL, LARGE = 10_000, 2_000_000
+SMALL, MANY, LARGE = 10_000, 1_000_000, 2_000_000
 BATCH, LENGTH = 64, 16
 MEAN_EPISODE = 200
 
@@ -29,24 +30,12 @@ SAMPLERS: dict[str, Callable[[], rv.Sampler]] = {
 }
 
 
-def vector_buffer(steps: int, width: int, seed: int = 0) -> rv.ReplayBuffer:
-    """Return a full buffer of small observations in episodes of geometric length."""
-    spec = rv.StepSpec(rv.Field((width,), "float32"), rv.Field((6,), "float32"))
-    buffer = rv.ReplayBuffer(spec, steps, seed=seed)
-    rng = np.random.default_rng(seed)
-    obs, action = np.zeros(width, np.float32), np.zeros(6, np.float32)
-    ends = (rng.random(steps + 100) < 1 / MEAN_EPISODE).tolist()
-    for number in range(steps + 100):
-        buffer.add(obs=obs, action=action, reward=0.0, terminated=ends[number], truncated=False)
-    return buffer
-
-
 def growth(rounds: int) -> list[Row]:
-    """Time a draw at 2,000,000 steps beside one at 10,000, one step being added before each."""
-    small, large = vector_buffer(SMALL, 1), vector_buffer(LARGE, 1)
+    """Time a draw at 2,000,000 steps beside one at 10,000. One step is added before each."""
+    small, large = (vector_buffer(steps, 1, MEAN_EPISODE) for steps in (SMALL, LARGE))
     step = {
         "obs": np.zeros(1, np.float32),
-        "action": np.zeros(6, np.float32),
+        "action": np.zeros(ACTION, np.float32),
         "reward": 0.0,
         "truncated": False,
     }
@@ -56,7 +45,7 @@ def growth(rounds: int) -> list[Row]:
 
         def drawing(buffer: rv.ReplayBuffer, sampler: rv.Sampler) -> Callable[[], float]:
             out = buffer.sample(BATCH, LENGTH, sampler=sampler)
-            if isinstance(sampler, rv.Fresh):  # first show all that is there: what is timed are new steps
+            if isinstance(sampler, rv.Fresh):  # show all old steps first; only new ones are timed
                 for _ in range(len(buffer) // (BATCH * LENGTH) + 100):
                     buffer.sample(BATCH, LENGTH, sampler=sampler, out=out)
 
@@ -70,7 +59,7 @@ def growth(rounds: int) -> list[Row]:
             return draw
 
         calls = {"small": drawing(small, make()), "large": drawing(large, make())}
-        seconds = side_by_side(calls, rounds)
+        seconds = in_turn(calls, rounds)
         [row] = rows_beside(seconds, "small", {"large": 1.5})
         rows.append(Row(name, row.seconds, row.limit_s, row.ratio, row.bound))
     return rows
@@ -78,23 +67,18 @@ def growth(rounds: int) -> list[Row]:
 
 def prioritized(rounds: int) -> list[Row]:
     """Time drawing 64 windows of 16 from 1,000,000 steps of 17 floats, and updating their priorities."""
-    buffer = vector_buffer(1_000_000, 17)
+    buffer = vector_buffer(MANY, 17, MEAN_EPISODE)
     sampler = rv.Prioritized()
     rng = np.random.default_rng(2)
     out = buffer.sample(BATCH, LENGTH, sampler=sampler)
     errors = rng.random((BATCH, LENGTH))
-    flat = buffer.engine.store.columns["obs"]
-    target = np.empty((BATCH, LENGTH + 1, 17), np.float32)
+    copies = Copies(rng.random((4096, 17), np.float32), MANY, BATCH, LENGTH)
 
     def both() -> None:
         buffer.sample(BATCH, LENGTH, sampler=sampler, out=out)
         buffer.update_priorities(out, errors)
 
-    def take() -> None:
-        slots = rng.integers(0, 1_000_000 - LENGTH - 1, BATCH)[:, None] + np.arange(LENGTH + 1)
-        np.take(flat, slots, axis=0, out=target, mode="clip")
-
-    for _ in range(300):  # until every step that can be no anchor and comes up has come up once
+    for _ in range(300):  # until the sampler has met the steps that cannot be anchors
         both()
-    seconds = side_by_side({"np.take of the observations": take, "draw 64x16 and update": both}, rounds)
+    seconds = in_turn({"np.take of the observations": copies.take, "draw 64x16 and update": both}, rounds)
     return rows_beside(seconds, "np.take of the observations", {})

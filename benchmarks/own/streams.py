@@ -1,15 +1,15 @@
-"""Costs that must not grow with something else: streams that did not change, live episodes, the episodes' table."""
+"""Costs that must not grow with the number of streams or of episodes."""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 import reverie as rv
-from benchmarks.measure import Row
+from benchmarks.harness import Row, seconds_of
+from benchmarks.own.buffers import FRAME, FRAMES_SPEC
 
 SPEC = rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"))
 FEW, MANY = 100, 1_000  # streams
@@ -23,7 +23,7 @@ def add(buffer: rv.ReplayBuffer, step: int, stream: int = 0, ends: bool = False)
 
 
 def many_streams(rounds: int) -> list[Row]:
-    """Flush and close 1,000 streams beside 100: a flush that has nothing to do, and one after a step."""
+    """Time flushes and closing with 1,000 streams beside 100. A flush is idle, or comes after one step."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         seconds: dict[str, dict[int, list[float]]] = {
@@ -48,9 +48,9 @@ def many_streams(rounds: int) -> list[Row]:
                     for number in range(10):
                         if name != "idle flush":
                             add(buffer, number)
-                        times.append(timed(buffer.flush))
+                        times.append(seconds_of(buffer.flush))
                     seconds[name][streams].append(float(np.median(times)))
-                seconds["close"][streams].append(timed(buffer.close))
+                seconds["close"][streams].append(seconds_of(buffer.close))
                 path.unlink()
         for name, found in seconds.items():
             many, few = float(np.median(found[MANY])), float(np.median(found[FEW]))
@@ -59,7 +59,7 @@ def many_streams(rounds: int) -> list[Row]:
 
 
 def many_episodes(rounds: int) -> list[Row]:
-    """Add to a file that has 50,000 live episodes beside one that has 6,000; read one row of 200,000 episodes."""
+    """Time work with many live episodes beside few: adding to a file, an idle flush, and reading one episode."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         buffers = {}
@@ -72,7 +72,7 @@ def many_episodes(rounds: int) -> list[Row]:
         for _ in range(max(3, rounds // 10)):
             for episodes, buffer in buffers.items():
                 steps[episodes].append(
-                    timed(lambda buffer=buffer: [add(buffer, 1, ends=True) for _ in range(64)]) / 64
+                    seconds_of(lambda buffer=buffer: [add(buffer, 1, ends=True) for _ in range(64)]) / 64
                 )
         for buffer in buffers.values():
             buffer.close()
@@ -84,7 +84,7 @@ def many_episodes(rounds: int) -> list[Row]:
         for step in range(episodes):
             add(memory, step, ends=True)
         times[episodes] = float(
-            np.median([timed(lambda held=memory: held.episodes[-1]) for _ in range(rounds)])
+            np.median([seconds_of(lambda held=memory: held.episodes[-1]) for _ in range(rounds)])
         )
     few, many = times.values()
     flushes = {}
@@ -95,7 +95,7 @@ def many_episodes(rounds: int) -> list[Row]:
                 for step in range(episodes):
                     add(kept, step, ends=True)
                 kept.flush()
-                flushes[episodes] = float(np.median([timed(kept.flush) for _ in range(10)]))
+                flushes[episodes] = float(np.median([seconds_of(kept.flush) for _ in range(10)]))
     idle, least = flushes[EPISODES], flushes[EPISODES // 100]
     rows.append(
         Row(f"idle flush, {EPISODES:,} episodes over {EPISODES // 100:,}", idle, least, idle / least, 2.0)
@@ -105,11 +105,10 @@ def many_episodes(rounds: int) -> list[Row]:
 
 
 def memory_said(_: int) -> list[Row]:
-    """What a buffer of one-step episodes says that it takes, over what the process has come to take for it."""
-    frames = rv.StepSpec(rv.Field((3, 64, 64), "uint8"), rv.Field((), "int64"))
+    """Compare the memory that a buffer of one-step episodes takes with the `nbytes` that it says."""
     before = resident()
-    buffer = rv.ReplayBuffer(frames, 4_096, seed=0)
-    frame = np.ones((3, 64, 64), np.uint8)
+    buffer = rv.ReplayBuffer(FRAMES_SPEC, 4_096, seed=0)
+    frame = np.ones(FRAME, np.uint8)
     for _ in range(2 * 4_096):
         buffer.add(obs=frame, action=0, reward=0.0, terminated=True, truncated=False, final_obs=frame)
     taken = resident() - before
@@ -122,10 +121,3 @@ def resident() -> int:
     """Return the bytes of memory that this process takes now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
-
-
-def timed(call) -> float:  # type: ignore[no-untyped-def]
-    """Return the seconds of a call."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
