@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 import torch
-from reverie.iris.config.parts import (
+from reverie.iris.config import (
     ActorCriticConfig,
     ActorCriticLoss,
+    Collection,
+    Config,
+    Evaluation,
     Optimisation,
     TokenizerConfig,
     WorldModelConfig,
 )
-from reverie.iris.config.run import Collection, Config, Evaluation
 from reverie.iris.models.agent import Agent
 from reverie.iris.models.tokenizer import Tokenizer
 from reverie.iris.models.world_model import WorldModel

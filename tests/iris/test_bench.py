@@ -14,8 +14,7 @@ import pytest
 import torch
 from reverie import BadSetting
 from reverie.iris.bench import Speed, imagine_without_cache, measure, run_bench, updates_of
-from reverie.iris.config.parts import Optimisation
-from reverie.iris.config.run import Config, presets
+from reverie.iris.config import Config, Optimisation, presets
 from reverie.iris.models.agent import Agent
 
 

@@ -13,8 +13,7 @@ from PIL import Image
 import torch
 from reverie.cli.main import main
 from reverie.iris.app import commands
-from reverie.iris.config.parts import TokenizerConfig
-from reverie.iris.config.run import Config, config_from_json, presets
+from reverie.iris.config import Config, TokenizerConfig, config_from_json, presets
 from reverie.iris.learning.folder import read_checkpoint
 from reverie.iris.learning.run import Run
 from support.games import Lights

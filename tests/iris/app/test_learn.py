@@ -21,7 +21,7 @@ from rich.console import Console
 from reverie import BadSetting
 from reverie.iris.app.learn import learn, run_learn
 from reverie.iris.app.pictures import draw_returns
-from reverie.iris.config.run import Config, config_to_json, presets
+from reverie.iris.config import Config, config_to_json, presets
 from reverie.iris.learning.folder import read_checkpoint
 from reverie.iris.learning.games import games
 from reverie.iris.learning.run import Run
@@ -86,7 +86,7 @@ INTERRUPTED = """
 import functools, sys
 from reverie.cli import main
 from reverie.iris.app import learn
-from reverie.iris.config.run import config_from_json, presets
+from reverie.iris.config import config_from_json, presets
 if __name__ == "__main__":
     learn.run_learn = functools.partial(learn.run_learn, episodes=2)
     presets["minatar"] = config_from_json({config!r})

@@ -13,7 +13,7 @@ import pytest
 import reverie
 import torch
 from reverie import BadSetting, Field, ReplayBuffer, Shuffled, StepSpec
-from reverie.iris.config.parts import ActorCriticLoss
+from reverie.iris.config import ActorCriticLoss
 from reverie.iris.learning.collect import Collector, Played, evaluate
 from reverie.iris.learning.lane import Lane
 from reverie.iris.learning.train import to_frames

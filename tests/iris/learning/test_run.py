@@ -16,8 +16,17 @@ import pytest
 
 import torch
 from reverie import BadSetting, EpisodeUniform, FileError, Mixture
-from reverie.iris.config.parts import Optimisation, TokenizerConfig, TokenizerLoss
-from reverie.iris.config.run import Collection, Config, Sampling, config_from_json, config_to_json, presets
+from reverie.iris.config import (
+    Collection,
+    Config,
+    Optimisation,
+    Sampling,
+    TokenizerConfig,
+    TokenizerLoss,
+    config_from_json,
+    config_to_json,
+    presets,
+)
 from reverie.iris.learning.folder import CHECKPOINT, read_checkpoint
 from reverie.iris.learning.run import Metrics, Run
 from support.games import Lights, Wandering
@@ -263,7 +272,7 @@ torch.set_num_threads(1)
 from pathlib import Path
 from test_run import lights
 from reverie.iris.learning.run import Run
-from reverie.iris.config.run import Config
+from reverie.iris.config import Config
 import pickle
 config = pickle.loads({config!r})
 run = Run.start(Path({folder!r}), config, lights)

@@ -10,8 +10,7 @@ import pytest
 
 import torch
 from reverie import Field, NotEnoughData, ReplayBuffer, StepSpec
-from reverie.iris.config.parts import Optimisation, TokenizerLoss
-from reverie.iris.config.run import Config
+from reverie.iris.config import Config, Optimisation, TokenizerLoss
 from reverie.iris.learning.train import History, new_optimiser, train_tokenizer, train_world_model
 from reverie.iris.models.tokenizer import Tokenizer
 from reverie.iris.models.world_model import WorldModel, WorldModelLosses

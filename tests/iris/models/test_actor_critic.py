@@ -8,8 +8,7 @@ import pytest
 
 import torch
 from reverie import BadSetting
-from reverie.iris.config.parts import ActorCriticConfig, ActorCriticLoss
-from reverie.iris.config.run import presets
+from reverie.iris.config import ActorCriticConfig, ActorCriticLoss, presets
 from reverie.iris.models.actor_critic import ActorCritic, Judged, Memory, actor_critic_losses, lambda_returns
 from torch import Tensor
 

@@ -10,8 +10,7 @@ import pytest
 
 import torch
 from reverie import BadSetting, Field, ReplayBuffer, StepSpec
-from reverie.iris.config.parts import ActorCriticLoss, Optimisation
-from reverie.iris.config.run import Config, presets
+from reverie.iris.config import ActorCriticLoss, Config, Optimisation, presets
 from reverie.iris.learning.train import History, train_actor_critic
 from reverie.iris.models.agent import Agent
 from reverie.iris.models.graphs import Imagine

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import reverie as rv
 import torch
 from reverie import BadSetting
-from reverie.iris.config.parts import Optimisation, TokenizerConfig, TokenizerLoss
+from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
 from reverie.iris.learning.train import train_tokenizer
 from reverie.iris.models.patches import Fold, Unfold, cut, distinct, side_by_side
 from reverie.iris.models.tokenizer import Tokenizer, tokenizer_losses

@@ -8,8 +8,7 @@ import pytest
 
 import torch
 from reverie import BadSetting
-from reverie.iris.config.parts import Optimisation, TokenizerConfig, TokenizerLoss
-from reverie.iris.config.run import presets
+from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss, presets
 from reverie.iris.learning.train import new_optimiser
 from reverie.iris.models.tokenizer import Tokenizer, tokenizer_losses
 from torch import nn

@@ -7,8 +7,7 @@ import pytest
 
 import reverie as rv
 import torch
-from reverie.iris.config.parts import Optimisation
-from reverie.iris.config.run import Config
+from reverie.iris.config import Config, Optimisation
 from reverie.iris.learning.run import Run
 from reverie.iris.learning.train import TOKENS, mirror_tokens, to_frames, train_world_model
 from reverie.iris.models.agent import Agent

@@ -6,8 +6,7 @@ import pytest
 
 import torch
 from reverie import BadSetting
-from reverie.iris.config.parts import Optimisation, WorldModelConfig
-from reverie.iris.config.run import presets
+from reverie.iris.config import Optimisation, WorldModelConfig, presets
 from reverie.iris.learning.train import new_optimiser
 from reverie.iris.models.world_model import Predictions, WorldModel
 from torch import Tensor

@@ -1,14 +1,21 @@
-"""Every number of a run."""
+"""Configurations: every number of a run, checked when it is given, and three sets of them by name.
 
-from reverie.iris.config.parts import (
+`models` has the shapes, losses and optimisation of the models, `run` has what is around them, and `presets` names
+three whole configurations. A configuration is frozen. It is written as JSON and read again without loss; settings
+that an older text lacks have their defaults. Nothing here imports a framework.
+"""
+
+from reverie.iris.config.models import (
     NORM_GROUPS,
     ActorCriticConfig,
     ActorCriticLoss,
     Optimisation,
+    Precision,
     TokenizerConfig,
     TokenizerLoss,
     WorldModelConfig,
 )
+from reverie.iris.config.presets import presets
 from reverie.iris.config.run import (
     Collection,
     Config,
@@ -17,7 +24,6 @@ from reverie.iris.config.run import (
     check_unchanged,
     config_from_json,
     config_to_json,
-    presets,
     prolonged,
 )
 
@@ -29,6 +35,7 @@ __all__ = [
     "Config",
     "Evaluation",
     "Optimisation",
+    "Precision",
     "Sampling",
     "TokenizerConfig",
     "TokenizerLoss",

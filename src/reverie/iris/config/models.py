@@ -1,8 +1,8 @@
-"""Every number of the IRIS models and of what they are trained for.
+"""The numbers of the three models: their shapes, their losses, and how their weights are moved.
 
 The defaults are IRIS as published (Micheli, Alonso, Fleuret, "Transformers are Sample-Efficient World Models",
-ICLR 2023), but for the tokenizer's loss, which is that of its successor, Δ-IRIS. What a smaller machine or a smaller
-game wants otherwise is a setting here, off by default; `reverie.iris.settings` names the sets of them.
+ICLR 2023). One thing differs: the tokenizer's loss is that of its successor, Δ-IRIS. What a smaller machine or a
+smaller game needs is a setting here too, and off by default.
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""Three configurations by name.
+
+`paper` is IRIS as published, with the reconstruction loss of Δ-IRIS, which needs no pretrained network. `demo`
+trains a tokenizer and a world model in minutes on two processor cores. `minatar` learns to play a game of ten by
+ten pixels in minutes on two processor cores.
+"""
+
+from __future__ import annotations
+
+from reverie.iris.config.models import (
+    ActorCriticConfig,
+    ActorCriticLoss,
+    Optimisation,
+    TokenizerConfig,
+    TokenizerLoss,
+    WorldModelConfig,
+)
+from reverie.iris.config.run import Collection, Config, Evaluation, Sampling
+
+_DEMO = Config(
+    # Rows of pixels as patches: the paddle is one token, the ball another. Without a background most of the
+    # training would go into walls that never move.
+    tokenizer=TokenizerConfig(
+        patch=8,
+        patch_width=64,
+        local=True,
+        lean=True,
+        channels=256,
+        levels=1,
+        attention_at=(),
+        codebook_size=512,
+        token_dim=32,
+        codebook="average",
+        average_decay=0.95,
+        bounded=True,
+        background=True,
+    ),
+    tokenizer_loss=TokenizerLoss(
+        reconstruction="cross_entropy",
+        reconstruction_weight=3.0,
+        commitment=0.25,
+        pixel_weight=10.0,
+        revive_every=25,
+    ),
+    tokenizer_training=Optimisation(steps=3600, batch_size=64, learning_rate=3e-3, final_learning_rate=1e-4),
+    # As many blocks as the three known steps and ten imagined ones need.
+    world_model=WorldModelConfig(
+        blocks=14, layers=2, heads=4, width=128, dropout=0.0, positions="factored", init_std=0.06
+    ),
+    # Many small batches: most tokens of a frame repeat the last one, so windows teach much the same. Without a
+    # warm-up some runs never find out what the actions do.
+    world_model_training=Optimisation(
+        steps=2800,
+        batch_size=8,
+        learning_rate=2e-3,
+        warm_up=200,
+        final_learning_rate=1e-4,
+        weight_decay=0.01,
+        clip=1.0,
+    ),
+)
+
+_MINATAR = Config(
+    tokenizer=TokenizerConfig(
+        frame=(3, 10, 10),
+        patch=5,
+        lean=True,
+        channels=64,
+        levels=1,
+        attention_at=(),
+        codebook_size=256,
+        token_dim=32,
+        codebook="average",
+        bounded=True,
+    ),
+    tokenizer_loss=TokenizerLoss(
+        reconstruction="cross_entropy",
+        reconstruction_weight=3.0,
+        commitment=0.25,
+        pixel_weight=5.0,
+        revive_every=50,
+    ),
+    # Later rates are low: where tokens drift, the world model has to learn its language anew.
+    tokenizer_training=Optimisation(
+        steps=80,
+        first_steps=1000,
+        batch_size=256,
+        learning_rate=5e-4,
+        first_learning_rate=2e-3,
+        final_learning_rate=1e-4,
+    ),
+    world_model=WorldModelConfig(
+        blocks=11, layers=2, heads=2, width=64, dropout=0.0, positions="factored", init_std=0.06
+    ),
+    world_model_training=Optimisation(
+        steps=160,
+        first_steps=450,
+        batch_size=64,
+        learning_rate=2e-3,
+        final_learning_rate=5e-4,
+        weight_decay=0.01,
+    ),
+    actor_critic=ActorCriticConfig(
+        channels=(16, 32), strides=(1, 2), pooled=False, recurrent=False, width=128, careful_heads=True
+    ),
+    actor_critic_loss=ActorCriticLoss(
+        horizon=11,
+        burn_in=0,
+        gamma=0.97,
+        entropy=0.02,
+        value=0.5,
+        reward="expected",
+        mask_after_end=True,
+        scaled_advantages=True,
+    ),
+    actor_critic_training=Optimisation(
+        steps=140,
+        first_steps=60,
+        batch_size=64,
+        learning_rate=3e-3,
+        final_learning_rate=3e-4,
+        clip=1.0,
+        epsilon=1e-5,
+    ),
+    sampling=Sampling(over="steps", recent_share=0.5),
+    collection=Collection(
+        environments=32,
+        steps=8192,
+        first_steps=20_000,
+        epsilon=0.02,
+        first_epsilon=1.0,
+        early_epsilon=0.3,
+        capacity=96_000,
+    ),
+    evaluation=Evaluation(every=1, episodes=50, environments=50, max_steps=1000),
+    epochs=4,
+)
+
+presets: dict[str, Config] = {"paper": Config(), "demo": _DEMO, "minatar": _MINATAR}
