@@ -20,7 +20,7 @@ import numpy as np
 
 import torch
 from reverie import BadSetting, EpisodeUniform, Field, ReplayBuffer, StepSpec
-from reverie.iris.config import Config, Optimisation, presets
+from reverie.iris.config import Config, Optimisation, Precision, presets
 from reverie.iris.learning import (
     TOKENS,
     Progress,
@@ -28,9 +28,8 @@ from reverie.iris.learning import (
     train_actor_critic,
     train_tokenizer,
     train_world_model,
-    usable_device,
 )
-from reverie.iris.models import Agent, Imagine, draw
+from reverie.iris.models import Agent, Imagine, draw, usable_device
 from torch import Tensor
 
 ACTIONS = 4
@@ -253,7 +252,7 @@ def run_bench(
     *,
     preset: str = "paper",
     device: str | None = None,
-    precision: str | None = None,
+    precision: Precision | None = None,
     share: float | None = None,
     repeats: int = 5,
     captured: bool | None = None,
@@ -281,8 +280,8 @@ def run_bench(
     if precision is not None:
         config = replace(
             config,
-            tokenizer=replace(config.tokenizer, precision=precision),  # type: ignore[arg-type]
-            world_model=replace(config.world_model, precision=precision),  # type: ignore[arg-type]
+            tokenizer=replace(config.tokenizer, precision=precision),
+            world_model=replace(config.world_model, precision=precision),
         )
     accelerated = where.type == "cuda"
     captured = accelerated if captured is None else captured

@@ -15,7 +15,7 @@ import torch
 from reverie import BadSetting, Field, ReplayBuffer, Shuffled, StepSpec
 from reverie.iris.config import ActorCriticLoss
 from reverie.iris.learning.collect import Collector, Played, evaluate
-from reverie.iris.learning.lane import Lane
+from reverie.iris.learning.games import Lane
 from reverie.iris.learning.train import to_frames
 from reverie.iris.models.agent import Agent
 from support.games import FromOne, Lights, Wandering

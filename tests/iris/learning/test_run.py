@@ -28,7 +28,8 @@ from reverie.iris.config import (
     presets,
 )
 from reverie.iris.learning.folder import CHECKPOINT, read_checkpoint
-from reverie.iris.learning.run import Metrics, Run
+from reverie.iris.learning.learner import Metrics, sampler_of
+from reverie.iris.learning.run import Run
 from support.games import Lights, Wandering
 
 
@@ -377,12 +378,12 @@ def test_batches_are_drawn_as_the_settings_say(config: Config, tmp_path: Path) -
     """By episodes as published; or by steps, with a share from the newest quarter."""
     run = Run.start(tmp_path / "paper", config, lights)
     run.epoch()
-    assert isinstance(run._sampler(), EpisodeUniform)
+    assert isinstance(sampler_of(run.config.sampling, run.buffer), EpisodeUniform)
     run.close()
     recent = replace(config, sampling=Sampling(over="steps", recent_share=0.5))
     run = Run.start(tmp_path / "recent", recent, lights)
     run.epoch()
-    sampler = run._sampler()
+    sampler = sampler_of(run.config.sampling, run.buffer)
     assert isinstance(sampler, Mixture)
     batch = run.buffer.sample(4000, 1, boundary="pad_left", sampler=sampler)
     newest = (batch.anchor >= 8).mean()  # ten steps a stream, of which a quarter is two

@@ -12,8 +12,7 @@ import torch
 from reverie import BadSetting, Field, ReplayBuffer, StepSpec
 from reverie.iris.config import ActorCriticLoss, Config, Optimisation, presets
 from reverie.iris.learning.train import History, train_actor_critic
-from reverie.iris.models.agent import Agent
-from reverie.iris.models.graphs import Imagine
+from reverie.iris.models.agent import Agent, Imagine
 from reverie.iris.models.transformer import Cache
 from torch import Tensor, nn
 

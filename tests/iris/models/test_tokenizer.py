@@ -54,8 +54,8 @@ def test_codes_are_chosen_in_single_precision_under_autocast(tokenizer: Tokenize
     tokenizer.embedding.weight.data = codes
     z = codes[torch.randperm(32)[:8]].view(2, 2, 2, 16).movedim(-1, 1)  # exactly on eight codes
     with torch.autocast("cpu", torch.bfloat16):
-        inside = tokenizer._nearest(z)
-    assert torch.equal(inside, tokenizer._nearest(z))
+        inside = tokenizer.nearest(z)
+    assert torch.equal(inside, tokenizer.nearest(z))
     assert len(inside.unique()) > 4
 
 

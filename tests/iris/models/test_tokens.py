@@ -90,4 +90,5 @@ def test_a_run_learns_from_tokens_of_the_tokenizer_as_it_is(config: Config, tmp_
 
 def version(run: Run) -> int:
     """Return how often the run's tokens were given up."""
-    return run._mirror._named(TOKENS).version
+    assert run.learner.mirror is not None
+    return run.learner.mirror._named(TOKENS).version

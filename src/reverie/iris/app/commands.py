@@ -25,8 +25,8 @@ from reverie.iris.learning import (
     interval,
     kept_epochs,
     read_checkpoint,
-    usable_device,
 )
+from reverie.iris.models import usable_device
 
 # Preset -> game, if none is named.
 GAMES = {

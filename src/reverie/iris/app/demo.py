@@ -111,7 +111,7 @@ def run_demo(
             played = f"{game}, played at random"
             record(env, buffer, None, steps, seed=seed, on_step=lambda done: reading.show(done, played))
             record(env, held_out, None, held_out_steps, seed=seed + 1)
-            meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+            meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]  # the emulator has it
 
         tokenizer = Tokenizer(config.tokenizer)
         training = train_tokenizer(tokenizer, buffer, tokenizer_training, config.tokenizer_loss)

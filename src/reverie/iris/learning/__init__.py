@@ -1,10 +1,15 @@
-"""How it is trained: games, collecting, updates, runs."""
+"""Learning: real games fill a replay, the models train on batches of it, and a run keeps all of that in a folder.
+
+The trainings are generators that yield after each update. A run survives being killed: its folder always holds a
+whole checkpoint, and it goes on as if nothing had happened. Nothing here prints or draws; a run reports to whoever
+watches it.
+"""
 
 from reverie.iris.learning.collect import Collector, Played, evaluate, interval
-from reverie.iris.learning.devices import usable_device
 from reverie.iris.learning.folder import CHECKPOINT, kept_epochs, read_checkpoint
 from reverie.iris.learning.games import games
-from reverie.iris.learning.run import Metrics, Run
+from reverie.iris.learning.learner import Metrics
+from reverie.iris.learning.run import Run
 from reverie.iris.learning.train import (
     TOKENS,
     History,
@@ -35,5 +40,4 @@ __all__ = [
     "train_actor_critic",
     "train_tokenizer",
     "train_world_model",
-    "usable_device",
 ]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import torch
 from reverie import BadSetting, ReplayBuffer
-from reverie.iris.learning.lane import Game, Lane, check_game
+from reverie.iris.learning.games import Game, Lane, check_game
 from reverie.iris.learning.train import to_frames
 from reverie.iris.models import Agent, Memory, draw
 

@@ -1,60 +1,31 @@
-"""A run of IRIS: epochs of playing, learning and testing in a folder, from which it goes on after any end.
+"""A run of IRIS: epochs of playing, learning and testing. It lies in a folder, from which it goes on after any end.
 
 The folder holds `checkpoint.pt` with everything but the replay, a replay file for each of the last two
-checkpoints, and what `reverie.iris.watching` writes. A checkpoint is complete or not there: it takes its place
-in one move, after the replay that it names. So a killed run loses the epoch it was in and nothing else, and an
-interrupted run equals an uninterrupted one, bit for bit on a processor with as many threads, if its games are
-fixed by their seeds and the actions.
+checkpoints, and what the commands write beside them. A checkpoint is complete or not there: it takes its place
+in one move, after the replay that it names. So a killed run loses only the epoch it was in. An interrupted run
+equals an uninterrupted one, bit for bit on a processor with as many threads, if its games are fixed by their
+seeds and the actions.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import reverie
 import torch
-from reverie import (
-    BadSetting,
-    EpisodeUniform,
-    Field,
-    Mixture,
-    Recent,
-    ReplayBuffer,
-    Sampler,
-    StepSpec,
-    Uniform,
-)
-from reverie.iris.config import Config, Optimisation, config_from_json, config_to_json, prolonged
+from reverie import BadSetting, Field, ReplayBuffer, StepSpec
+from reverie.iris.config import Config, config_from_json, config_to_json, prolonged
 from reverie.iris.learning.collect import Collector, Played, evaluate
-from reverie.iris.learning.devices import usable_device
 from reverie.iris.learning.folder import CHECKPOINT, RunFolder, read_checkpoint, reading, replay_of
-from reverie.iris.learning.lane import Game, check_game, count_actions
-from reverie.iris.learning.train import (
-    TOKENS,
-    Progress,
-    mirror_tokens,
-    new_optimiser,
-    perplexity,
-    train_actor_critic,
-    train_tokenizer,
-    train_world_model,
-)
-from reverie.iris.models import Agent, Imagine, Perceptual
-from reverie.torch import DeviceMirror
-from torch import nn
-
-Games = Callable[[bool], Game]
-"""Makes a game: for training if True (a lost life may end an episode), for testing if False."""
-Metrics = dict[str, float]
-Watch = Callable[[str, int, int], None]
-"""Told the phase, how much of it is done, and how much it is in all."""
+from reverie.iris.learning.games import Game, Games, check_game, count_actions
+from reverie.iris.learning.learner import Learner, Metrics, Watch
+from reverie.iris.models import Agent, Perceptual, usable_device
 
 
 def new_replay(config: Config, seed: int) -> ReplayBuffer:
@@ -103,7 +74,6 @@ class Run:
         self.done = 0
         self.steps = 0
         self.cut: list[int] = []
-        self._perceptual = perceptual
         self._held = ExitStack()  # what is to be let go of
         self._files: RunFolder | None = None  # none if nothing will be written
         where = usable_device(device)
@@ -116,14 +86,7 @@ class Run:
                 self._playing.append(self._new_game(True))
         torch.manual_seed(seed)
         self.agent = Agent(config, actions).to(where)
-        parts: tuple[tuple[str, nn.Module, Optimisation], ...] = (
-            ("tokenizer", self.agent.tokenizer, config.tokenizer_training),
-            ("world_model", self.agent.world_model, config.world_model_training),
-            ("actor_critic", self.agent.actor_critic, config.actor_critic_training),
-        )
-        self.trainings = {name: training for name, _, training in parts}
-        self._optimisers = {name: new_optimiser(part, training) for name, part, training in parts}
-        self._imagine = Imagine(self.agent, captured=config.cuda_graphs and where.type == "cuda")
+        self.learner = Learner(self.agent, perceptual)
         self.buffer: ReplayBuffer
         self.collector: Collector
 
@@ -202,8 +165,7 @@ class Run:
 
     def _load(self, state: dict[str, Any]) -> None:
         """Take back what a checkpoint holds beside the weights, the replay and how far the run had come."""
-        for name, optimiser in self._optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        self.learner.load(state["optimisers"])
         self.cut = self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
         torch.set_rng_state(state["chance"])
         if self.agent.device.type == "cuda":
@@ -228,9 +190,7 @@ class Run:
         began = perf_counter()
         number, metrics = self.done + 1, Metrics(epoch=self.done + 1)
         metrics |= self._play(number, watch)
-        for name, training in self.trainings.items():
-            if number > training.start_after:
-                metrics |= self._learn(name, training, number, watch)
+        metrics |= self.learner.epoch(self.buffer, number, watch)
         if number % self.config.evaluation.every == 0 or number == self.config.epochs:
             metrics |= _told("test", self.test(watch))
         metrics["duration_s"] = perf_counter() - began
@@ -269,7 +229,7 @@ class Run:
             "epoch": self.done,
             "steps": self.steps,
             "agent": self.agent.state_dict(),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
+            "optimisers": self.learner.save(),
             "collector": json.dumps(collector),
             "frames": torch.from_numpy(frames),
             "chance": torch.get_rng_state(),
@@ -307,11 +267,6 @@ class Run:
         self.buffer = buffer
         self.collector = Collector(self.agent, self._playing, buffer, seed=self.seed)
 
-    @cached_property
-    def _mirror(self) -> DeviceMirror:
-        """The frames and their tokens on the device; only a run that learns has need of them."""
-        return mirror_tokens(self.agent.tokenizer, self.buffer)
-
     def _play(self, epoch: int, watch: Watch) -> Metrics:
         collection = self.config.collection
         steps, epsilon = collection.steps_in(epoch), collection.epsilon_in(epoch, self.config.epochs)
@@ -331,61 +286,6 @@ class Run:
             **_told("play", played),
             "play/steps_per_s": steps / (perf_counter() - began),
         }
-
-    def _learn(self, name: str, training: Optimisation, epoch: int, watch: Watch) -> Metrics:
-        first = epoch == training.start_after + 1
-        epochs = self.config.epochs
-        rates = training.rates((epoch - 1) / epochs, epoch / epochs, first=first)
-        sums: dict[str, torch.Tensor] = {}  # they stay on the device until the phase is over
-        began = perf_counter()
-        for progress in self._updates(name, training, rates):
-            for term, loss in progress.losses._asdict().items():
-                sums[term] = sums[term] + loss if term in sums else loss
-            watch(name, progress.step + 1, len(rates))
-        metrics = {f"{name}/{term}": float(total) / len(rates) for term, total in sums.items()}
-        metrics[f"{name}/updates_per_s"] = len(rates) / (perf_counter() - began)
-        if name == "tokenizer":
-            metrics["tokenizer/perplexity"] = perplexity(self.agent.tokenizer, self.buffer)
-        return metrics
-
-    def _updates(self, name: str, training: Optimisation, rates: list[float]) -> Iterator[Progress]:
-        agent, buffer, optimiser, sampler = self.agent, self.buffer, self._optimisers[name], self._sampler()
-        if name == "tokenizer":
-            loss = self.config.tokenizer_loss
-            return train_tokenizer(
-                agent.tokenizer,
-                buffer,
-                training,
-                loss,
-                optimiser=optimiser,
-                sampler=sampler,
-                rates=rates,
-                perceptual=self._perceptual,
-            )
-        if name == "world_model":
-            # In every epoch anew, though the tokenizer may rest: a resumed run has made none of them yet.
-            self._mirror.touch(TOKENS)
-            return train_world_model(
-                agent.world_model,
-                agent.tokenizer,
-                buffer,
-                training,
-                optimiser=optimiser,
-                sampler=sampler,
-                rates=rates,
-                mirror=self._mirror,
-            )
-        return train_actor_critic(
-            agent, buffer, training, optimiser=optimiser, sampler=sampler, rates=rates, imagine=self._imagine
-        )
-
-    def _sampler(self) -> Sampler:
-        sampling = self.config.sampling
-        whole = EpisodeUniform() if sampling.over == "episodes" else Uniform()
-        if not sampling.recent_share:
-            return whole
-        recent = Recent(newest=max(1, len(self.buffer) // 4))
-        return Mixture([(whole, 1 - sampling.recent_share), (recent, sampling.recent_share)])
 
 
 def _told(phase: str, played: Played) -> Metrics:

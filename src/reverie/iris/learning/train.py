@@ -315,6 +315,6 @@ def _update(
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
     nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     optimiser.step()

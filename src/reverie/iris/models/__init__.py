@@ -1,4 +1,9 @@
-"""What is trained: tokenizer, world model, actor-critic, and their dreams."""
+"""Models: tokenizer, world model and actor-critic, the agent that they make up, and the games that it imagines.
+
+Frames are float32 in 0..1, shaped (…, C, H, W). Each model has a function of losses; nothing here updates weights or
+knows of a replay. Imagining never waits for the device, and `Imagine` can replay it as one CUDA graph. The names
+of the weights are written down in `docs/iris.md`.
+"""
 
 from reverie.iris.models.actor_critic import (
     ActorCritic,
@@ -7,10 +12,9 @@ from reverie.iris.models.actor_critic import (
     actor_critic_losses,
     lambda_returns,
 )
-from reverie.iris.models.agent import Agent, Rollout
-from reverie.iris.models.chance import draw
-from reverie.iris.models.graphs import Imagine
-from reverie.iris.models.imagination import Imagination
+from reverie.iris.models.agent import Agent, Imagine, Rollout
+from reverie.iris.models.device import usable_device
+from reverie.iris.models.imagination import Imagination, draw
 from reverie.iris.models.tokenizer import Perceptual, Tokenizer, TokenizerLosses, tokenizer_losses
 from reverie.iris.models.world_model import WorldModel, WorldModelLosses
 
@@ -31,4 +35,5 @@ __all__ = [
     "draw",
     "lambda_returns",
     "tokenizer_losses",
+    "usable_device",
 ]

@@ -1,4 +1,4 @@
-"""The imagined game: one real frame, then whatever the world model believes happens after each action.
+"""The imagined game: a real frame, and then what the world model expects after each action.
 
 After Micheli, Alonso, Fleuret, "Transformers are Sample-Efficient World Models", ICLR 2023.
 """
@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from reverie import BadSetting
-from reverie.iris.models.chance import draw
 from reverie.iris.models.tokenizer import Tokenizer
 from reverie.iris.models.transformer import Cache
 from reverie.iris.models.world_model import WorldModel
@@ -127,3 +126,19 @@ class Imagination:
 
     def _draw(self, logits: Tensor) -> Tensor:
         return draw(logits, self.temperature, self.generator)
+
+
+def draw(logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """Return a class for each row of logits (B, n): (B,) int64, on the same device. Nothing waits for the device.
+
+    Args:
+        logits: one row for each draw.
+        temperature: divides the logits; 0 takes the likeliest class.
+        generator: where chance comes from; None takes PyTorch's own.
+    """
+    if temperature == 0:
+        return logits.argmax(1)
+    # The inverse of the cumulative distribution, about ten times faster than torch.multinomial here.
+    steps = (logits.float() / temperature).softmax(1).cumsum(1)
+    drawn = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+    return torch.searchsorted(steps, drawn).squeeze(1).clamp(max=logits.shape[1] - 1)

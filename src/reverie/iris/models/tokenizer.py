@@ -15,8 +15,8 @@ import torch
 from reverie import BadSetting
 from reverie.iris.config import TokenizerConfig, TokenizerLoss
 from reverie.iris.models.autoencoder import build_decoder, build_encoder
+from reverie.iris.models.device import in_precision
 from reverie.iris.models.patches import cut, distinct, side_by_side
-from reverie.iris.models.transformer import in_precision
 from torch import Tensor, nn
 
 DARKEST = 1e-3  # black and white of a background are this and one less this, whose logits are finite
@@ -92,7 +92,7 @@ class Tokenizer(nn.Module):
             )
         lead = frames.shape[:-3]
         z = self.embed(frames.reshape(-1, *want), self.background)  # (B, D, h, w)
-        tokens = self._nearest(z)  # (B, K)
+        tokens = self.nearest(z)  # (B, K)
         z_q = self.look_up(tokens)
         return Encoded(z.view(*lead, *z.shape[1:]), z_q.view(*lead, *z.shape[1:]), tokens.view(*lead, -1))
 
@@ -177,7 +177,7 @@ class Tokenizer(nn.Module):
             # What looks like the background is shown as the background, exactly: its corrections are none.
             height, width = self.config.patch_shape
             empty = z_q.new_zeros(1, self.config.frame[0], height, width)
-            nothing = self._decoded(self.embedding(self._nearest(self.embed(empty, empty))).mT.unsqueeze(2))
+            nothing = self._decoded(self.embedding(self.nearest(self.embed(empty, empty))).mT.unsqueeze(2))
             places = output.shape[2] // height, output.shape[3] // width
             correction = output - nothing.repeat(1, 1, *places)
             if faintest:  # otherwise it would still swallow the gradient of a correction that is none
@@ -193,7 +193,8 @@ class Tokenizer(nn.Module):
     def shown(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.bounded else (output + 1) / 2
 
-    def _nearest(self, z: Tensor) -> Tensor:
+    def nearest(self, z: Tensor) -> Tensor:
+        """Return the numbers (B, K) int64 of the codes nearest to encoder outputs (B, D, h, w)."""
         # In half precision the expanded distance picks wrong codes, so autocast must not touch it.
         with torch.no_grad(), in_precision("float32", z.device):
             rows = z.float().movedim(1, -1).reshape(-1, z.shape[1])  # (B·K, D)
@@ -231,10 +232,36 @@ def tokenizer_losses(
     z, z_q = encoded.z, encoded.z_q
     # Straight through: the decoder sees the codebook vectors, the encoder gets their gradient.
     painted = tokenizer.paint(z + (z_q - z).detach(), tokenizer.background)
-    x, y = 2 * frames - 1, 2 * tokenizer.shown(painted) - 1
-    weight = torch.ones_like(x[:, :1])
+    weight = torch.ones_like(frames[:, :1])
     if mean_frame is not None:
         weight = _pixel_weight(frames, mean_frame, settings.pixel_weight)
+    reconstruction = _reconstruction(tokenizer, frames, painted, weight, settings, perceptual)
+    # Codes that are averages take no gradient; their distance is reported and moves nothing.
+    codebook = F.mse_loss(z_q, z.detach())
+    commitment = settings.commitment_weight * F.mse_loss(z, z_q.detach())
+    total = settings.reconstruction_weight * reconstruction + codebook + commitment
+    return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
+
+
+def _reconstruction(
+    tokenizer: Tokenizer,
+    frames: Tensor,
+    painted: Tensor,
+    weight: Tensor,
+    settings: TokenizerLoss,
+    perceptual: Perceptual | None,
+) -> Tensor:
+    """Return the loss of what was painted beside frames (B, C, H, W), each pixel with its weight (B, 1, H, W)."""
+    if settings.reconstruction == "cross_entropy":
+        if not tokenizer.config.bounded:
+            raise BadSetting(
+                "reconstruction: wanted a tokenizer with bounded output for 'cross_entropy', got one without; "
+                "set bounded"
+            )
+        # Of the logits: a pixel that was always alike is certain beyond what a rounded 0 or 1 can tell. It would
+        # have no gradient, or one without measure, when it changes at last.
+        return F.binary_cross_entropy_with_logits(painted, frames, weight)
+    x, y = 2 * frames - 1, 2 * tokenizer.shown(painted) - 1
     error = (x - y).abs()
     if settings.reconstruction == "perceptual":
         if perceptual is None:
@@ -242,26 +269,11 @@ def tokenizer_losses(
                 "perceptual: wanted a distance between frames, got None; "
                 "pass a callable, or choose reconstruction='weight_free'"
             )
-        reconstruction = (weight * error).mean() + perceptual(x, y).mean()
-    elif settings.reconstruction == "cross_entropy":
-        if not tokenizer.config.bounded:
-            raise BadSetting(
-                "reconstruction: wanted a tokenizer with bounded output for 'cross_entropy', got one without; "
-                "set bounded"
-            )
-        # Of the logits: a pixel that was always alike is certain beyond what a rounded 0 or 1 can tell, and gives
-        # no gradient, or one without measure, when it changes at last.
-        reconstruction = F.binary_cross_entropy_with_logits(painted, frames, weight)
-    else:
-        error = error / 2  # Δ-IRIS measures errors in 0..1
-        squared = weight * error.square()
-        worst = squared.flatten(1).amax(1).mean()
-        reconstruction = 0.1 * (weight * error).mean() + squared.mean() + 0.01 * worst
-    # Codes that are averages take no gradient; their distance is reported and moves nothing.
-    codebook = F.mse_loss(z_q, z.detach())
-    commitment = settings.commitment_weight * F.mse_loss(z, z_q.detach())
-    total = settings.reconstruction_weight * reconstruction + codebook + commitment
-    return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
+        return (weight * error).mean() + perceptual(x, y).mean()
+    error = error / 2  # Δ-IRIS measures errors in 0..1
+    squared = weight * error.square()
+    worst = squared.flatten(1).amax(1).mean()
+    return 0.1 * (weight * error).mean() + squared.mean() + 0.01 * worst
 
 
 def _pixel_weight(frames: Tensor, mean_frame: Tensor, pixel_weight: float) -> Tensor:
@@ -288,7 +300,7 @@ def _losses_of_patches(
     x = side_by_side(kinds, config.frame[0], config.patch_shape)  # (1, C, h, U·w)
     background = None if tokenizer.background is None else there(tokenizer.background)
     z = tokenizer.embed(x, background)  # (1, D, 1, U)
-    tokens = tokenizer._nearest(z)
+    tokens = tokenizer.nearest(z)
     z_q = tokenizer.embedding(tokens).mT.unsqueeze(2)
     painted = tokenizer.paint(z + (z_q - z).detach(), background)
     # How many each kind stands for, (U,), scaled to a mean of 1: means over kinds are then means over patches.

@@ -1,20 +1,11 @@
-"""A causal transformer with a cache of keys and values, for reading whole sequences or one token at a time."""
+"""A causal transformer with a cache of keys and values. It reads whole sequences, or one token at a time."""
 
 from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch.nn.functional as F
 
 import torch
 from torch import Tensor, nn
-
-
-def in_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which matrix products and convolutions run in "float32" or "bfloat16"."""
-    if device.type == "meta":  # tensors without contents, from which only shapes are learned
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Cache:

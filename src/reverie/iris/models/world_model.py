@@ -14,7 +14,8 @@ import torch.nn.functional as F
 import torch
 from reverie import BadSetting
 from reverie.iris.config import WorldModelConfig
-from reverie.iris.models.transformer import Cache, Transformer, in_precision
+from reverie.iris.models.device import in_precision
+from reverie.iris.models.transformer import Cache, Transformer
 from torch import Tensor, nn
 
 IGNORED = -100  # the label that cross entropy leaves out
@@ -173,10 +174,13 @@ class WorldModel(nn.Module):
             as_action = self.action_tokens(tokens.clamp(max=self.action_tokens.num_embeddings - 1))
             as_frame = self.frame_tokens(tokens.clamp(max=self.frame_tokens.num_embeddings - 1))
             x = torch.where((position % self.block == last).unsqueeze(1), as_action, as_frame)
+        placed: Tensor
         if self.slots is None:
-            return x + self.positions.weight[start:stop]  # type: ignore[no-any-return]
-        position = torch.arange(start, stop, device=tokens.device)
-        return x + self.positions(position // self.block) + self.slots(position % self.block)  # type: ignore[no-any-return]
+            placed = x + self.positions.weight[start:stop]
+        else:
+            position = torch.arange(start, stop, device=tokens.device)
+            placed = x + self.positions(position // self.block) + self.slots(position % self.block)
+        return placed
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""The device that models live on."""
+"""The device that models live on, and the precision in which they compute there."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from reverie import BadSetting
@@ -23,3 +25,10 @@ def usable_device(name: str | None) -> torch.device:
             f"PyTorch finds an accelerator"
         ) from error
     return device
+
+
+def in_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which matrix products and convolutions run in "float32" or "bfloat16"."""
+    if device.type == "meta":  # tensors without contents, from which only shapes are learned
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
