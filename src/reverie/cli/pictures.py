@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from reverie.engine import ENDED_NAMES
 from reverie.errors import BadSetting, FileError, printable
 from reverie.file import View, viewing
 from reverie.index import NO_FINAL, RUNNING
+from reverie.pictures import INK, PAPER, Colour, Frames, Sheet, save_animation, width_of
 from reverie.spec import Column
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-Frames = npt.NDArray[np.uint8]
 
 SIDE = 192  # pixels that the longer side of a frame is brought near to; nothing is smoothed
 LEAST_WIDTH = 150  # so that captions fit
@@ -29,7 +24,7 @@ MOST_TILES, MOST_FRAMES = 60, 1_000  # of a PNG, of a GIF: then steps are left o
 MOST_SIDE, MOST_PIXELS = 8_192, 4_000_000  # of a frame
 GIF_PIXELS, PNG_PIXELS = 36_000_000, 12_000_000  # of all frames together; then steps are left out, too
 END_MS = 1_500  # how long a GIF shows the last frame
-INK, FAINT, PAPER = (20, 20, 20), (225, 225, 225), (255, 255, 255)
+FAINT = (225, 225, 225)  # below frames where nothing happens
 GAIN, LOSS, END = (30, 120, 50), (180, 40, 40), (40, 70, 150)  # below frames with a reward, and the last one
 
 
@@ -38,7 +33,7 @@ class Shot(NamedTuple):
 
     frame: Frames  # (height, width) or (height, width, 3)
     lines: tuple[str, str]
-    mark: tuple[int, int, int] | None  # the colour of the caption, where something happens
+    mark: Colour | None  # the colour of the caption, where something happens
 
 
 def film(
@@ -61,16 +56,7 @@ def film(
         BadSetting: there is no such episode or column, not all of its steps are live, or a bad argument.
         FileError: the file cannot be opened, or is damaged; or the picture cannot be written.
     """
-    if out.suffix.lower() not in (".gif", ".png"):
-        raise BadSetting(
-            f"out: wanted a name that ends in .gif or .png, got {out.name!r}; choose an animation or a sheet"
-        )
-    if not out.parent.is_dir():
-        raise BadSetting(f"out: wanted a folder to put it in, got none at {str(out.parent)!r}; make it first")
-    if every is not None and every < 1:
-        raise BadSetting(f"every: wanted at least 1, got {every}; 1 shows every step")
-    if not 0.1 <= fps <= 50:
-        raise BadSetting(f"fps: wanted 0.1 to 50, got {fps:g}; viewers of GIFs cannot do more")
+    _check_asked(out, every, fps)
     animated = out.suffix.lower() == ".gif"
     with viewing(path) as view:
         row = _row_of(view, number)
@@ -83,14 +69,31 @@ def film(
         title = _title(view, row, number)
         with view.file.db.reading():
             shots = list(_shots(view, row, chosen, every))
+    heading = printable(f"{path.name}: {title}")
     try:
-        (_animate if animated else _lay_out)(out, shots, printable(f"{path.name}: {title}"), fps)
+        if animated:
+            _animate(out, shots, heading, fps)
+        else:
+            _lay_out(out, shots, heading)
     except OSError as error:
         raise FileError(
             f"{out}: wanted to write a picture, got {error.strerror or error}; choose another place"
         ) from error
     left_out = "" if every == 1 else f", one of each {every} steps"
     return f"{out}: {len(shots)} frames of {chosen.name!r}{left_out}; {title}"
+
+
+def _check_asked(out: Path, every: int | None, fps: float) -> None:
+    if out.suffix.lower() not in (".gif", ".png"):
+        raise BadSetting(
+            f"out: wanted a name that ends in .gif or .png, got {out.name!r}; choose an animation or a sheet"
+        )
+    if not out.parent.is_dir():
+        raise BadSetting(f"out: wanted a folder to put it in, got none at {str(out.parent)!r}; make it first")
+    if every is not None and every < 1:
+        raise BadSetting(f"every: wanted at least 1, got {every}; 1 shows every step")
+    if not 0.1 <= fps <= 50:
+        raise BadSetting(f"fps: wanted 0.1 to 50, got {fps:g}; viewers of GIFs cannot do more")
 
 
 def _row_of(view: View, number: int) -> int:
@@ -197,46 +200,34 @@ def _shots(view: View, row: int, column: Column, every: int) -> Iterator[Shot]:
         yield Shot(_plain(after), (ENDED_NAMES[ended], f"final observation, sum {total:.4g}"), END)
 
 
-def _tile(shot: Shot, font: Any) -> Image.Image:
+def _tile(shot: Shot) -> Sheet:
     """Return a shot with its caption."""
-    from PIL import Image, ImageDraw
-
     height, width = shot.frame.shape[:2]
     scale = max(1, round(SIDE / max(height, width)))
-    picture = Image.fromarray(np.ascontiguousarray(shot.frame)).convert("RGB")
-    picture = picture.resize((scale * width, scale * height), Image.Resampling.NEAREST)
-    size = max(picture.width, LEAST_WIDTH), picture.height + CAPTION
-    tile = Image.new("RGB", size, FAINT if shot.mark is None else shot.mark)
-    tile.paste(PAPER, (0, 0, size[0], picture.height))
-    tile.paste(picture, ((size[0] - picture.width) // 2, 0))
-    pen, ink = ImageDraw.Draw(tile), INK if shot.mark is None else PAPER
+    height, width = scale * height, scale * width
+    room = max(width, LEAST_WIDTH)
+    tile = Sheet(room, height + CAPTION, FAINT if shot.mark is None else shot.mark)
+    tile.fill(PAPER, 0, 0, room, height)
+    tile.show(shot.frame, (room - width) // 2, 0, scale=scale)
+    ink = INK if shot.mark is None else PAPER
     for line, text in enumerate(shot.lines):
-        pen.text((6, picture.height + 12 + 17 * line), text, ink, font, anchor="lm")
+        tile.write(text, 6, height + 12 + 17 * line, size=13, ink=ink)
     return tile
 
 
 def _animate(out: Path, shots: Sequence[Shot], title: str, fps: float) -> None:
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(13)
     # A GIF counts in hundredths of a second.
     durations = [10 * round(100 / fps)] * (len(shots) - 1) + [END_MS]
-    rest = (_tile(shot, font) for shot in shots[1:])
-    _tile(shots[0], font).save(
-        out, save_all=True, append_images=rest, duration=durations, loop=0, comment=title.encode()
-    )
+    save_animation(out, map(_tile, shots), durations, title)
 
 
-def _lay_out(out: Path, shots: Sequence[Shot], title: str, fps: float) -> None:
-    from PIL import Image, ImageDraw, ImageFont
-
-    tiles = [_tile(shot, ImageFont.load_default(13)) for shot in shots]
-    width, height = tiles[0].width + GAP, tiles[0].height + GAP
+def _lay_out(out: Path, shots: Sequence[Shot], title: str) -> None:
+    tiles = [_tile(shot) for shot in shots]
+    width, height = tiles[0].image.width + GAP, tiles[0].image.height + GAP
     columns = min(len(tiles), max(3, math.ceil(math.sqrt(1.6 * len(tiles) * height / width))))
-    font = ImageFont.load_default(16)
-    size = max(GAP + columns * width, math.ceil(font.getlength(title)) + 2 * GAP)
-    sheet = Image.new("RGB", (size, TITLE + math.ceil(len(tiles) / columns) * height), PAPER)
-    ImageDraw.Draw(sheet).text((GAP, TITLE // 2), title, INK, font, anchor="lm")
+    size = max(GAP + columns * width, math.ceil(width_of(title)) + 2 * GAP)
+    sheet = Sheet(size, TITLE + math.ceil(len(tiles) / columns) * height)
+    sheet.write(title, GAP, TITLE // 2)
     for place, tile in enumerate(tiles):
-        sheet.paste(tile, (GAP + place % columns * width, TITLE + place // columns * height))
+        sheet.paste(tile, GAP + place % columns * width, TITLE + place // columns * height)
     sheet.save(out)

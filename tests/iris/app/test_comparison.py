@@ -10,8 +10,8 @@ from rich.console import Console
 
 import reverie as rv
 import torch
-from reverie.iris.app.comparison import DREAM, FIRST, LAST, SIGHTS, TOKENS, Sight, compare
-from reverie.iris.app.reading import Reading, compared
+from reverie.iris.app.comparison import DREAM, FIRST, LAST, SIGHTS, TOKENS, Sight, compare, tables_of
+from reverie.iris.app.demo import Bars
 from reverie.iris.models.agent import Agent
 from reverie.iris.models.imagination import Imagination, Imagined
 
@@ -63,7 +63,7 @@ def test_a_perfect_dream_is_nearer_than_every_guess(
     assert found.worse_at(found.wrong) == found.worse_at(found.distance) == []
     assert (found.there["square"][DREAM] == 1).all()
     assert not found.off["square"][DREAM].any()
-    told = compared(found)
+    told = tables_of(found)
     assert told.count("beats both guesses at every step") == 3
     assert "NOT" not in told
     assert max(map(len, told.splitlines())) <= 80
@@ -86,7 +86,7 @@ def test_a_dream_of_an_untrained_model_is_told_to_be_worse(agent: Agent, buffer:
     """The verdict names the steps at which a guess is as near."""
     found = compare(agent.tokenizer, agent.world_model, buffer, 0, windows=20, steps=3)
     assert found.worse_at(found.wrong) == [1, 2, 3]
-    assert "does NOT beat both guesses at steps 1, 2, 3" in compared(found)
+    assert "does NOT beat both guesses at steps 1, 2, 3" in tables_of(found)
     assert not found.there
 
 
@@ -109,7 +109,7 @@ def test_a_file_gets_lines_and_a_terminal_gets_bars() -> None:
     """Where nobody watches, each tenth of the work is a line; where somebody does, a bar grows."""
     file, screen = io.StringIO(), io.StringIO()
     for console in (Console(file=file), Console(file=screen, force_terminal=True, width=80)):
-        with Reading(console) as reading:
+        with Bars(console) as reading:
             reading.begin("reading", 40)
             for done in range(1, 41):
                 reading.show(done, f"page {done}")

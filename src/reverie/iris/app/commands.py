@@ -13,10 +13,10 @@ import tyro
 from rich.console import Console
 
 from reverie import BadSetting
-from reverie.iris.app.humans import human_normalised
+from reverie.iris.app.monitor import PICTURE_SIDE, dream_of
+from reverie.iris.app.monitor import train as train_run
 from reverie.iris.app.pictures import draw_animation
-from reverie.iris.app.watching import PICTURE_SIDE, dream_of
-from reverie.iris.app.watching import train as train_run
+from reverie.iris.app.scores import human_normalised
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
 from reverie.iris.learning import (
     CHECKPOINT,

@@ -1,23 +1,28 @@
-"""How near dreams come to the game, beside two guesses that need no model; and what of the game is in them."""
+"""How near dreams come to the game beside two guesses that need no model, and how much of the game is in them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import torch
 from reverie import ReplayBuffer
-from reverie.iris.app.dreams import BEFORE, Frames, to_bytes, visibly_wrong
+from reverie.iris.app.dreams import BEFORE, VISIBLE, to_bytes, visibly_wrong
 from reverie.iris.learning import to_frames
 from reverie.iris.models import Imagination, Tokenizer, WorldModel
+from reverie.pictures import Frames
 
 Series = npt.NDArray[np.float64]
 """(T,), a number for each step of a dream."""
 
 DREAM, FIRST, LAST, TOKENS = "dream", "first", "last", "tokens"
 GUESSES = (FIRST, LAST)
+LABELS = (DREAM, FIRST, LAST, TOKENS)
+HEADER = "step  " + "   ".join(2 * ["".join(f"{label:>7}" for label in LABELS)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,37 +119,50 @@ def compare(
     generator = torch.Generator(device).manual_seed(seed)
     game = Imagination(tokenizer, world_model, temperature=temperature, generator=generator)
     game.reset(real[:, BEFORE], (real[:, :BEFORE], actions[:, :BEFORE]))
-    things = sights or {}
-    wrong, distance, there, off, unreal = [], [], [], [], []
-    for step in range(steps):
-        now = BEFORE + step + 1
+    measured = []
+    for now in range(BEFORE + 1, BEFORE + steps + 1):
         shown = {
             DREAM: to_bytes(game.step(actions[:, now - 1]).frame),
             FIRST: batch.obs[:, 0],
             LAST: batch.obs[:, BEFORE],
             TOKENS: to_bytes(tokenizer.encode_decode(real[:, now])),
         }
-        is_real = batch.obs[:, now]
-        wrong.append([visibly_wrong(frames, is_real).sum((1, 2)).mean() for frames in shown.values()])
-        distance.append([np.abs(frames.astype(np.int16) - is_real).mean() for frames in shown.values()])
-        for sight in things.values():
-            is_there, place = sight.find(is_real)
-            found = [sight.find(frames) for frames in shown.values()]
-            there.append([_mean(seen[is_there]) for seen, _ in found])
-            both = [seen & is_there for seen, _ in found]
-            off.append(
-                [_mean(np.hypot(*(at - place)[which].T)) for (_, at), which in zip(found, both, strict=True)]
-            )
-            unreal.append(_mean(found[0][0][~is_there]))
-    labels = list(shown)
-    by_thing = {name: slice(number, None, len(things)) for number, name in enumerate(things)}
+        measured.append(_measured(shown, batch.obs[:, now], sights or {}))
     return Comparison(
         windows,
-        _series(labels, wrong),
-        _series(labels, distance),
-        {name: _series(labels, there[part]) for name, part in by_thing.items()},
-        {name: _series(labels, off[part]) for name, part in by_thing.items()},
-        {name: np.array(unreal[part]) for name, part in by_thing.items()},
+        _series([step.wrong for step in measured]),
+        _series([step.distance for step in measured]),
+        {thing: _series([step.there[thing] for step in measured]) for thing in sights or {}},
+        {thing: _series([step.off[thing] for step in measured]) for thing in sights or {}},
+        {thing: np.array([step.unreal[thing] for step in measured]) for thing in sights or {}},
+    )
+
+
+class _Step(NamedTuple):
+    """What `Comparison` says of one step. Its lists have a number for each of LABELS."""
+
+    wrong: list[float]
+    distance: list[float]
+    there: dict[str, list[float]]
+    off: dict[str, list[float]]
+    unreal: dict[str, float]
+
+
+def _measured(shown: dict[str, Frames], real: Frames, sights: dict[str, Sight]) -> _Step:
+    """Return how far the frames (N, 3, H, W) under each label are from the real ones."""
+    there, off, unreal = {}, {}, {}
+    for thing, sight in sights.items():
+        is_there, place = sight.find(real)
+        found = [sight.find(shown[label]) for label in LABELS]
+        there[thing] = [_mean(seen[is_there]) for seen, _ in found]
+        off[thing] = [_mean(np.hypot(*(at - place)[seen & is_there].T)) for seen, at in found]
+        unreal[thing] = _mean(found[LABELS.index(DREAM)][0][~is_there])
+    return _Step(
+        [visibly_wrong(shown[label], real).sum((1, 2)).mean() for label in LABELS],
+        [np.abs(shown[label].astype(np.int16) - real).mean() for label in LABELS],
+        there,
+        off,
+        unreal,
     )
 
 
@@ -152,5 +170,65 @@ def _mean(values: npt.NDArray[np.generic]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _series(labels: list[str], rows: list[list[float]]) -> dict[str, Series]:
-    return dict(zip(labels, np.array(rows, np.float64).T, strict=True))
+def _series(steps: list[list[float]]) -> dict[str, Series]:
+    return dict(zip(LABELS, np.array(steps, np.float64).T, strict=True))
+
+
+def tables_of(comparison: Comparison) -> str:
+    """Return the tables of a comparison and what they come to, as text of 80 columns."""
+    wrong, distance = comparison.wrong, comparison.distance
+    lines = [
+        f"{comparison.windows} windows that training never saw, dreamt with the actions really taken there.",
+        "first, last: the window's first frame, or the last real one, repeated.",
+        "tokens: the true frame as the tokenizer shows it.",
+        f"visibly wrong: a pixel of which a channel is off by more than {VISIBLE} of 255.",
+        "",
+        "          pixels visibly wrong           mean distance, of 255",
+        HEADER,
+    ]
+    lines += _table((wrong, 2), (distance, 3))
+    for thing in comparison.there:
+        lines += [
+            "",
+            f"the {thing}",
+            "       share of frames with it        pixels away from its place     where",
+            "       in which it is shown           where it is shown              none is",
+            f"{HEADER}     dream",
+        ]
+        there, off, unreal = comparison.there[thing], comparison.off[thing], comparison.unreal[thing]
+        lines += [
+            f"{row}    {'     -' if isnan(more) else f'{more:6.2f}'}"
+            for row, more in zip(_table((there, 2), (off, 2)), unreal, strict=True)
+        ]
+    lines += [
+        "",
+        _verdict("pixels visibly wrong", comparison.worse_at(wrong)),
+        _verdict("mean distance", comparison.worse_at(distance)),
+        *(
+            _verdict(f"place of the {thing}", comparison.worse_at(off))
+            for thing, off in comparison.off.items()
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _table(*measures: tuple[dict[str, Series], int]) -> list[str]:
+    """Return a line for each step, with a number for each label of each measure to so many digits."""
+    lines = []
+    for step in range(len(measures[0][0][DREAM])):
+        cells = "   ".join(
+            " ".join(
+                "     -" if isnan(series[label][step]) else f"{series[label][step]:6.{digits}f}"
+                for label in LABELS
+            )
+            for series, digits in measures
+        )
+        lines.append(f"{step + 1:>4}   {cells}")
+    return lines
+
+
+def _verdict(measure: str, worse: list[int]) -> str:
+    if not worse:
+        return f"{measure}: the dream beats both guesses at every step"
+    steps = ", ".join(map(str, worse))
+    return f"{measure}: the dream does NOT beat both guesses at steps {steps}"

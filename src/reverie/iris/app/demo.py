@@ -7,16 +7,19 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Display
 
 import torch
 from reverie import ReplayBuffer, StepSpec
 from reverie.gymnasium import atari, record
-from reverie.iris.app.comparison import SIGHTS, Comparison, compare
+from reverie.iris.app.comparison import SIGHTS, Comparison, compare, tables_of
 from reverie.iris.app.dreams import BEFORE, IMAGINED, REAL, Dream, dream
 from reverie.iris.app.pictures import draw_animation, draw_losses, draw_strip
-from reverie.iris.app.reading import Reading, compared
 from reverie.iris.config import presets
 from reverie.iris.learning import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.models import Tokenizer, WorldModel
@@ -26,6 +29,7 @@ HELD_OUT_STEPS = 4_000  # of the one that it never does
 DREAM_STEPS = 10
 TEMPERATURE = 0.0  # the emulator leaves nothing to chance, so the likeliest token is the one to show
 EVERY = 2  # steps from one column of the picture to the next
+LINES = 10  # of progress, for each part, where the output is no terminal
 
 
 @contextmanager
@@ -43,6 +47,57 @@ def _repeatably(seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+class Bars:
+    """Shows how far each part of the work is: as bars in a terminal, as lines in a file.
+
+    Args:
+        console: where.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        # Narrow enough for a terminal of 80 columns.
+        columns = (
+            TextColumn("{task.description:<11}"),
+            BarColumn(12),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[report]}"),
+        )
+        self._bars = Display(*columns, console=console)
+        self._task: TaskID | None = None
+        self._title, self._total, self._began = "", 1, 0.0
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self._bars.stop()
+
+    def begin(self, title: str, total: int) -> None:
+        """Begin the next part, of `total` steps."""
+        self._title, self._total, self._began = title, total, perf_counter()
+        self._task = self._bars.add_task(title, total=total, report="")
+
+    def show(self, done: int, report: str) -> None:
+        """Show that `done` steps of the part are done, and what there is to report of them."""
+        assert self._task is not None, "a part begins before it is shown"
+        self._bars.update(self._task, completed=done, report=report)
+        passed = done * LINES // self._total > (done - 1) * LINES // self._total  # another tenth
+        if passed and not self.console.is_terminal:
+            seconds = perf_counter() - self._began
+            self.console.print(
+                f"{self._title:<11} {done:>6,} of {self._total:,}  {seconds:4.0f} s  {report}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +157,20 @@ def run_demo(
     if world_model_steps is not None:
         world_model_training = replace(world_model_training, steps=world_model_steps)
     out.mkdir(parents=True, exist_ok=True)
-    with _repeatably(seed), Reading(console) as reading:
+    with _repeatably(seed), Bars(console) as bars:
         with closing(atari(game)) as env:
             spec = StepSpec.from_env(env)
             buffer = ReplayBuffer(spec, steps, seed=seed)
             held_out = ReplayBuffer(spec, held_out_steps, seed=seed)
-            reading.begin("recording", steps)
+            bars.begin("recording", steps)
             played = f"{game}, played at random"
-            record(env, buffer, None, steps, seed=seed, on_step=lambda done: reading.show(done, played))
+            record(env, buffer, None, steps, seed=seed, on_step=lambda done: bars.show(done, played))
             record(env, held_out, None, held_out_steps, seed=seed + 1)
             meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]  # the emulator has it
 
         tokenizer = Tokenizer(config.tokenizer)
         training = train_tokenizer(tokenizer, buffer, tokenizer_training, config.tokenizer_loss)
-        tokenizer_history = _watch(reading, "tokenizer", tokenizer_training.steps, training)
+        tokenizer_history = _watch(bars, "tokenizer", tokenizer_training.steps, training)
         world_model = WorldModel(
             config.world_model,
             tokens_per_frame=config.tokenizer.tokens_per_frame,
@@ -123,7 +178,7 @@ def run_demo(
             actions=len(meanings),
         )
         training = train_world_model(world_model, tokenizer, buffer, world_model_training, boundary="inside")
-        world_model_history = _watch(reading, "world model", world_model_training.steps, training)
+        world_model_history = _watch(bars, "world model", world_model_training.steps, training)
 
         dreamt = dream(tokenizer, world_model, held_out, seed, steps=DREAM_STEPS, temperature=TEMPERATURE)
         comparison = compare(
@@ -146,17 +201,17 @@ def run_demo(
     return result
 
 
-def _watch(reading: Reading, title: str, steps: int, training: Iterator[Progress]) -> History:
-    """Run a training to its end under the eyes of the user."""
+def _watch(bars: Bars, title: str, steps: int, training: Iterator[Progress]) -> History:
+    """Run a training to its end and show how far it is."""
     history = History()
-    reading.begin(title, steps)
+    bars.begin(title, steps)
     for progress in training:
         history.add(progress)
         report = (
             f"loss {history.recent('total'):.3f}  {history.sequences_per_s:,.0f} sequences/s  "
             f"{history.waiting_share:.1%} waiting"
         )
-        reading.show(progress.step + 1, report)
+        bars.show(progress.step + 1, report)
     return history
 
 
@@ -179,7 +234,7 @@ def _explain(console: Console, result: DemoResult) -> None:
         f"\n{losses}  the losses of both models, update by update"
         f"\n{strip}  a game that training never saw, and the dream of it: {REAL}, {IMAGINED}"
         f"\n{animation}  the same, moving"
-        f"\n\n{compared(result.comparison)}"
+        f"\n\n{tables_of(result.comparison)}"
         f"\n\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
         f"to {world_model.recent('observation'):.2f} nats"
         f"\nthe buffer fed {tokenizer.sequences_per_s:,.0f} frames/s to the tokenizer and "

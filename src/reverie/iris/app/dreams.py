@@ -11,6 +11,7 @@ import torch
 from reverie import ReplayBuffer
 from reverie.iris.learning import to_frames
 from reverie.iris.models import ActorCritic, Imagination, Tokenizer, WorldModel, draw
+from reverie.pictures import Frames
 
 DREAM_STEPS = 16
 BEFORE = 3  # real steps that the model knows when its dream begins: where things are, and where they go
@@ -21,9 +22,6 @@ REAL, RECONSTRUCTED, IMAGINED = "real", "reconstructed", "imagined with the same
 DIFFERENCE = "red: where dream and game differ"
 ACTED = "imagined, the agent acting in it"
 DIMMED = 3  # the game behind the red has so many times less light
-
-Frames = npt.NDArray[np.uint8]
-"""(…, 3, H, W), channels first."""
 
 
 class Dream(NamedTuple):

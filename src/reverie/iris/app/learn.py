@@ -21,8 +21,8 @@ from rich.table import Table
 
 import torch
 from reverie import BadSetting
+from reverie.iris.app.monitor import METRICS, PICTURE_SIDE, dream_of, train
 from reverie.iris.app.pictures import draw_animation, draw_returns
-from reverie.iris.app.watching import METRICS, PICTURE_SIDE, dream_of, train
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
 from reverie.iris.learning import CHECKPOINT, Played, Run, games, interval, kept_epochs, read_checkpoint
 

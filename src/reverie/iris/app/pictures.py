@@ -8,18 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 from reverie import BadSetting
 from reverie.iris.learning import History
-
-Frames = npt.NDArray[np.uint8]
-"""(T, 3, H, W), channels first."""
+from reverie.pictures import Frames, Sheet, save_animation
 
 GAP = 6  # pixels between frames
 LETTER = 9  # pixels of a letter's width, about
-INK, PAPER = (20, 20, 20), (255, 255, 255)
+LABELS = 150  # pixels that the labels of a strip take on its left
+LINE, HEADER = 24, 66  # pixels of a line above a strip, and of all above an animation
 SHADES = ("dimgray", "darkkhaki", "rosybrown")  # of the bands
 SMOOTHING = 50  # a curve shows means over this fraction of the run
 FRAME_MS = 220  # how long the animation shows a frame
@@ -90,51 +87,47 @@ def draw_strip(
 
     Args:
         path: where to.
-        rows: label -> frames, all of one shape; frame t of each row belongs to step t.
+        rows: label -> frames (T, 3, H, W), all of one shape; frame t of each row belongs to step t.
         every: steps from one column to the next.
         scale: every pixel becomes a square of this side, nothing is smoothed.
         captions: what stands under the number of each column's step, for every column one; none leaves no room.
     """
     _check_rows(rows)
-    line = 24
-    label_width, header = 150, line * (1 + max((caption.count("\n") + 1 for caption in captions), default=0))
-    columns = range(0, len(next(iter(rows.values()))), every)
-    height, width = (scale * side + GAP for side in next(iter(rows.values())).shape[2:])
-    sheet = Image.new("RGB", (label_width + width * len(columns), header + height * len(rows)), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    header = LINE * (1 + max((caption.count("\n") + 1 for caption in captions), default=0))
+    steps, _, height, width = next(iter(rows.values())).shape
+    height, width = scale * height + GAP, scale * width + GAP
+    columns = range(0, steps, every)
+    sheet = Sheet(LABELS + width * len(columns), header + height * len(rows))
     for column, step in enumerate(columns):
-        x = label_width + width * column
+        x = LABELS + width * column
         middle = x + (width - GAP) // 2
-        pen.text((middle, line // 2), f"step {step}", INK, font, anchor="mm")
+        sheet.write(f"step {step}", middle, LINE // 2, centred=True)
         if captions:
-            pen.multiline_text(
-                (middle, (line + header) // 2), captions[column], INK, font, anchor="mm", align="center"
-            )
+            sheet.write(captions[column], middle, (LINE + header) // 2, centred=True)
         for row, frames in enumerate(rows.values()):
-            sheet.paste(_enlarged(frames[step], scale), (x, header + height * row))
+            sheet.show(_channels_last(frames[step]), x, header + height * row, scale=scale)
     for row, label in enumerate(rows):
         y = header + height * row + (height - GAP) // 2
-        pen.multiline_text((8, y), _wrapped(label, 17), INK, font, anchor="lm", spacing=6)
+        sheet.write(_wrapped(label, 17), 8, y, spacing=6)
     sheet.save(path)
 
 
 def draw_animation(path: Path, rows: Mapping[str, Frames], *, scale: int = 4) -> None:
     """Write an endless GIF that shows the entries side by side, one frame a step; see `draw_strip`."""
     _check_rows(rows)
-    header = 66
-    steps, _, height, width = next(iter(rows.values())).shape
-    sheets = []
-    for step in range(steps):
-        size = ((scale * width + GAP) * len(rows) - GAP, header + scale * height)
-        sheet = Image.new("RGB", size, PAPER)
-        pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-        for column, (label, frames) in enumerate(rows.items()):
-            x = (scale * width + GAP) * column
-            text = _wrapped(label, max(8, scale * width // LETTER))
-            pen.multiline_text((x + 4, header // 2), text, INK, font, anchor="lm")
-            sheet.paste(_enlarged(frames[step], scale), (x, header))
-        sheets.append(sheet)
-    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=FRAME_MS, loop=0)
+    steps = len(next(iter(rows.values())))
+    save_animation(path, (_side_by_side(rows, step, scale) for step in range(steps)), FRAME_MS)
+
+
+def _side_by_side(rows: Mapping[str, Frames], step: int, scale: int) -> Sheet:
+    _, _, height, width = next(iter(rows.values())).shape
+    height, width = scale * height, scale * width
+    sheet = Sheet((width + GAP) * len(rows) - GAP, HEADER + height)
+    for column, (label, frames) in enumerate(rows.items()):
+        x = (width + GAP) * column
+        sheet.write(_wrapped(label, max(8, width // LETTER)), x + 4, HEADER // 2)
+        sheet.show(_channels_last(frames[step]), x, HEADER, scale=scale)
+    return sheet
 
 
 def _check_rows(rows: Mapping[str, Frames]) -> None:
@@ -145,10 +138,8 @@ def _check_rows(rows: Mapping[str, Frames]) -> None:
         )
 
 
-def _enlarged(frame: Frames, scale: int) -> Image.Image:
-    height, width = frame.shape[1:]
-    image = Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0)))
-    return image.resize((scale * width, scale * height), Image.Resampling.NEAREST)
+def _channels_last(frame: Frames) -> Frames:
+    return frame.transpose(1, 2, 0)
 
 
 def _wrapped(text: str, columns: int) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reverie.iris.app.humans import SCORES, human_normalised
+from reverie.iris.app.scores import SCORES, human_normalised
 
 
 def test_random_play_is_nought_and_a_human_is_one() -> None:

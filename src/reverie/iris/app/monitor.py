@@ -16,8 +16,9 @@ from rich.table import Table
 import reverie
 from reverie import NotEnoughData
 from reverie.iris.app.dreams import dream
-from reverie.iris.app.pictures import Frames, draw_animation, draw_strip
+from reverie.iris.app.pictures import draw_animation, draw_strip
 from reverie.iris.learning import Metrics, Run, read_checkpoint
+from reverie.pictures import Frames
 
 METRICS = "metrics.jsonl"
 PHASES = ("play", "tokenizer", "world_model", "actor_critic", "test")
@@ -31,13 +32,13 @@ SHOWN = {
 }
 
 
-class Watching:
-    """Shows a run on a console, and writes into its folder what it tells of every epoch.
+class Monitor:
+    """Shows a run on a console, and writes what every epoch brought into the run's folder.
 
-    Lines of epochs that a killed run lost are cut from `metrics.jsonl`, so it tells of every epoch once.
+    A killed run loses an epoch. Lines of such epochs are cut from `metrics.jsonl`, so each epoch has one line.
 
     Args:
-        run: what is watched.
+        run: what is shown.
         console: where; a line an epoch where nobody watches.
     """
 
@@ -150,7 +151,7 @@ def draw_dream(run: Run, path: Path) -> None:
 
 
 def train(run: Run, console: Console) -> None:
-    """Run all epochs that are left, watched."""
-    with Watching(run, console) as watching:
+    """Run all epochs that are left, and show them."""
+    with Monitor(run, console) as monitor:
         while run.done < run.config.epochs:
-            watching.epoch(run.epoch(watching.step))
+            monitor.epoch(run.epoch(monitor.step))
