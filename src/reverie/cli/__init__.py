@@ -1,4 +1,4 @@
-"""The reverie command."""
+"""The `reverie` command. Subcommands import what they need when they run: `--help` is quick and needs no framework."""
 
 from reverie.cli.main import main
 

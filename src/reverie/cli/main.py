@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +14,9 @@ import reverie
 from reverie.checks import natural, positive
 from reverie.errors import ReplayError, printable
 from reverie.store import format_bytes
+
+if TYPE_CHECKING:
+    from reverie.gymnasium import Recording
 
 DESCRIPTION = "A replay engine for world models. `reverie --version` names the version."
 USER_ERROR = 2  # exit status, as for a misspelt option
@@ -43,46 +46,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reverie {reverie.__version__}")
         return 0
     try:
-        if args[:1] == ["train"]:  # its flags are the fields of a preset, which needs PyTorch to be read
-            from reverie.iris.app import train as train_with
-
-            train_with(args[1:])
-            return 0
-        commands: dict[str, Callable[..., Any]] = {
-            "record": record,
-            "inspect": inspect,
-            "verify": verify,
-            "film": film,
-            "demo": demo,
-            "train": train,
-            "eval": evaluate,
-            "dream": dream,
-            "learn": learn,
-            "bench": bench,
-        }
-        status: int | None = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="reverie", description=DESCRIPTION, args=args
-        )
+        return _run(args)
     except ReplayError as error:
         print(f"reverie: {printable(error)}", file=sys.stderr)
         return USER_ERROR
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in EXTRA_OF and missing != "minatar":
-            raise
-        # MinAtar wants plotting libraries for its viewer alone, so no extra brings it.
-        wanted = "--no-deps MinAtar" if missing == "minatar" else f"'reverie[{EXTRA_OF[missing]}]'"
-        remedy = f"pip install {wanted}"
-        print(f"reverie: wanted the package {missing}, which is not installed; {remedy}", file=sys.stderr)
+        print(f"reverie: {_remedy(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as error:
-        # Who has work to keep says what is kept.
+        # A command that keeps work says what it keeps.
         print(f"reverie: {str(error) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(args: list[str]) -> int:
+    """Run a command and return its exit status."""
+    if args[:1] == ["train"]:  # its flags are the fields of a preset, and PyTorch is needed to read that
+        from reverie.iris.app import train as train_with
+
+        train_with(args[1:])
+        return 0
+    commands: dict[str, Callable[..., Any]] = {
+        "record": record,
+        "inspect": inspect,
+        "verify": verify,
+        "film": film,
+        "demo": demo,
+        "train": train,
+        "eval": evaluate,
+        "dream": dream,
+        "learn": learn,
+        "bench": bench,
+    }
+    status: int | None = tyro.extras.subcommand_cli_from_dict(
+        commands, prog="reverie", description=DESCRIPTION, args=args
+    )
     return int(status or 0)
+
+
+def _remedy(error: ModuleNotFoundError) -> str:
+    """Return what to install for a package that is missing; raise the error again if no extra brings it."""
+    missing = (error.name or "").partition(".")[0]
+    if missing == "minatar":
+        # MinAtar needs plotting libraries for its viewer alone, so no extra brings it.
+        wanted = "--no-deps MinAtar"
+    elif missing in EXTRA_OF:
+        wanted = f"'reverie[{EXTRA_OF[missing]}]'"
+    else:
+        raise error
+    return f"wanted the package {missing}, which is not installed; pip install {wanted}"
 
 
 def record(
@@ -103,58 +118,69 @@ def record(
         full_games: end an episode with the game, as in testing, and not with each life, as in training.
         out: a new replay file to record into; without it the steps are in memory alone, and then gone.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from reverie.gymnasium import atari
-    from reverie.gymnasium import record as record_steps
 
     steps = positive("steps", steps)  # before a file is made
     env = atari(game, train=not full_games)
     try:
         spec = reverie.StepSpec.from_env(env)
-        buffer = reverie.ReplayBuffer(spec, steps if capacity is None else capacity, seed=seed, path=out)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} steps/s"),
-            TimeRemainingColumn(),
-        )
-        console = Console(stderr=True)
-        # Nobody watches a bar in a log file.
-        with (
-            buffer,
-            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-        ):
-            task = bar.add_task(f"recording {game}", total=steps, rate="-")
-
-            def show(done: int) -> None:
-                speed = bar.tasks[0].speed
-                bar.update(task, completed=done, rate="-" if speed is None else f"{speed:,.0f}")
-
-            result = record_steps(env, buffer, steps=steps, seed=seed, on_step=show)
+        with reverie.ReplayBuffer(
+            spec, steps if capacity is None else capacity, seed=seed, path=out
+        ) as buffer:
+            recorded = _record_watched(env, buffer, game, steps, seed)
             held = repr(buffer)
     finally:
         env.close()
-    print(
-        f"recorded  {result.steps:,} steps of {game}, played at random, in {result.duration_s:.1f} s "
-        f"({result.steps_per_s:,.0f} steps/s)"
-    )
-    if result.episodes:
-        mean_return = sum(result.returns) / result.episodes
-        mean_length = sum(result.lengths) / result.episodes
-        print(
-            f"episodes  {result.episodes:,} ended, mean return {mean_return:.2f}, "
-            f"mean length {mean_length:.1f} steps"
-        )
-    else:
-        print("episodes  none ended; record more steps to see an end")
+    for line in _told(recorded, game):
+        print(line)
     print(f"buffer    {held}")
     if out is not None:
         print(
             f"file      {out}, {format_bytes(out.stat().st_size)}; reverie inspect {out} shows what is in it"
         )
+
+
+def _record_watched(env: Any, buffer: reverie.ReplayBuffer, game: str, steps: int, seed: int) -> Recording:
+    """Record a Gymnasium environment, and show in a terminal how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from reverie.gymnasium import record as record_steps
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} steps/s"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    # Nobody watches a bar in a log file.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"recording {game}", total=steps, rate="-")
+
+        def show(done: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, rate="-" if speed is None else f"{speed:,.0f}")
+
+        return record_steps(env, buffer, steps=steps, seed=seed, on_step=show)
+
+
+def _told(recorded: Recording, game: str) -> Iterator[str]:
+    """Yield what came of a recording."""
+    yield (
+        f"recorded  {recorded.steps:,} steps of {game}, played at random, in {recorded.duration_s:.1f} s "
+        f"({recorded.steps_per_s:,.0f} steps/s)"
+    )
+    if not recorded.episodes:
+        yield "episodes  none ended; record more steps to see an end"
+        return
+    mean_return = sum(recorded.returns) / recorded.episodes
+    mean_length = sum(recorded.lengths) / recorded.episodes
+    yield (
+        f"episodes  {recorded.episodes:,} ended, mean return {mean_return:.2f}, "
+        f"mean length {mean_length:.1f} steps"
+    )
 
 
 def inspect(

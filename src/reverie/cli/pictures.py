@@ -1,4 +1,4 @@
-"""An episode of a replay file as a picture: an animated GIF, or a PNG with its frames side by side."""
+"""The pictures of `reverie film`: an episode of a replay file as a GIF, or as a PNG with its frames side by side."""
 
 from __future__ import annotations
 

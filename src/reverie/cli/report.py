@@ -1,4 +1,4 @@
-"""What a replay file holds, in words and tables for a terminal or a pipe."""
+"""The report of `reverie inspect`: what a replay file holds, in words and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Games, and recording them."""
+"""Games: Atari as IRIS plays it, MinAtar, and `record`, which plays an environment into a buffer.
+
+`record` adds true transitions only, whatever the environment does at an end.
+"""
 
 from reverie.gymnasium.atari_games import atari
 from reverie.gymnasium.minatar_games import minatar

@@ -1,4 +1,4 @@
-"""What an environment gives, checked and taken apart lane by lane, whatever framework its arrays are of."""
+"""Lanes: what an environment returns, checked and split into its lanes. Its arrays may be of any framework."""
 
 from __future__ import annotations
 

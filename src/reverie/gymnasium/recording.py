@@ -319,8 +319,8 @@ def _refuse_overwritten(env: VectorEnv[Any, Any, Any], lane: int, final: Tree) -
     inner = env.unwrapped
     if not isinstance(inner, SyncVectorEnv):
         return
-    # Gymnasium keeps each lane's newest observation here, as the lane returned it.
-    after = dict(tree_leaves("obs", inner._env_obs[lane]))
+    # Gymnasium keeps each lane's newest observation here, as the lane returned it. It has no public name for that.
+    after = dict(tree_leaves("obs", vars(inner)["_env_obs"][lane]))
     for name, leaf in tree_leaves("obs", final):
         if (
             isinstance(leaf, np.ndarray)

@@ -1,4 +1,4 @@
-"""How fast IRIS trains on this machine: a step of each phase, imagined frames, and what a whole run would take.
+"""How fast IRIS trains on this machine: an update of each phase, imagined frames, and the hours of a whole run.
 
 `python -m reverie.iris.bench` needs NumPy and PyTorch alone; `reverie bench iris` is the same.
 """
@@ -9,7 +9,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from reverie.iris.learning import (
     train_world_model,
 )
 from reverie.iris.models import Agent, Imagine, draw, usable_device
+from reverie.torch import DeviceMirror
 from torch import Tensor
 
 ACTIONS = 4
@@ -106,57 +107,29 @@ def measure(config: Config, *, device: torch.device, share: float, repeats: int,
     torch.manual_seed(0)
     agent = Agent(config, ACTIONS).to(device)
     buffer = _random_replay(config)
-    sampler = EpisodeUniform()
-
-    def scaled(training: Optimisation) -> Optimisation:
-        size = max(1, round(share * training.batch_size))
-        return replace(training, batch_size=size, steps=WARM_UPS + repeats, first_steps=None)
-
-    tokenizer, world_model, actor_critic = (
-        scaled(training)
-        for training in (config.tokenizer_training, config.world_model_training, config.actor_critic_training)
-    )
+    phases = (config.tokenizer_training, config.world_model_training, config.actor_critic_training)
+    scaled = [_scaled(training, share, repeats) for training in phases]
     imagine = Imagine(agent, captured=captured)
-    # Nobody brings a perceptual distance.
-    plain = replace(config.tokenizer_loss, reconstruction="weight_free")
-    mirror = mirror_tokens(agent.tokenizer, buffer)
-    windows = train_world_model(
-        agent.world_model, agent.tokenizer, buffer, world_model, sampler=sampler, mirror=mirror
-    )
-
-    def encoded_anew() -> Iterator[Progress]:
-        for progress in windows:
-            mirror.touch(TOKENS)  # no update finds tokens of an earlier one: as slow as it can be in a run
-            yield progress
-
-    times = [
-        _per_update(updates, device)
-        for updates in (
-            train_tokenizer(agent.tokenizer, buffer, tokenizer, plain, sampler=sampler),
-            encoded_anew(),
-            train_actor_critic(agent, buffer, actor_critic, sampler=sampler, imagine=imagine),
-        )
-    ]
+    updates = _updates_of_phases(agent, buffer, scaled, imagine)
+    times = [_per_update(each, device) for each in updates]
     agent.eval()
-    games, frame = actor_critic.batch_size, config.tokenizer.frame
-    obs = torch.randint(256, (games, 1, *frame), dtype=torch.uint8, device=device)
+    frames, windows, games = (training.batch_size for training in scaled)
+    obs = torch.randint(256, (games, 1, *config.tokenizer.frame), dtype=torch.uint8, device=device)
     mask = torch.ones(games, 1, dtype=torch.bool, device=device)
     imagining = _timed(lambda: imagine(obs, mask), repeats, device)
     uncached = _timed(lambda: imagine_without_cache(agent, obs[:, 0].float() / 255), 1, device, warm_ups=0)
-    phases = (config.tokenizer_training, config.world_model_training, config.actor_critic_training)
-    used = (tokenizer.batch_size, world_model.batch_size, actor_critic.batch_size)
     hours = None
-    if used == tuple(training.batch_size for training in phases):
-        hours = sum(
+    if all(part.batch_size == whole.batch_size for part, whole in zip(scaled, phases, strict=True)):
+        seconds = (
             time * updates_of(training, config.epochs) for time, training in zip(times, phases, strict=True)
         )
-        hours /= 3600
+        hours = sum(seconds) / 3600
     return Speed(
         _machine(device),
         config.world_model.precision,
         captured,
         share,
-        used,
+        (frames, windows, games),
         times[0],
         times[1],
         times[2],
@@ -165,6 +138,35 @@ def measure(config: Config, *, device: torch.device, share: float, repeats: int,
         uncached,
         hours,
     )
+
+
+def _scaled(training: Optimisation, share: float, repeats: int) -> Optimisation:
+    size = max(1, round(share * training.batch_size))
+    return replace(training, batch_size=size, steps=WARM_UPS + repeats, first_steps=None)
+
+
+def _updates_of_phases(
+    agent: Agent, buffer: ReplayBuffer, trainings: Sequence[Optimisation], imagine: Imagine
+) -> Iterator[Iterator[Progress]]:
+    """Yield the updates of tokenizer, world model and actor-critic, one phase after the other."""
+    tokenizer, world_model, actor_critic = trainings
+    sampler = EpisodeUniform()
+    # Nobody brings a perceptual distance.
+    plain = replace(agent.config.tokenizer_loss, reconstruction="weight_free")
+    yield train_tokenizer(agent.tokenizer, buffer, tokenizer, plain, sampler=sampler)
+    mirror = mirror_tokens(agent.tokenizer, buffer)
+    windows = train_world_model(
+        agent.world_model, agent.tokenizer, buffer, world_model, sampler=sampler, mirror=mirror
+    )
+    yield _encoded_anew(windows, mirror)
+    yield train_actor_critic(agent, buffer, actor_critic, sampler=sampler, imagine=imagine)
+
+
+def _encoded_anew(windows: Iterator[Progress], mirror: DeviceMirror) -> Iterator[Progress]:
+    """Let no update find tokens of an earlier one: as slow as it can be in a run."""
+    for progress in windows:
+        mirror.touch(TOKENS)
+        yield progress
 
 
 def updates_of(training: Optimisation, epochs: int) -> int:

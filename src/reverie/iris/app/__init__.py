@@ -1,4 +1,8 @@
-"""What a person starts and sees: commands, pictures, the demonstrations."""
+"""Applications: what a person starts, and what it shows and leaves behind.
+
+There are the commands on runs (train, eval, dream), the demonstration, and the proof that an agent learns. They need
+rich, Pillow and matplotlib besides PyTorch. No other room of IRIS imports this one.
+"""
 
 from reverie.iris.app.commands import dream_run, evaluate_run, train
 from reverie.iris.app.demo import run_demo

@@ -1,9 +1,10 @@
-"""The commands on runs: train, eval and dream, as the command line calls them."""
+"""The commands on runs, as the command line calls them: train, eval and dream."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from reverie import BadSetting
-from reverie.iris.app.monitor import PICTURE_SIDE, dream_of
+from reverie.iris.app.monitor import dream_of, scale_of
 from reverie.iris.app.monitor import train as train_run
 from reverie.iris.app.pictures import draw_animation
 from reverie.iris.app.scores import human_normalised
@@ -123,7 +124,7 @@ def _old_run(asked: Train, device: str, state: dict[str, Any], console: Console)
 
 
 def _kept(folder: Path, args: Sequence[str]) -> str:
-    """Return what to tell of an interrupted run."""
+    """Return what an interrupted run keeps, and how to go on."""
     done, again = kept_epochs(folder), f"reverie train {shlex.join(args)}"
     if not done:
         return f"interrupted in the first epoch, of which nothing is kept; begin again with: {again}"
@@ -136,11 +137,8 @@ def _checkpoint(folder: Path) -> dict[str, Any] | None:
 
 def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
     """Test the agent of a run on whole games and print what came of it."""
-    agent_run = _read(run, device)
-    try:
+    with closing(_read(run, device)) as agent_run:
         played = agent_run.test(episodes=episodes)
-    finally:
-        agent_run.close()
     mean, spread = interval(played.returns)
     normalised = human_normalised(agent_run.game, mean)
     known = "" if normalised is None else f", human-normalised {normalised:.3f} (random 0, human 1)"
@@ -155,14 +153,11 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
 
 def dream_run(run: Path, out: Path, device: str | None) -> None:
     """Write an animation of what the agent of a run dreams, beside what really happened."""
-    agent_run = _read(run, device)
-    try:
+    with closing(_read(run, device)) as agent_run:
         rows = dream_of(agent_run)
-    finally:
-        agent_run.close()
     if rows is None:
         raise BadSetting(f"run: wanted episodes of two steps or more in {run}, got none; train it for longer")
-    draw_animation(out, rows, scale=max(1, PICTURE_SIDE // agent_run.config.tokenizer.frame[1]))
+    draw_animation(out, rows, scale=scale_of(agent_run))
     Console().print(f"{out}  {', '.join(rows)}", highlight=False, soft_wrap=True)
 
 

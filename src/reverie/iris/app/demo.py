@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -20,7 +20,7 @@ from reverie.gymnasium import atari, record
 from reverie.iris.app.comparison import SIGHTS, Comparison, compare, tables_of
 from reverie.iris.app.dreams import BEFORE, IMAGINED, REAL, Dream, dream
 from reverie.iris.app.pictures import draw_animation, draw_losses, draw_strip
-from reverie.iris.config import presets
+from reverie.iris.config import Optimisation, presets
 from reverie.iris.learning import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.models import Tokenizer, WorldModel
 
@@ -36,8 +36,8 @@ LINES = 10  # of progress, for each part, where the output is no terminal
 def _repeatably(seed: int) -> Iterator[None]:
     """Seed PyTorch and keep it to one thread; both are put back afterwards.
 
-    A second thread makes models of this size a quarter faster at best, and several times slower when something
-    else wants its core.
+    A second thread makes models of this size a quarter faster at best. They are several times slower with it when
+    something else needs its core.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -151,23 +151,11 @@ def run_demo(
     began = perf_counter()
     console = console or Console()
     config = presets["demo"]
-    tokenizer_training, world_model_training = config.tokenizer_training, config.world_model_training
-    if tokenizer_steps is not None:
-        tokenizer_training = replace(tokenizer_training, steps=tokenizer_steps)
-    if world_model_steps is not None:
-        world_model_training = replace(world_model_training, steps=world_model_steps)
+    tokenizer_training = _of_steps(config.tokenizer_training, tokenizer_steps)
+    world_model_training = _of_steps(config.world_model_training, world_model_steps)
     out.mkdir(parents=True, exist_ok=True)
     with _repeatably(seed), Bars(console) as bars:
-        with closing(atari(game)) as env:
-            spec = StepSpec.from_env(env)
-            buffer = ReplayBuffer(spec, steps, seed=seed)
-            held_out = ReplayBuffer(spec, held_out_steps, seed=seed)
-            bars.begin("recording", steps)
-            played = f"{game}, played at random"
-            record(env, buffer, None, steps, seed=seed, on_step=lambda done: bars.show(done, played))
-            record(env, held_out, None, held_out_steps, seed=seed + 1)
-            meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]  # the emulator has it
-
+        buffer, held_out, meanings = _record(bars, game, steps, held_out_steps, seed)
         tokenizer = Tokenizer(config.tokenizer)
         training = train_tokenizer(tokenizer, buffer, tokenizer_training, config.tokenizer_loss)
         tokenizer_history = _watch(bars, "tokenizer", tokenizer_training.steps, training)
@@ -199,6 +187,26 @@ def run_demo(
     )
     _explain(console, result)
     return result
+
+
+def _of_steps(training: Optimisation, steps: int | None) -> Optimisation:
+    return training if steps is None else replace(training, steps=steps)
+
+
+def _record(
+    bars: Bars, game: str, steps: int, held_out_steps: int, seed: int
+) -> tuple[ReplayBuffer, ReplayBuffer, list[str]]:
+    """Record a game twice, and return both recordings and what the game calls its actions."""
+    with closing(atari(game)) as env:
+        spec = StepSpec.from_env(env)
+        buffer = ReplayBuffer(spec, steps, seed=seed)
+        held_out = ReplayBuffer(spec, held_out_steps, seed=seed)
+        bars.begin("recording", steps)
+        played = f"{game}, played at random"
+        record(env, buffer, None, steps, seed=seed, on_step=lambda done: bars.show(done, played))
+        record(env, held_out, None, held_out_steps, seed=seed + 1)
+        emulator: Any = env.unwrapped  # it names its actions, which Gymnasium's types do not know
+        return buffer, held_out, emulator.get_action_meanings()
 
 
 def _watch(bars: Bars, title: str, steps: int, training: Iterator[Progress]) -> History:

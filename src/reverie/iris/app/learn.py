@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -21,10 +21,19 @@ from rich.table import Table
 
 import torch
 from reverie import BadSetting
-from reverie.iris.app.monitor import METRICS, PICTURE_SIDE, dream_of, train
+from reverie.iris.app.monitor import METRICS, dream_of, scale_of, train
 from reverie.iris.app.pictures import draw_animation, draw_returns
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
-from reverie.iris.learning import CHECKPOINT, Played, Run, games, interval, kept_epochs, read_checkpoint
+from reverie.iris.learning import (
+    CHECKPOINT,
+    Games,
+    Played,
+    Run,
+    games,
+    interval,
+    kept_epochs,
+    read_checkpoint,
+)
 
 GAME = "minatar:breakout"
 EPISODES = 100
@@ -88,49 +97,16 @@ def run_learn(
     if epochs is not None:
         config = replace(config, epochs=epochs)
     make = games(game)  # a missing game is told before the processes start
-    for seed in seeds:
-        if (out / f"seed-{seed}" / CHECKPOINT).exists():
-            state = read_checkpoint(out / f"seed-{seed}")
-            stored = config_from_json(state["config"])
-            check_unchanged(
-                stored, config, done=state["epoch"], game=(state["game"], game), seed=(state["seed"], seed)
-            )
+    _check_stored(out, seeds, config, game)
     out.mkdir(parents=True, exist_ok=True)
     began = perf_counter()
     console.print(
         f"training {len(seeds)} agents; {out}/seed-*/log.txt tells how far they are", highlight=False
     )
-    others = set(active_children())
-    # Threads help models of this size little, so every agent has a process with one; a fresh one, since PyTorch's
-    # threads do not survive a fork.
-    with ProcessPoolExecutor(min(AT_ONCE, len(seeds)), get_context("spawn"), _one_thread) as pool:
-        try:
-            with _interrupts_ignored():  # by the processes, which inherit it; they are stopped from here
-                waiting = [
-                    pool.submit(learn, out / f"seed-{seed}", seed, config, game, episodes) for seed in seeds
-                ]
-            results = [each.result() for each in waiting]
-        except KeyboardInterrupt:
-            ours = set(active_children()) - others
-            for process in ours:
-                process.terminate()  # a run may be stopped at any instant
-            for process in ours:
-                process.join()  # so that what it keeps is known
-            raise KeyboardInterrupt(_kept(out, seeds, config, game)) from None
+    results = _learn_all(out, seeds, config, game, episodes)
     (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    bands = {
-        "random play": interval([one for result in results for one in result.random]),
-        "untrained": interval([one for result in results for one in result.untrained]),
-    }
-    draw_returns(
-        out / "learning.png", {f"seed {result.seed}": result.curve for result in results}, bands, game
-    )
     best = max(results, key=lambda result: fmean(result.learned))
-    run = Run.read(out / f"seed-{best.seed}", make)
-    rows = dream_of(run)
-    run.close()
-    if rows is not None:
-        draw_animation(out / "dream.gif", rows, scale=max(1, PICTURE_SIDE // config.tokenizer.frame[1]))
+    _draw(out, results, best, make, game)
     console.print(_table(results, game))
     console.print(
         f"{out / 'learning.png'}  the tests after each epoch\n"
@@ -141,6 +117,52 @@ def run_learn(
         soft_wrap=True,
     )
     return results
+
+
+def _check_stored(out: Path, seeds: Sequence[int], config: Config, game: str) -> None:
+    """Refuse to go on with runs that were started with other settings."""
+    for seed in seeds:
+        if (out / f"seed-{seed}" / CHECKPOINT).exists():
+            state = read_checkpoint(out / f"seed-{seed}")
+            stored = config_from_json(state["config"])
+            check_unchanged(
+                stored, config, done=state["epoch"], game=(state["game"], game), seed=(state["seed"], seed)
+            )
+
+
+def _learn_all(out: Path, seeds: Sequence[int], config: Config, game: str, episodes: int) -> list[Learned]:
+    """Run `learn` for every seed, each in a process of its own."""
+    others = set(active_children())
+    # Threads help models of this size little, so every agent has a process with one thread. It is a fresh process,
+    # since PyTorch's threads do not survive a fork.
+    with ProcessPoolExecutor(min(AT_ONCE, len(seeds)), get_context("spawn"), _one_thread) as pool:
+        try:
+            with _interrupts_ignored():  # the processes inherit that; they are stopped from here
+                waiting = [
+                    pool.submit(learn, out / f"seed-{seed}", seed, config, game, episodes) for seed in seeds
+                ]
+            return [each.result() for each in waiting]
+        except KeyboardInterrupt:
+            ours = set(active_children()) - others
+            for process in ours:
+                process.terminate()  # a run may be stopped at any instant
+            for process in ours:
+                process.join()  # so that what it keeps is known
+            raise KeyboardInterrupt(_kept(out, seeds, config, game)) from None
+
+
+def _draw(out: Path, results: Sequence[Learned], best: Learned, make: Games, game: str) -> None:
+    """Draw the curves of all agents, and a dream of the best one if its episodes are long enough."""
+    bands = {
+        "random play": interval([one for result in results for one in result.random]),
+        "untrained": interval([one for result in results for one in result.untrained]),
+    }
+    curves = {f"seed {result.seed}": result.curve for result in results}
+    draw_returns(out / "learning.png", curves, bands, game)
+    with closing(Run.read(out / f"seed-{best.seed}", make)) as run:
+        rows = dream_of(run)
+    if rows is not None:
+        draw_animation(out / "dream.gif", rows, scale=scale_of(run))
 
 
 def learn(folder: Path, seed: int, config: Config, game: str, episodes: int) -> Learned:
@@ -176,7 +198,7 @@ def learn(folder: Path, seed: int, config: Config, game: str, episodes: int) -> 
 
 @torch.no_grad()
 def _baselines(run: Run, episodes: int) -> tuple[Played, Played]:
-    """Return the games of a uniform policy and of the best constant one, played by the run's agent without weights."""
+    """Return games of a uniform policy and of the best constant one. The run's agent plays them without weights."""
     actor = run.agent.actor_critic.actor
     actor.weight.zero_()
     actor.bias.zero_()
@@ -195,7 +217,7 @@ def _one_thread() -> None:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C meanwhile; a process that is started does for good. Only the main thread can."""
+    """Ignore Ctrl-C meanwhile. Processes that are started here ignore it for good. Only the main thread can do that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

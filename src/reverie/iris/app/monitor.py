@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, and leaves behind: a live table, TensorBoard, metrics.jsonl, pictures."""
+"""The monitor of a run: a live table, and beside the checkpoint TensorBoard, metrics.jsonl and pictures."""
 
 from __future__ import annotations
 
@@ -141,13 +141,17 @@ def dream_of(run: Run) -> dict[str, Frames] | None:
             return None
 
 
+def scale_of(run: Run) -> int:
+    """Return by how much pictures enlarge the frames of a run."""
+    return max(1, PICTURE_SIDE // run.config.tokenizer.frame[1])
+
+
 def draw_dream(run: Run, path: Path) -> None:
     """Write a dream, if there is one, as a strip of frames (.png) and as an animation (.gif)."""
     rows = dream_of(run)
     if rows is not None:
-        scale = max(1, PICTURE_SIDE // run.config.tokenizer.frame[1])
-        draw_strip(path.with_suffix(".png"), rows, scale=scale)
-        draw_animation(path.with_suffix(".gif"), rows, scale=scale)
+        draw_strip(path.with_suffix(".png"), rows, scale=scale_of(run))
+        draw_animation(path.with_suffix(".gif"), rows, scale=scale_of(run))
 
 
 def train(run: Run, console: Console) -> None:

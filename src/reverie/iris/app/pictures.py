@@ -1,4 +1,4 @@
-"""The pictures that training leaves behind: curves of the losses, and a dream beside what really happened."""
+"""Pictures of training: curves of losses and returns, and a dream beside what really happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a random policy and a professional player score at the 26 Atari games of the 100k benchmark.
+"""Scores of a random policy and of a professional player in the 26 Atari games of the 100k benchmark.
 
 The figures are those that Micheli et al. (IRIS, ICLR 2023, table 1) compare with; they come from Mnih et al. (2015) and
 Wang et al. (2016).

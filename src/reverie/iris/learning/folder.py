@@ -1,7 +1,7 @@
 """The folder of a run: who may write there, and which of its replay files count.
 
-A checkpoint names one replay file. Two files take turns, so that the named one is never touched while the next is
-written; those that no checkpoint names any more go last, when the next checkpoint is in its place.
+A checkpoint names one replay file. Two files take turns, so the named one is never touched while the next one is
+written. Files that no checkpoint names any more are removed last, when the next checkpoint is in its place.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def kept_epochs(folder: Path) -> int:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What goes wrong inside comes of what a checkpoint holds: it becomes one FileError."""
+    """Raise whatever goes wrong inside as one FileError: it comes from what a checkpoint holds."""
     try:
         yield
     except Exception as error:  # PyTorch has a dozen kinds for a file that it cannot read
@@ -167,7 +167,7 @@ class RunFolder:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Tell an error of the system as one of the run's folder."""
+    """Raise an error of the operating system as a FileError of the run's folder."""
     try:
         yield
     except OSError as error:

@@ -73,7 +73,7 @@ class Learner:
             optimiser.load_state_dict(states[phase])
 
     def epoch(self, buffer: ReplayBuffer, number: int, watch: Watch) -> Metrics:
-        """Train whatever has begun by epoch `number`, from 1, and return what there is to tell of it."""
+        """Train whatever has begun by epoch `number`, from 1, and return its metrics."""
         metrics: Metrics = {}
         for phase, training in self._trainings.items():
             if number > training.start_after:

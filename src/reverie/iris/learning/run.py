@@ -172,10 +172,10 @@ class Run:
             torch.cuda.set_rng_state(state["chance_there"], self.agent.device)
 
     def epoch(self, watch: Watch | None = None) -> Metrics:
-        """Play, learn, test and keep one epoch; return what there is to tell of it.
+        """Play, learn, test and keep one epoch; return its metrics.
 
         Args:
-            watch: told of every step of it.
+            watch: called after every step and update.
 
         Raises:
             BadSetting: the run was opened by `read`, or all its epochs are done.
@@ -215,7 +215,7 @@ class Run:
         )
 
     def save(self) -> None:
-        """Make the run survive whatever comes: first the replay, then the checkpoint that names it."""
+        """Write what the run goes on from: first the replay, then the checkpoint that names it."""
         assert self._files is not None, "a run that only reads saves nothing"
         collector, frames = self.collector.save()
         replay = self._files.replay(self.done)
@@ -235,7 +235,7 @@ class Run:
             "chance": torch.get_rng_state(),
             "chance_there": torch.cuda.get_rng_state(there) if there.type == "cuda" else None,
         }
-        content = io.BytesIO()  # whose bytes meet the errors of the disk where they can be told
+        content = io.BytesIO()  # in memory first, so that errors of the disk come from one place
         torch.save(state, content)
         self._files.put(content.getbuffer())
         self._files.tidy()

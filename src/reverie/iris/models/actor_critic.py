@@ -1,4 +1,4 @@
-"""The actor-critic of IRIS: what to do, and what it will bring, from frames as the tokenizer shows them.
+"""The actor-critic of IRIS: a policy and a value, from frames as the tokenizer shows them.
 
 After Micheli, Alonso, Fleuret, "Transformers are Sample-Efficient World Models", ICLR 2023.
 """
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What the actor-critic makes of frames. Leading axes are those of the frames.
+    """What the actor-critic says of frames. Leading axes are those of the frames.
 
     Attributes:
         logits: (…, A) float32, of the actions.
@@ -99,12 +99,12 @@ class ActorCritic(nn.Module):
         return Memory(zeros, zeros)
 
     def forward(self, frames: Tensor, memory: Memory) -> Judged:
-        """Return what the network makes of frames (B, C, H, W) in 0..1, seen after what `memory` holds."""
+        """Return what the network says of frames (B, C, H, W) in 0..1, seen after what `memory` holds."""
         judged = self.unroll(frames.unsqueeze(1), memory)
         return Judged(judged.logits[:, 0], judged.value[:, 0], judged.memory)
 
     def unroll(self, frames: Tensor, memory: Memory, mask: Tensor | None = None) -> Judged:
-        """Return what the network makes of frames (B, T, C, H, W) in 0..1 that follow each other.
+        """Return what the network says of frames (B, T, C, H, W) in 0..1 that follow each other.
 
         Args:
             frames: as the tokenizer shows them.

@@ -34,7 +34,7 @@ class Rollout(NamedTuple):
 
 
 class Agent(nn.Module):
-    """Sees frames through the tokenizer, dreams in the world model, acts by the actor-critic.
+    """The three models together: it sees through the tokenizer, dreams in the world model, acts by the actor-critic.
 
     `docs/iris.md` lists the names of its weights.
 
@@ -65,7 +65,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def look(self, frames: Tensor, memory: Memory) -> Judged:
-        """Return what the agent makes of real frames (B, C, H, W) in 0..1: it sees their reconstruction."""
+        """Return what the agent says of real frames (B, C, H, W) in 0..1. It sees their reconstruction."""
         judged: Judged = self.actor_critic(self.tokenizer.encode_decode(frames), memory)
         return judged
 

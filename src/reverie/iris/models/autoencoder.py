@@ -1,4 +1,4 @@
-"""The two halves of the tokenizer: networks that fold frames into grids of vectors, and grids into frames."""
+"""The two halves of the tokenizer: an encoder from frames to grids of vectors, and a decoder back to frames."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def _lean(inward: int, channels: int, outward: int, kernel: int) -> list[nn.Modu
 
 
 def build_encoder(config: TokenizerConfig) -> nn.Sequential:
+    """Return the network from frames (B, C, H, W) in -1..1 to vectors (B, D, h, w)."""
     if config.lean:
         shape, kernel = config.patch_shape, 1 if config.local else 3
         folded = config.frame[0] * shape[0] * shape[1]
@@ -113,6 +114,7 @@ def build_encoder(config: TokenizerConfig) -> nn.Sequential:
 
 
 def build_decoder(config: TokenizerConfig) -> nn.Sequential:
+    """Return the network from vectors (B, D, h, w) to frames (B, C, H, W)."""
     if config.lean:
         shape, kernel = config.patch_shape, 1 if config.local else 3
         folded = config.frame[0] * shape[0] * shape[1]

@@ -1,4 +1,4 @@
-"""The rectangles of pixels that become tokens, and which of them are alike."""
+"""Patches: the rectangles of pixels that become tokens, and which of them are equal."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def side_by_side(patches: Tensor, channels: int, shape: tuple[int, int]) -> Tens
 
 
 def distinct(patches: Tensor) -> Distinct:
-    """Return which of the patches (B, K, n), floats in 0..1, are alike.
+    """Return which of the patches (B, K, n), floats in 0..1, are equal.
 
     Patches are told apart by one number each, a sum of pixels with weights that no whole numbers relate. Rounding
     may at worst count equal ones twice.

@@ -1,6 +1,6 @@
 """The tokenizer of IRIS: frames become small grids of discrete tokens, and tokens become frames again.
 
-An autoencoder with a codebook trained by gradient, after Micheli, Alonso, Fleuret, "Transformers are
+It is an autoencoder with a codebook, after Micheli, Alonso, Fleuret, "Transformers are
 Sample-Efficient World Models", ICLR 2023.
 """
 
@@ -20,9 +20,9 @@ from reverie.iris.models.patches import cut, distinct, side_by_side
 from torch import Tensor, nn
 
 DARKEST = 1e-3  # black and white of a background are this and one less this, whose logits are finite
-FAINT_CORRECTION = (
-    0.2  # of a background's logits: at most 13 of 255, too faint to see, and otherwise everywhere
-)
+# Of a background's logits. A smaller correction changes at most 13 of 255, too little to see; without this limit such
+# corrections are everywhere.
+FAINT_CORRECTION = 0.2
 REVIVED_SHARE = 0.2  # of the uniform share of outputs: what a revived code's average starts with
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -97,7 +97,7 @@ class Tokenizer(nn.Module):
         return Encoded(z.view(*lead, *z.shape[1:]), z_q.view(*lead, *z.shape[1:]), tokens.view(*lead, -1))
 
     def embed(self, frames: Tensor, background: Tensor | None) -> Tensor:
-        """Return what the encoder makes of frames or patches (B, C, H, W) before a background: (B, D, h, w) float32."""
+        """Return the encoder's output for frames or patches (B, C, H, W) before a background: (B, D, h, w) float32."""
         seen = 2 * frames - 1 if background is None else 2 * (frames - background)
         with in_precision(self.config.precision, frames.device):
             z: Tensor = self.pre_quant(self.encoder(seen)).float()
@@ -164,7 +164,7 @@ class Tokenizer(nn.Module):
         self.embedding.weight.copy_(mean)
 
     def paint(self, z_q: Tensor, background: Tensor | None, *, faintest: float = 0.0) -> Tensor:
-        """Return what the decoder makes of codebook vectors: logits of frames if they are bounded.
+        """Return the decoder's output for codebook vectors: logits of frames if they are bounded.
 
         Args:
             z_q: (…, D, h, w).
