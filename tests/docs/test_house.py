@@ -12,7 +12,14 @@ from benchmarks.house.imports import imports_between_rooms, longest_chain
 from benchmarks.house.sizes import Part, classes, functions, largest, median_lines, modules, top
 
 # Figures that are within their aim. Add a name as soon as its figure has come down to its aim.
-HELD = {"rooms at the top", "median function, lines"}
+HELD = {
+    "modules at the top",
+    "rooms at the top",
+    "largest module, lines",
+    "largest class, lines",
+    "median function, lines",
+    "add with a path: frames above SQLite",
+}
 
 FIGURES = [*sizes(), *depths(), *paths()]
 
