@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo learn test test-slow check format bench bench-peers house clean
+.PHONY: demo learn test test-slow mutants check format bench bench-peers house clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -33,6 +33,14 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Hours for everything; ROOMS="index samplers" SAMPLE=40 SEED=1 tries 40 changes of two rooms in minutes.
+ROOMS ?=
+SAMPLE ?= 0
+SEED ?= 0
+mutants: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[mutants]'
+	$(BIN)/python tests/mutants.py $(ROOMS) --sample $(SAMPLE) --seed $(SEED)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
