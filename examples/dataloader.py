@@ -4,12 +4,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 import reverie as rv
-import torch
 from reverie.torch import SequenceDataset
-from torch import nn
 
 
 def bouncing(path: Path, steps: int) -> None:

@@ -1,11 +1,11 @@
 """Train a tiny dynamics model from a torch feed: batches are drawn and moved while the model computes."""
 
 import numpy as np
+import torch
+from torch import nn
 
 import reverie as rv
-import torch
 from reverie.torch import feed
-from torch import nn
 
 
 def swinging(steps: int) -> rv.ReplayBuffer:

@@ -25,6 +25,7 @@ FRAME_BYTES = BATCH * (LENGTH + 1) * int(np.prod(FRAME))
 def feeds(rounds: int) -> list[Row]:
     """Time a feed and a mirror, each beside its plain copy, and how long a steady consumer waits."""
     import torch
+
     from reverie.torch import DeviceMirror, feed
 
     cuda = torch.cuda.is_available()

@@ -56,9 +56,8 @@ class Slice(Peer):
 
     def record(self, steps: Steps, batch: tuple[int, ...]) -> Any:
         """Return steps as a TensorDict."""
-        from tensordict import TensorDict
-
         import torch
+        from tensordict import TensorDict
 
         def tensor(values: Any) -> Any:
             return torch.as_tensor(np.asarray(values))

@@ -143,6 +143,11 @@ def own_stream(rng: np.random.Generator) -> None:
     rng.bit_generator.state = np.random.Philox(key).state
 
 
+def _is_owned(lock: Any) -> bool:
+    """Whether this thread holds an RLock. Conditions ask the same question; the lock has no public name for it."""
+    return bool(lock._is_owned())  # noqa: SLF001
+
+
 class _Gate:
     """Stands before a lock until a fork is over: lets in a thread that is amid something, and makes others wait.
 
@@ -154,7 +159,7 @@ class _Gate:
         self._lock = lock
 
     def __enter__(self) -> None:
-        is_amid = threading.get_ident() in _amid or any(lock._is_owned() for lock in self._fork.locks)
+        is_amid = threading.get_ident() in _amid or any(map(_is_owned, self._fork.locks))
         if not self._fork.is_over and not is_amid:
             self._fork.over.wait(PATIENCE_S)
         self._lock.acquire()

@@ -6,11 +6,11 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
+import torch
 
 import reverie as rv
 import reverie.jax
 import reverie.torch
-import torch
 from reverie.batch import contents, without_fields
 from reverie.engine import build
 from reverie.torch.tensors import views

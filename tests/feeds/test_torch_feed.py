@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import reverie as rv
-import torch
 from reverie.feeds import feed as feeds
 from reverie.feeds.feed import Feed, drawing
 from reverie.torch import feed

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 
-import gymnasium as gym
 import reverie as rv
 from reverie.gymnasium import atari, record
 

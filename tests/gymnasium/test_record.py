@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gymnasium as gym
 import reverie as rv
 from reverie.gymnasium import record
 from support.envs import BOTH, TERMINATED, TRUNCATED, Scripted, contents, plain, truth

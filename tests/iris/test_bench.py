@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import torch
+
 from reverie import BadSetting
 from reverie.iris.bench import Speed, imagine_without_cache, measure, run_bench, updates_of
 from reverie.iris.config import Config, Optimisation, presets

@@ -475,3 +475,42 @@ def test_an_interrupted_draw_after_load_leaves_what_was_loaded(make):
             again.rewind()
         again.mark()
         assert draw(again) == draw(first)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_barred_weight_is_kept_and_never_found(size):
+    """Barring takes a weight out of all sums; releasing or setting it puts it back, bit for bit."""
+    rng, tree = np.random.default_rng(size), SumTree(size)
+    weights = rng.random(size) + 0.5
+    tree.set(np.arange(size), weights)
+    total, barred = tree.total, rng.permutation(size)[: size // 2]
+    tree.bar(barred)
+    tree.check()
+    assert tree.barred == tree.are_barred().sum() == size // 2
+    np.testing.assert_array_equal(tree.weights, weights)
+    assert not np.isin(tree.find(rng.random(2000) * tree.total), barred).any()
+    tree.set(np.repeat(barred[:1], 3), 2.0)
+    tree.check()
+    assert tree.barred == max(size // 2 - 1, 0)
+    tree.release()
+    tree.check()
+    tree.set(barred[:1], weights[barred[:1]])
+    assert (tree.total, tree.barred) == (total, 0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_tree_goes_back_to_its_mark(size):
+    """Whatever was set, barred and released since, all weights and sums are those of the mark. Twice is fine."""
+    rng, tree = np.random.default_rng(size), SumTree(size)
+    tree.set(np.arange(size), rng.random(size) + 0.5)
+    tree.bar(rng.permutation(size)[: size // 3])
+    before = tree.weights, tree.are_barred(), tree.total
+    tree.mark()
+    tree.set(rng.integers(0, size, 50), rng.random(50))
+    tree.release()
+    tree.bar(rng.permutation(size)[: size // 2])
+    for _ in range(2):
+        tree.rewind()
+        tree.check()
+        for mine, theirs in zip(before, (tree.weights, tree.are_barred(), tree.total), strict=True):
+            np.testing.assert_array_equal(mine, theirs)

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 import reverie as rv
-import torch
 from reverie.torch import SequenceDataset, dataset, feed
 from support.batches import assert_equal, frame_spec, frames, nested_spec, write
 

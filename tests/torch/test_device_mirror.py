@@ -6,11 +6,11 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reverie as rv
-import torch
 from reverie.torch import DeviceMirror
 from support.batches import (
     BOUNDARIES,

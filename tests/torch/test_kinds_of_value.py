@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import reverie as rv
 import reverie.gymnasium
-import torch
 
 # Every kind of value says the two numbers 1.5 and -2, which all floating types hold.
 NUMBERS = [1.5, -2.0]

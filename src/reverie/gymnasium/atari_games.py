@@ -6,11 +6,11 @@ import difflib
 import re
 from typing import Any, Literal, SupportsFloat
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.wrappers import TimeLimit
 
-import gymnasium
 from reverie.checks import positive
 from reverie.errors import BadSetting
 

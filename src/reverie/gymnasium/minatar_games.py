@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-import gymnasium
 from reverie.errors import BadSetting
 
 Frame = npt.NDArray[np.uint8]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-import gymnasium
 from reverie.buffer import ReplayBuffer
 from reverie.checks import positive, seed_number
 from reverie.errors import BadSetting, SpecMismatch

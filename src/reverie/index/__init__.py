@@ -8,9 +8,11 @@ The index of a buffer counts; it never holds a value of a step, and it knows no 
   draws one of a given rank, and says whether a step is an anchor, without going through the steps.
 """
 
+from reverie.index.anchors import Anchors, anchors_of
 from reverie.index.arrays import CUT, ENDS, NEVER, NO_EPISODE, NO_FINAL, RUNNING, TERMINATED, TRUNCATED
+from reverie.index.boundaries import BOUNDARIES, Boundary, check_boundary
 from reverie.index.episodes import EpisodeIndex
-from reverie.index.rebuild import (
+from reverie.index.restore import (
     EpisodeColumns,
     TableRows,
     check_table_rows,
@@ -20,16 +22,7 @@ from reverie.index.rebuild import (
     table_rows,
 )
 from reverie.index.runs import RUN, Bools, Eviction, Ints, Runs
-from reverie.index.windows import (
-    BOUNDARIES,
-    Anchors,
-    Boundary,
-    CrossWindows,
-    Drawn,
-    Windows,
-    anchors_of,
-    check_boundary,
-)
+from reverie.index.windows import CrossWindows, Drawn, Windows
 
 __all__ = [
     "BOUNDARIES",

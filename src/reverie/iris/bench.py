@@ -17,8 +17,9 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-
 import torch
+from torch import Tensor
+
 from reverie import BadSetting, EpisodeUniform, Field, ReplayBuffer, StepSpec
 from reverie.iris.config import Config, Optimisation, Precision, presets
 from reverie.iris.learning import (
@@ -31,7 +32,6 @@ from reverie.iris.learning import (
 )
 from reverie.iris.models import Agent, Imagine, draw, usable_device
 from reverie.torch import DeviceMirror
-from torch import Tensor
 
 ACTIONS = 4
 STORED_STEPS = 1_000

@@ -6,96 +6,66 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from reverie.index import BOUNDARIES, Anchors, Bools, EpisodeIndex, Ints
 from reverie.samplers.base import Follows, Proposal, State, by_episode, serve, try_then_count
 from reverie.samplers.kept import kept, kept_array, kept_integer, unfit
-from reverie.samplers.sumtree import SumTree
+from reverie.samplers.sumtree import Floats, SumTree
 from reverie.values import MOST, MOST_ID
-
-Floats = npt.NDArray[np.float64]
 
 MOST_WEIGHT = 1e200  # the sum of as many as there can be is still a number
 
 
-class Undo:
-    """What places of arrays held before they were changed, since the last `mark`."""
-
-    __slots__ = ("_changes",)
-
-    def __init__(self) -> None:
-        self._changes: list[tuple[npt.NDArray[Any], Ints, npt.NDArray[Any]]] = []
-
-    def mark(self) -> None:
-        """Forget all."""
-        self._changes = []
-
-    def about_to_change(self, array: npt.NDArray[Any], places: Ints) -> None:
-        """Keep what these places hold."""
-        self._changes.append((array, places, array[places]))
-
-    def rewind(self) -> Ints:
-        """Put everything back; return the places, some of them several times."""
-        for array, places, values in reversed(self._changes):
-            array[places] = values
-        return np.concatenate([np.zeros(0, np.int64), *(places for _, places, _ in self._changes)])
-
-
 class StepWeights(Follows):
-    """A weight for every live step of one buffer, following adds and evictions draw by draw.
+    """A weight for every live step of one buffer, by slot.
 
     An anchor that can never be valid for the boundary and length in use, because its episode has ended too
-    soon after it, loses its place in the tree when it is drawn in vain, once. So the share of draws in vain
-    stays small, however high such a step's weight is.
+    soon after it, is barred when it is drawn in vain, once. So the share of draws in vain stays small, however
+    high such a step's weight is.
+
+    Attributes:
+        tree: the weights; it exists from the first draw on.
     """
 
-    __slots__ = (
-        "_barred",
-        "_index",
-        "_kind",
-        "_low",
-        "_marked",
-        "_seen",
-        "_undo",
-        "barred",
-        "tree",
-        "weights",
-    )
+    __slots__ = ("_index", "_kind", "_low", "_marked", "_seen", "tree")
+
+    tree: SumTree
+    _kind: tuple[str, int] | None
 
     def __init__(self) -> None:
         self._index: EpisodeIndex | None = None
-        self._undo = Undo()
         self._marked: tuple[Any, ...] | None = None
+
+    @property
+    def barred(self) -> int:
+        """How many steps are barred."""
+        return self.tree.barred
 
     def mark(self) -> None:
         """Take note of all there is, for `rewind`."""
-        self._undo.mark()
-        self._marked = (
-            None
-            if self._index is None
-            else (self._index, self._seen.copy(), self._low.copy(), self._kind, self.barred)
-        )
+        if self._index is None:
+            self._marked = None
+        else:
+            self.tree.mark()
+            self._marked = self._index, self._seen.copy(), self._low.copy(), self._kind
 
     def rewind(self) -> None:
         """Go back to the last `mark`."""
         if self._marked is None:
             self._index = None
             return
-        self._index, seen, low, self._kind, self.barred = self._marked
+        self._index, seen, low, self._kind = self._marked
         self._seen[:], self._low[:] = seen, low
-        places = self._undo.rewind()
-        self.tree.set(places, np.where(self._barred[places], 0.0, self.weights[places]))
+        self.tree.rewind()
 
     def _bind(self, index: EpisodeIndex) -> None:
         self._index = index
         self.tree = SumTree(index.streams * index.capacity)
-        self.weights = np.zeros(self.tree.size)  # slot -> weight, barred or not
-        self._barred = np.zeros(self.tree.size, np.bool_)
-        self.barred = 0  # how many slots are
         self._seen = np.zeros(index.streams, np.int64)  # head of each stream at the last call
         self._low = np.zeros(index.streams, np.int64)  # tail of each stream at the last call
         self._kind = None  # boundary and length that steps are barred for
+
+    # --- following the buffer --------------------------------------------------------------------------
 
     def follow(self, index: EpisodeIndex, fresh: float) -> Ints:
         """Give steps added since the last call the weight `fresh`; return their slots.
@@ -109,7 +79,7 @@ class StepWeights(Follows):
         self._forget_early(index)
         slots = self._new_slots(index)
         if len(slots):
-            self.set(slots, fresh)
+            self.tree.set(slots, fresh)
         return slots
 
     def _forget_early(self, index: EpisodeIndex) -> None:
@@ -122,20 +92,8 @@ class StepWeights(Follows):
             tail = index.tail.item(stream)
             low = max(self._low.item(stream), index.head.item(stream) - index.capacity)
             if tail > low:
-                self.set(stream * index.capacity + np.arange(low, tail) % index.capacity, 0.0)
+                self.tree.set(stream * index.capacity + np.arange(low, tail) % index.capacity, 0.0)
         self._low[:] = index.tail
-
-    def aim(self, anchors: Anchors) -> None:
-        """Be ready to draw these anchors: others than before may be barred now."""
-        kind = (anchors.boundary, anchors.length)
-        if self._kind != kind:
-            if self.barred:
-                back = np.flatnonzero(self._barred)
-                self._undo.about_to_change(self._barred, back)
-                self._barred[back] = False
-                self.barred = 0
-                self.tree.set(back, self.weights[back])
-            self._kind = kind
 
     def _new_slots(self, index: EpisodeIndex) -> Ints:
         capacity = index.capacity
@@ -156,91 +114,74 @@ class StepWeights(Follows):
         within = np.arange(len(stream)) - np.repeat(np.cumsum(counts) - counts, counts)
         return stream * capacity + (np.repeat(low, counts) + within) % capacity
 
-    def set(self, slots: Ints, weights: npt.ArrayLike) -> None:
-        """Set the weights at `slots`; those barred come back, and leave again when next drawn in vain."""
-        self._undo.about_to_change(self.weights, slots)
-        self.weights[slots] = weights
-        if self.barred:
-            back = self._barred.take(slots)
-            if back.any():
-                released = np.unique(slots[back])
-                self._undo.about_to_change(self._barred, released)
-                self._barred[released] = False
-                self.barred -= len(released)
-        self.tree.set(slots, weights)
+    # --- draws -----------------------------------------------------------------------------------------
 
-    def propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
+        """Return `count` valid anchors with probability in proportion to their weights."""
+        kind = (anchors.boundary, anchors.length)
+        if self._kind != kind:  # other steps than before may have to be barred
+            self.tree.release()
+            self._kind = kind
+        index = anchors.index
+        return try_then_count(
+            count,
+            lambda wanted: self._propose(anchors, rng, wanted),
+            lambda missing: by_episode(
+                anchors,
+                rng,
+                missing,
+                lambda episodes, first, stop: self._interval_weights(index, episodes, first, stop),
+                lambda episodes, first, stop: self._pick(index, rng, episodes, first, stop),
+            ),
+        )
+
+    def _propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:
         """Return `count` steps with probability in proportion to their weights among those not barred."""
         index = anchors.index
         if self.tree.total <= 0.0:
             raise anchors.not_enough()
         slots = self.tree.find(rng.random(count) * self.tree.total)
-        if index.streams == 1:
-            oldest = index.tail.item(0)
-            ids = oldest + (slots - oldest) % index.capacity
-            live = ids < index.head.item(0)
-        else:
-            stream = slots // index.capacity
-            tails = index.tail[stream]
-            ids = tails + (slots - tails) % index.capacity
-            live = ids < index.head[stream]
-        rows = index.episode_of_slot.take(slots).astype(np.int64)
-        good = anchors.accept(rows, ids) & live
+        ids, live = _steps_in(index, slots)
+        episodes = index.episode_of_slot.take(slots).astype(np.int64)
+        good = anchors.accept(episodes, ids) & live
         if np.count_nonzero(good) < count:
             if not live.all():  # an interrupted add evicted a step, or the buffer's content was replaced
-                self.set(np.unique(slots[~live]), 0.0)
-            hopeless = live & ~good & (index.ended[rows] != 0) & (anchors.boundary != "cross")
+                self.tree.set(np.unique(slots[~live]), 0.0)
+            hopeless = live & ~good & (index.ended[episodes] != 0) & (anchors.boundary != "cross")
             if hopeless.any():
-                barred = np.unique(slots[hopeless])
-                self._undo.about_to_change(self._barred, barred)
-                self._barred[barred] = True
-                self.barred += len(barred)
-                self.tree.set(barred, 0.0)
-        return rows, ids, good
+                self.tree.bar(np.unique(slots[hopeless]))
+        return episodes, ids, good
 
-    def interval_weights(self, index: EpisodeIndex, rows: Ints, first: Ints, stop: Ints) -> Floats:
+    def _interval_weights(self, index: EpisodeIndex, episodes: Ints, first: Ints, stop: Ints) -> Floats:
         """Return the summed weight of `first <= id < stop` for each episode."""
-        return np.array([self._of(index, *one).sum() for one in zip(rows, first, stop, strict=True)])
+        return np.array([self._of(index, *one).sum() for one in zip(episodes, first, stop, strict=True)])
 
-    def pick(
-        self, index: EpisodeIndex, rng: np.random.Generator, rows: Ints, first: Ints, stop: Ints
+    def _pick(
+        self, index: EpisodeIndex, rng: np.random.Generator, episodes: Ints, first: Ints, stop: Ints
     ) -> Ints:
         """Return an id from each interval, by weight."""
-        ids = np.empty(len(rows), np.int64)
-        for row in np.unique(rows).tolist():
-            here = np.flatnonzero(rows == row)
+        ids = np.empty(len(episodes), np.int64)
+        for episode in np.unique(episodes).tolist():
+            here = np.flatnonzero(episodes == episode)
             low, high = first.item(here[0]), stop.item(here[0])
-            ends = np.cumsum(self._of(index, row, low, high))
+            ends = np.cumsum(self._of(index, episode, low, high))
             within = np.searchsorted(ends, rng.random(len(here)) * ends[-1], side="right")
             ids[here] = low + np.minimum(within, len(ends) - 1)
         return ids
 
-    def _of(self, index: EpisodeIndex, row: int, first: int, stop: int) -> Floats:
-        slots: Ints = index.stream.item(row) * index.capacity + np.arange(first, stop) % index.capacity
-        return self.weights[slots]
+    def _of(self, index: EpisodeIndex, episode: int, first: int, stop: int) -> Floats:
+        slots: Ints = index.stream.item(episode) * index.capacity + np.arange(first, stop) % index.capacity
+        return self.tree.weights_at(slots)
 
-    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
-        """Return `count` valid anchors with probability in proportion to their weights."""
-        index = anchors.index
-        return try_then_count(
-            count,
-            lambda wanted: self.propose(anchors, rng, wanted),
-            lambda missing: by_episode(
-                anchors,
-                rng,
-                missing,
-                lambda rows, first, stop: self.interval_weights(index, rows, first, stop),
-                lambda rows, first, stop: self.pick(index, rng, rows, first, stop),
-            ),
-        )
+    # --- what is remembered ----------------------------------------------------------------------------
 
     def save(self) -> State:
         """Return the weights, which are barred, and for what; nothing before the first draw."""
         if self._index is None:
             return {}
         return {
-            "weights": self.weights.copy(),
-            "barred": self._barred.copy(),
+            "weights": self.tree.weights,
+            "barred": self.tree.are_barred(),
             "seen": self._seen.copy(),
             "kind": list(self._kind) if self._kind else None,
         }
@@ -253,10 +194,21 @@ class StepWeights(Follows):
         """
         weights, barred, seen, kind = checked_step_weights(state, index.streams, index.capacity)
         self._bind(index)
-        self.weights[:], self._barred[:], self._seen[:] = weights, barred, seen
-        self.barred = int(np.count_nonzero(self._barred))
-        self._kind = kind
-        self.tree.set(np.arange(self.tree.size), np.where(self._barred, 0.0, self.weights))
+        self._seen[:], self._kind = seen, kind
+        self.tree.set(np.arange(self.tree.size), weights)
+        self.tree.bar(np.flatnonzero(barred))
+
+
+def _steps_in(index: EpisodeIndex, slots: Ints) -> tuple[Ints, Bools]:
+    """Return the id of the step in each slot, and whether it is live."""
+    if index.streams == 1:
+        oldest = index.tail.item(0)
+        ids = oldest + (slots - oldest) % index.capacity
+        return ids, ids < index.head.item(0)
+    stream = slots // index.capacity
+    tails = index.tail[stream]
+    ids = tails + (slots - tails) % index.capacity
+    return ids, ids < index.head[stream]
 
 
 def checked_step_weights(
@@ -285,6 +237,94 @@ def checked_step_weights(
     )
 
 
+class EpisodeWeights(Follows):
+    """A weight for every live episode of one buffer, by its number in the table.
+
+    Episodes that were dropped keep their weight until they are drawn.
+
+    Attributes:
+        tree: the weights; it exists from the first draw on.
+    """
+
+    __slots__ = ("_begun", "_index", "_marked", "tree")
+
+    tree: SumTree
+
+    def __init__(self) -> None:
+        self._index: EpisodeIndex | None = None
+        self._marked: tuple[Any, ...] | None = None
+
+    def mark(self) -> None:
+        """Take note of all there is, for `rewind`."""
+        if self._index is None:
+            self._marked = None
+        else:
+            self.tree.mark()
+            self._marked = self._index, self.tree, self._begun.copy()
+
+    def rewind(self) -> None:
+        """Go back to the last `mark`."""
+        if self._marked is None:
+            self._index = None
+            return
+        self._index, self.tree, begun = self._marked  # another tree, if the table has grown
+        self._begun[:] = begun
+        self.tree.rewind()
+
+    def follow(self, index: EpisodeIndex) -> Ints:
+        """Give episodes that began since the last call the weight 1; return them.
+
+        Raises:
+            BadSetting: the sampler already serves another buffer.
+        """
+        if self._index is None:
+            self._index = index
+            self._begun = np.zeros(index.streams, np.int64)
+            self.tree = SumTree(len(index.start))
+        serve(self._index, index)
+        if len(index.start) > self.tree.size:
+            weights = self.tree.weights
+            self.tree = SumTree(len(index.start))
+            self.tree.set(np.arange(len(weights)), weights)
+        fresh = np.array(
+            [
+                index.episode_of(stream, ordinal)
+                for stream in np.flatnonzero(index.begun != self._begun).tolist()
+                for ordinal in range(max(self._begun[stream], index.dropped[stream]), index.begun[stream])
+            ],
+            np.int64,
+        )
+        self._begun[:] = index.begun
+        if len(fresh):
+            self.tree.set(fresh, 1.0)
+        return fresh
+
+    def propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Bools]:
+        """Return episodes by weight, and which of them are live; the others lose their weight."""
+        if self.tree.total <= 0.0:
+            raise anchors.not_enough()
+        episodes = self.tree.find(rng.random(count) * self.tree.total)
+        live = anchors.index.is_live(episodes)
+        if not live.all():
+            self.tree.set(episodes[~live], 0.0)
+        return episodes, live
+
+    def save(self) -> State:
+        """Return the weights by episode, and how many episodes had begun."""
+        return {} if self._index is None else {"weights": self.tree.weights, "begun": self._begun.copy()}
+
+    def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
+        """Take back what `save` returned.
+
+        Raises:
+            BadSetting: it is no such state.
+        """
+        weights, self._begun = checked_episode_weights(state, index.streams, len(index.start))
+        self._index = index
+        self.tree = SumTree(len(weights))
+        self.tree.set(np.arange(len(weights)), weights)
+
+
 def checked_episode_weights(state: Any, streams: int, rows: int) -> tuple[Floats, Ints]:
     """Return the weights and the episodes seen that `EpisodeWeights` saved.
 
@@ -301,93 +341,3 @@ def checked_episode_weights(state: Any, streams: int, rows: int) -> tuple[Floats
     if not 0 < len(weights) <= rows:
         raise unfit("weights", f"at most {rows}", f"{len(weights)}")
     return weights, kept_array("begun", state["begun"], np.int64, (streams,), 0, MOST_ID)
-
-
-class EpisodeWeights(Follows):
-    """A weight for every live episode of one buffer, by row; rows that were given up are found when drawn."""
-
-    __slots__ = ("_begun", "_index", "_marked", "_undo", "tree", "weights")
-
-    tree: SumTree
-
-    def __init__(self) -> None:
-        self._index: EpisodeIndex | None = None
-        self._undo = Undo()
-        self._marked: tuple[Any, ...] | None = None
-
-    def mark(self) -> None:
-        """Take note of all there is, for `rewind`."""
-        self._undo.mark()
-        self._marked = None if self._index is None else (self._index, self._begun.copy(), self.weights)
-
-    def rewind(self) -> None:
-        """Go back to the last `mark`."""
-        if self._marked is None:
-            self._index = None
-            return
-        self._index, begun, self.weights = self._marked
-        self._begun[:] = begun
-        places = self._undo.rewind()
-        if self.tree.size == len(self.weights):
-            self.tree.set(places, self.weights[places])
-        else:  # it had grown
-            self.tree = SumTree(len(self.weights))
-            self.tree.set(np.arange(len(self.weights)), self.weights)
-
-    def sync(self, index: EpisodeIndex) -> Ints:
-        """Give episodes that began since the last call the weight 1; return their rows."""
-        if self._index is None:
-            self._index = index
-            self._begun = np.zeros(index.streams, np.int64)
-            self.weights = np.zeros(len(index.start))
-            self.tree = SumTree(len(index.start))
-        serve(self._index, index)
-        if len(index.start) > len(self.weights):
-            grown = len(index.start) - len(self.weights)
-            self.weights = np.concatenate([self.weights, np.zeros(grown)])
-            self.tree = SumTree(len(self.weights))
-            self.tree.set(np.arange(len(self.weights)), self.weights)
-        fresh = [
-            index.episode_of(stream, ordinal)
-            for stream in np.flatnonzero(index.begun != self._begun).tolist()
-            for ordinal in range(max(self._begun[stream], index.dropped[stream]), index.begun[stream])
-        ]
-        self._begun[:] = index.begun
-        rows = np.array(fresh, np.int64)
-        if fresh:
-            self.set(rows, np.ones(len(rows)))
-        return rows
-
-    def set(self, rows: Ints, weights: npt.ArrayLike) -> None:
-        """Set the weights of these episodes."""
-        self._undo.about_to_change(self.weights, rows)
-        self.weights[rows] = weights
-        self.tree.set(rows, weights)
-
-    def propose(
-        self, anchors: Anchors, rng: np.random.Generator, count: int
-    ) -> tuple[Ints, npt.NDArray[np.bool_]]:
-        """Return rows by weight, and which of them are live; the others lose their weight."""
-        if self.tree.total <= 0.0:
-            raise anchors.not_enough()
-        index = anchors.index
-        rows = self.tree.find(rng.random(count) * self.tree.total)
-        live = index.is_live(rows)
-        if not live.all():
-            self.set(rows[~live], np.zeros(int((~live).sum())))
-        return rows, live
-
-    def save(self) -> State:
-        """Return the weights by row, and how many episodes had begun."""
-        return {} if self._index is None else {"weights": self.weights.copy(), "begun": self._begun.copy()}
-
-    def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
-        """Take back what `save` returned.
-
-        Raises:
-            BadSetting: it is no such state.
-        """
-        self.weights, self._begun = checked_episode_weights(state, index.streams, len(index.start))
-        self._index = index
-        self.tree = SumTree(len(self.weights))
-        self.tree.set(np.arange(len(self.weights)), self.weights)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-
 import torch
+
 from reverie.errors import SpecMismatch
 from reverie.index import Ints
 from reverie.torch.tensors import in_words, word_of

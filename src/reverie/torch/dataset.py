@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-import torch
 from reverie import buffer as buffers
 from reverie.batch import Batch, RowBatch, SequenceBatch, contents
 from reverie.buffer import ReplayBuffer

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+
 from reverie.batch import Batch, without_fields
 from reverie.buffer import ReplayBuffer
 from reverie.engine import Layout, build

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 import torch
+
 from reverie.batch import Batch, without_fields
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 import torch
+
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.engine import Layout

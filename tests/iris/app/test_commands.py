@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-import torch
 from reverie.cli.main import main
 from reverie.iris.app import commands
 from reverie.iris.config import Config, TokenizerConfig, config_from_json, presets

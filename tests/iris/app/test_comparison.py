@@ -6,10 +6,10 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import reverie as rv
-import torch
 from reverie.iris.app.comparison import DREAM, FIRST, LAST, SIGHTS, TOKENS, Sight, compare, tables_of
 from reverie.iris.app.demo import Bars
 from reverie.iris.models.agent import Agent

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
 import reverie as rv
-import torch
 from reverie.iris.app.dreams import ACTED, DIFFERENCE, IMAGINED, REAL, RECONSTRUCTED, dream, visibly_wrong
 from reverie.iris.models.agent import Agent
 from reverie.iris.models.imagination import Imagination, Imagined

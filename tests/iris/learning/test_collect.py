@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import reverie
-import torch
 from reverie import BadSetting, Field, ReplayBuffer, Shuffled, StepSpec
 from reverie.iris.config import ActorCriticLoss
 from reverie.iris.learning.collect import Collector, Played, evaluate

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import torch
+
 from reverie import BadSetting, EpisodeUniform, FileError, Mixture
 from reverie.iris.config import (
     Collection,

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-
 import torch
+
 from reverie import Field, NotEnoughData, ReplayBuffer, StepSpec
 from reverie.iris.config import Config, Optimisation, TokenizerLoss
 from reverie.iris.learning.train import History, new_optimiser, train_tokenizer, train_world_model

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 import torch
+from torch import Tensor
+
 from reverie import BadSetting
 from reverie.iris.config import ActorCriticConfig, ActorCriticLoss, presets
 from reverie.iris.models.actor_critic import ActorCritic, Judged, Memory, actor_critic_losses, lambda_returns
-from torch import Tensor
 
 FRAME = (3, 16, 16)
 SMALL = ActorCriticConfig(channels=(4, 8), strides=(4, 2), width=16)

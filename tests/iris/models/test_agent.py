@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 import torch
+from torch import Tensor, nn
+
 from reverie import BadSetting, Field, ReplayBuffer, StepSpec
 from reverie.iris.config import ActorCriticLoss, Config, Optimisation, presets
 from reverie.iris.learning.train import History, train_actor_critic
 from reverie.iris.models.agent import Agent, Imagine
 from reverie.iris.models.transformer import Cache
-from torch import Tensor, nn
 
 PAPER = presets["paper"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-
 import torch
+from torch import Tensor
+
 from reverie import BadSetting
 from reverie.iris.models.imagination import Imagination
 from reverie.iris.models.tokenizer import Tokenizer
 from reverie.iris.models.world_model import WorldModel
-from torch import Tensor
 
 
 def roughen(*models: torch.nn.Module) -> None:

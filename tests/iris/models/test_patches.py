@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 
 import reverie as rv
-import torch
 from reverie import BadSetting
 from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
 from reverie.iris.learning.train import train_tokenizer

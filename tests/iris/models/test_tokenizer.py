@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 import torch
+from torch import nn
+
 from reverie import BadSetting
 from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss, presets
 from reverie.iris.learning.train import new_optimiser
 from reverie.iris.models.tokenizer import Tokenizer, tokenizer_losses
-from torch import nn
 
 
 def count(module: nn.Module) -> int:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import reverie as rv
-import torch
 from reverie.iris.config import Config, Optimisation
 from reverie.iris.learning.run import Run
 from reverie.iris.learning.train import TOKENS, mirror_tokens, to_frames, train_world_model

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-
 import torch
+from torch import Tensor
+
 from reverie import BadSetting
 from reverie.iris.config import Optimisation, WorldModelConfig, presets
 from reverie.iris.learning.train import new_optimiser
 from reverie.iris.models.world_model import Predictions, WorldModel
-from torch import Tensor
 
 Window = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

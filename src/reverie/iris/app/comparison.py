@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
 import torch
+
 from reverie import ReplayBuffer
 from reverie.iris.app.dreams import BEFORE, VISIBLE, to_bytes, visibly_wrong
 from reverie.iris.learning import to_frames

@@ -10,11 +10,11 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Display
 
-import torch
 from reverie import ReplayBuffer, StepSpec
 from reverie.gymnasium import atari, record
 from reverie.iris.app.comparison import SIGHTS, Comparison, compare, tables_of

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
 import torch
+
 from reverie import ReplayBuffer
 from reverie.iris.learning import to_frames
 from reverie.iris.models import ActorCritic, Imagination, Tokenizer, WorldModel, draw

@@ -16,10 +16,10 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-import torch
 from reverie import BadSetting
 from reverie.iris.app.monitor import METRICS, dream_of, scale_of, train
 from reverie.iris.app.pictures import draw_animation, draw_returns

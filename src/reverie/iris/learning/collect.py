@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 import torch
+
 from reverie import BadSetting, ReplayBuffer
 from reverie.iris.learning.games import Game, Lane, check_game
 from reverie.iris.learning.train import to_frames

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from reverie import BadSetting, FileError
 from reverie.errors import FileMissing, printable
 from reverie.iris.config import config_from_json

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+
 from reverie import EpisodeUniform, Mixture, Recent, ReplayBuffer, Sampler, Uniform
 from reverie.iris.config import Optimisation, Sampling
 from reverie.iris.learning.train import (

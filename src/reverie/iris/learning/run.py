@@ -17,8 +17,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import reverie
 import torch
+
+import reverie
 from reverie import BadSetting, Field, ReplayBuffer, StepSpec
 from reverie.iris.config import Config, config_from_json, config_to_json, prolonged
 from reverie.iris.learning.collect import Collector, Played, evaluate

@@ -12,8 +12,9 @@ from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
-
 import torch
+from torch import Tensor, nn
+
 from reverie import Recent, ReplayBuffer, Sampler, SequenceBatch
 from reverie.iris.config import Optimisation, TokenizerLoss
 from reverie.iris.models import (
@@ -29,7 +30,6 @@ from reverie.iris.models import (
     tokenizer_losses,
 )
 from reverie.torch import DeviceMirror
-from torch import Tensor, nn
 
 TOKENS = "tokens"
 PERPLEXITY_FRAMES = 512

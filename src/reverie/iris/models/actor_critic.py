@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+
 from reverie import BadSetting
 from reverie.iris.config import ActorCriticConfig, ActorCriticLoss
 from reverie.iris.models.device import in_precision
-from torch import Tensor, nn
 
 TINY_ADVANTAGE = 1e-3  # keeps advantages that are all alike from being blown up to one
 

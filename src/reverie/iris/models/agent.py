@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+
 from reverie import BadSetting
 from reverie.iris.config import Config
 from reverie.iris.models.actor_critic import ActorCritic, Judged, Memory
@@ -12,7 +14,6 @@ from reverie.iris.models.device import in_precision
 from reverie.iris.models.imagination import Imagination, draw
 from reverie.iris.models.tokenizer import Tokenizer
 from reverie.iris.models.world_model import WorldModel
-from torch import Tensor, nn
 
 WARM_UPS = 2  # calls before a capture, in which libraries allocate what they keep
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from reverie.iris.config import NORM_GROUPS, TokenizerConfig
 from reverie.iris.models.patches import Fold, Unfold
-from torch import Tensor, nn
 
 
 class _Kit(NamedTuple):

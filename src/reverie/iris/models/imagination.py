@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
+
 from reverie import BadSetting
 from reverie.iris.models.tokenizer import Tokenizer
 from reverie.iris.models.transformer import Cache
 from reverie.iris.models.world_model import WorldModel
-from torch import Tensor
 
 
 class Imagined(NamedTuple):

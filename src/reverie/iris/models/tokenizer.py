@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch.nn.functional as F
-
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from reverie import BadSetting
 from reverie.iris.config import TokenizerConfig, TokenizerLoss
 from reverie.iris.models.autoencoder import build_decoder, build_encoder
 from reverie.iris.models.device import in_precision
 from reverie.iris.models.patches import cut, distinct, side_by_side
-from torch import Tensor, nn
 
 DARKEST = 1e-3  # black and white of a background are this and one less this, whose logits are finite
 # Of a background's logits. A smaller correction changes at most 13 of 255, too little to see; without this limit such

@@ -9,14 +9,14 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-import torch.nn.functional as F
-
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from reverie import BadSetting
 from reverie.iris.config import WorldModelConfig
 from reverie.iris.models.device import in_precision
 from reverie.iris.models.transformer import Cache, Transformer
-from torch import Tensor, nn
 
 IGNORED = -100  # the label that cross entropy leaves out
 REWARD_CLASSES = 3  # the sign of the reward, plus one

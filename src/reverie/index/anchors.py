@@ -1,0 +1,88 @@
+"""The anchors that a sampler may draw now."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reverie.errors import BadSetting, NotEnoughData, NoWeight
+from reverie.index.boundaries import BOUNDARIES, check_boundary
+from reverie.index.episodes import EpisodeIndex
+from reverie.index.runs import Bools, Ints
+from reverie.index.windows import CrossWindows, Drawn, Windows
+
+
+class Anchors:
+    """The valid anchors of one boundary rule and length, as a sampler sees them: ids, never bytes.
+
+    Attributes:
+        index: the integers of the buffer.
+        boundary: the rule's name; length: steps (or rows) of a window, without context.
+    """
+
+    __slots__ = ("_rule", "boundary", "index", "length")
+
+    def __init__(self, index: EpisodeIndex, boundary: str, length: int) -> None:
+        self.index = index
+        self.boundary = boundary
+        self.length = length
+        self._rule = BOUNDARIES[boundary]
+
+    def count(self) -> int:
+        """Return how many there are."""
+        return self._rule.count(self.index, self.length)
+
+    def require(self) -> int:
+        """Return how many there are; raise NotEnoughData when there is none."""
+        count = self.count()
+        if count == 0:
+            raise self.not_enough()
+        return count
+
+    def not_enough(self) -> NotEnoughData:
+        """Return the error for a sampler that found nothing: there is no anchor, or none that has any weight."""
+        index, count = self.index, self.count()
+        if count:
+            return NoWeight(
+                f"wanted a window of {self.length} steps with boundary={self.boundary!r} and a weight above 0, "
+                f"got {count} windows whose weights are all 0; give them priorities above 0 "
+                f"(Prioritized(epsilon=1e-6) does), let the sampler reach further back, or draw with Uniform()"
+            )
+        return NotEnoughData(
+            f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got {index.live_steps()} "
+            f"live steps whose longest episode has {index.longest()} with a known successor; "
+            f"add more steps, or ask for a shorter length"
+        )
+
+    def at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
+        """Return (episode, id) for ranks in `0 <= rank < count()`; the order is arbitrary."""
+        return self._rule.at_rank(self.index, self.length, rank)
+
+    def bounds(self, episodes: Ints) -> tuple[Ints, Ints]:
+        """Return (first, stop) ids of the anchors in each episode; none where stop <= first."""
+        return self._rule.bounds(self.index, episodes, self.length)
+
+    def accept(self, episodes: Ints, ids: Ints) -> Bools:
+        """Return which of these live steps are valid anchors."""
+        return self._rule.accept(self.index, episodes, ids, self.length)
+
+    def windows(self, drawn: Drawn, burn_in: int, rng: np.random.Generator) -> Windows | CrossWindows:
+        """Return the window of each anchor; `rng` is for rules that place the anchor at random."""
+        return self._rule.windows(self.index, drawn, self.length, burn_in, rng)
+
+
+def anchors_of(index: EpisodeIndex, boundary: object, length: int) -> Anchors:
+    """Return the anchors for a boundary rule by name and a length, of a buffer that holds something.
+
+    Raises:
+        BadSetting: no such rule, or a length that can never fit.
+        NotEnoughData: nothing is live.
+    """
+    anchors = Anchors(index, check_boundary(boundary), length)
+    if boundary == "inside" and length > index.capacity:
+        raise BadSetting(
+            f"length: wanted at most the {index.capacity} steps that a stream keeps, got {length}; "
+            f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
+        )
+    if index.is_empty():
+        raise anchors.not_enough()
+    return anchors

@@ -1,0 +1,86 @@
+"""A sampler that draws newer steps more often."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.checks import number, positive
+from reverie.errors import BadSetting
+from reverie.index import NEVER, Anchors, Drawn, Ints
+from reverie.samplers.base import Proposal, Sampler, by_episode, try_then_count
+
+
+class Recent(Sampler):
+    """Newer steps more often.
+
+    Args:
+        newest: anchors among the newest `newest` steps of the buffer alike, `newest // streams` of each
+            stream; the others never.
+        half_life: probability halves with every `half_life` steps of age in the anchor's stream.
+
+    Raises:
+        BadSetting: neither or both are given, or one is not positive.
+    """
+
+    def __init__(self, newest: int | None = None, *, half_life: float | None = None) -> None:
+        if (newest is None) == (half_life is None):
+            raise BadSetting(
+                f"Recent: wanted newest or half_life, got {newest!r} and {half_life!r}; give one"
+            )
+        self.newest = None if newest is None else positive("newest", newest)
+        self.half_life = None if half_life is None else number("half_life", half_life, 1e-3, 1e18)
+
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
+        """Return `count` anchors."""
+        index = anchors.index
+        live = index.head - index.tail
+        if self.newest is not None:
+            live = np.minimum(live, max(self.newest // index.streams, 1))
+        ends = np.cumsum(self._mass(live))
+
+        def propose(wanted: int) -> Proposal:
+            stream = np.zeros(wanted, np.int64)
+            if index.streams > 1:
+                stream = np.searchsorted(ends, rng.random(wanted) * ends[-1], side="right")
+                stream = np.minimum(stream, index.streams - 1)
+            ids = index.head[stream] - 1 - self._age(rng.random(wanted), live[stream])
+            episodes = index.episodes_at(stream, ids)
+            return episodes, ids, anchors.accept(episodes, ids)
+
+        def clip(episodes: Ints, first: Ints) -> Ints:
+            return np.maximum(first, (index.head - live)[index.stream[episodes]])
+
+        def weigh(episodes: Ints, first: Ints, stop: Ints) -> npt.NDArray[np.float64]:
+            first = np.minimum(clip(episodes, first), stop)
+            newest_age = index.head[index.stream[episodes]] - stop
+            # Only ratios matter: told from the newest anchor there is, ages of many half-lives do not vanish.
+            return self._mass(stop - first) * self._decay(newest_age - newest_age.min(initial=NEVER))
+
+        def pick(episodes: Ints, first: Ints, stop: Ints) -> Ints:
+            return stop - 1 - self._age(rng.random(len(episodes)), stop - clip(episodes, first))
+
+        return Drawn(
+            *try_then_count(count, propose, lambda missing: by_episode(anchors, rng, missing, weigh, pick))
+        )
+
+    def _decay(self, age: Ints) -> npt.NDArray[np.float64]:
+        return np.ones(len(age)) if self.half_life is None else np.exp2(-age / self.half_life)
+
+    def _mass(self, steps: Ints) -> npt.NDArray[np.float64]:
+        """Return the summed weight of `steps` steps, the newest of which has weight 1."""
+        if self.half_life is None:
+            return steps.astype(np.float64)
+        rate = np.log(2) / self.half_life
+        mass: npt.NDArray[np.float64] = np.expm1(-steps * rate) / np.expm1(-rate)
+        return mass
+
+    def _age(self, u: npt.NDArray[np.float64], steps: Ints) -> Ints:
+        """Return ages in `0 <= age < steps` for uniform numbers `u`, by the inverse of the distribution."""
+        if self.half_life is None:
+            age = u * steps
+        else:
+            age = -np.log1p(u * np.expm1(-steps * (np.log(2) / self.half_life))) * (
+                self.half_life / np.log(2)
+            )
+        return np.minimum(age.astype(np.int64), steps - 1)
