@@ -87,22 +87,29 @@ def test_it_writes_its_numbers(config: Config, monkeypatch: pytest.MonkeyPatch, 
         measure(config, device=torch.device("cpu"), share=0.0, repeats=1, captured=False)
 
 
+ABSENT = ("gymnasium", "ale_py", "tyro", "rich", "PIL", "zstandard", "matplotlib", "tensorboard", "minatar")
+WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
+
+
+def without(code: str, *args: str) -> str:
+    """Return what a program prints where nothing but NumPy and PyTorch is installed."""
+    command = [sys.executable, "-W", "error", "-c", WITHOUT + code, *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.parametrize("module", ["reverie.iris.bench", "reverie.iris"])
 def test_it_needs_numpy_and_pytorch_alone(module: str) -> None:
     """Where nothing else is installed it can be imported."""
-    absent = (
-        "gymnasium",
-        "ale_py",
-        "tyro",
-        "rich",
-        "PIL",
-        "zstandard",
-        "matplotlib",
-        "tensorboard",
-        "minatar",
-    )
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {module}"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    assert without(f"import {module}; print({module}.__name__)") == f"{module}\n"
+
+
+def test_it_runs_as_a_module_with_numpy_and_pytorch_alone() -> None:
+    """`python -m reverie.iris.bench` measures where nothing else is installed."""
+    code = "import runpy; runpy.run_module('reverie.iris.bench', run_name='__main__')"
+    flags = ("--preset", "minatar", "--device", "cpu", "--share", "0.01", "--repeats", "1")
+    assert "ms an update" in without(code, *flags)
+    with pytest.raises(subprocess.CalledProcessError):  # what is absent cannot be imported
+        without("import rich")
 
 
 def test_a_preset_may_name_fewer_updates_than_it_measures(config: Config) -> None:

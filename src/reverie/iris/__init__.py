@@ -1,4 +1,8 @@
-"""The reference client: IRIS (Micheli, Alonso, Fleuret, ICLR 2023), whole, on reverie's replay."""
+"""The reference client: the whole of IRIS (Micheli, Alonso, Fleuret, ICLR 2023) on reverie's replay.
+
+Its rooms are `config`, `models`, `learning` and `app`; each imports those before it. `bench` measures how fast it
+trains. This door needs NumPy and PyTorch alone.
+"""
 
 from reverie.iris.config import (
     ActorCriticConfig,
