@@ -82,13 +82,13 @@ class IndexArrays:
         self.allocate(max(64, streams))
         self.free = list(range(len(self.start) - 1, -1, -1))
 
-    def allocate(self, episodes: int) -> None:
-        """Give every column of the table `episodes` entries. All are made before one is put in place."""
+    def allocate(self, size: int) -> None:
+        """Let the table have `size` entries. All columns are made before one is put in place."""
         grown = {}
         for name in COLUMNS:
             old = getattr(self, name, np.zeros(0, DTYPES.get(name, np.int64)))
-            if len(old) < episodes:
-                grown[name] = np.concatenate([old, np.zeros(episodes - len(old), old.dtype)])
+            if len(old) < size:
+                grown[name] = np.concatenate([old, np.zeros(size - len(old), old.dtype)])
         for name, column in grown.items():
             setattr(self, name, column)
         self._totals, self._settled, self._stops = self.total.data, self.settled.data, self.stop.data

@@ -243,9 +243,9 @@ class EpisodeIndex(IndexArrays):
             gone += 1
         self.dropped[stream] = first + gone
         self.front_episode[stream], self.front_stop[stream] = NO_EPISODE, NEVER
-        for place, episode in enumerate(episodes[gone:]):
+        for position, episode in enumerate(episodes[gone:]):
             ended, stop = self.ended.item(episode), self.stop.item(episode)
-            if place == 0:
+            if position == 0:
                 self.front_episode[stream], self.front_stop[stream] = episode, stop if ended else NEVER
             elif ended:
                 self.lengths.add(stop - self.start.item(episode), episode)

@@ -14,29 +14,31 @@ class LengthTable:
     sqrt(2 * capacity) distinct lengths: what is done per distinct length stays cheap at any size.
     """
 
-    __slots__ = ("_counts", "_rows", "_sorted", "_stale")
+    __slots__ = ("_counts", "_episodes", "_sorted", "_stale")
 
     def __init__(self) -> None:
-        self._rows: dict[int, set[int]] = {}  # length -> rows of the episodes of that length
+        self._episodes: dict[int, set[int]] = {}  # length -> episodes of that length
         self._sorted = np.zeros(0, np.int64)  # distinct lengths, ascending
         self._counts = np.zeros(0, np.int64)
         self._stale = False
 
-    def add(self, length: int, row: int) -> None:
-        self._rows.setdefault(length, set()).add(row)
+    def add(self, length: int, episode: int) -> None:
+        self._episodes.setdefault(length, set()).add(episode)
         self._stale = True
 
-    def remove(self, length: int, row: int) -> None:
-        rows = self._rows[length]
-        rows.remove(row)
-        if not rows:
-            del self._rows[length]
+    def remove(self, length: int, episode: int) -> None:
+        episodes = self._episodes[length]
+        episodes.remove(episode)
+        if not episodes:
+            del self._episodes[length]
         self._stale = True
 
     def _refresh(self) -> None:
         if self._stale:
-            self._sorted = np.array(sorted(self._rows), np.int64)
-            self._counts = np.array([len(self._rows[length]) for length in self._sorted.tolist()], np.int64)
+            self._sorted = np.array(sorted(self._episodes), np.int64)
+            self._counts = np.array(
+                [len(self._episodes[length]) for length in self._sorted.tolist()], np.int64
+            )
             self._stale = False
 
     def longest(self) -> int:
@@ -49,10 +51,10 @@ class LengthTable:
         return int((self._counts[first:] * (self._sorted[first:] - (length - 1))).sum())
 
     def window_at_rank(self, length: int, rank: Ints, order: Ints) -> tuple[Ints, Ints]:
-        """Return (row, offset into the episode) of the windows with these ranks.
+        """Return (episode, offset into the episode) of the windows with these ranks.
 
-        Episodes of one length stand in the sequence of `order[row]`, so that the same content gives the same
-        windows whatever rows it happens to occupy.
+        Episodes of one length stand in the sequence of `order[episode]`, so that the same content gives the same
+        windows whatever entries of the table its episodes have.
         """
         self._refresh()
         first = int(np.searchsorted(self._sorted, length))
@@ -61,9 +63,9 @@ class LengthTable:
         which = np.searchsorted(ends, rank, side="right")
         within = rank - (ends[which] - self._counts[first:][which] * fits[which])
         member, offset = np.divmod(within, fits[which])
-        rows = np.empty_like(rank)
+        episodes = np.empty_like(rank)
         for here in np.unique(which).tolist():
-            same = np.fromiter(self._rows[self._sorted.item(first + here)], np.int64)
+            same = np.fromiter(self._episodes[self._sorted.item(first + here)], np.int64)
             chosen = which == here
-            rows[chosen] = same[np.argsort(order[same])][member[chosen]]
-        return rows, offset
+            episodes[chosen] = same[np.argsort(order[same])][member[chosen]]
+        return episodes, offset

@@ -48,7 +48,7 @@ def table_rows(index: EpisodeIndex) -> TableRows:
 
 
 def most_episodes(streams: int, capacity: int) -> int:
-    """Return how many rows the episode table of an index may come to have: it doubles when all have a live episode."""
+    """Return how many entries the table of an index may come to have: it doubles when all of them are in use."""
     return max(64, 2 * streams * (capacity + 1))
 
 

@@ -39,22 +39,22 @@ class Runs:
         self.count = streams * self.each
 
     def of_id(self, stream: int, step: int) -> tuple[int, int]:
-        """Return (number of the run, row in it) of a step."""
-        run, row = divmod(step % self.capacity, RUN)
-        return stream * self.each + run, row
+        """Return (number of the run, position in it) of a step."""
+        run, position = divmod(step % self.capacity, RUN)
+        return stream * self.each + run, position
 
     def first_of(self, step: int) -> int:
         """Return the id of the first step of the run that a step is in."""
         return step - step % self.capacity % RUN
 
     def of_slots(self, slots: Ints) -> tuple[Ints, Ints]:
-        """Return (numbers of the runs, rows in them) of slots."""
+        """Return (numbers of the runs, positions in them) of slots."""
         stream, within = np.divmod(slots, self.capacity)
-        run, row = np.divmod(within, RUN)
-        return stream * self.each + run, row
+        run, position = np.divmod(within, RUN)
+        return stream * self.each + run, position
 
     def steps(self, number: int) -> int:
-        """Return how many rows a run has when it is full."""
+        """Return how many steps a run has when it is full."""
         return min(RUN, self.capacity - number % self.each * RUN)
 
     def steps_of(self, numbers: Ints) -> Ints:

@@ -39,7 +39,7 @@ class Windows:
 
 @dataclass(slots=True)
 class CrossWindows:
-    """The addresses of B windows of L rows: one row shows one observation, closing rows show an episode's last.
+    """The addresses of B windows of L rows. A row shows one observation; a closing row, an episode's last one.
 
     Attributes:
         burn_in: how many of the L rows are context, at the front.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,11 +84,10 @@ class StepWeights(Follows):
 
     def _forget_early(self, index: EpisodeIndex) -> None:
         """Take the weight from steps that were evicted before their slots are needed: a budget of bytes does that."""
-        for stream in (
-            range(index.streams)
-            if index.streams < 4
-            else np.flatnonzero(index.tail > np.maximum(index.head - index.capacity, self._low)).tolist()
-        ):
+        streams: Sequence[int] = range(index.streams)
+        if len(streams) > 3:  # else it is cheaper to look at each
+            streams = np.flatnonzero(index.tail > np.maximum(index.head - index.capacity, self._low)).tolist()
+        for stream in streams:
             tail = index.tail.item(stream)
             low = max(self._low.item(stream), index.head.item(stream) - index.capacity)
             if tail > low:
@@ -325,19 +324,19 @@ class EpisodeWeights(Follows):
         self.tree.set(np.arange(len(weights)), weights)
 
 
-def checked_episode_weights(state: Any, streams: int, rows: int) -> tuple[Floats, Ints]:
+def checked_episode_weights(state: Any, streams: int, most: int) -> tuple[Floats, Ints]:
     """Return the weights and the episodes seen that `EpisodeWeights` saved.
 
     Args:
         state: what was saved.
         streams: of the buffer.
-        rows: of its table of episodes; the weights are at most as many.
+        most: entries of its table of episodes; the weights are at most as many.
 
     Raises:
         BadSetting: it is no such state.
     """
     state = kept(state, "weights", "begun")
     weights = kept_array("weights", state["weights"], np.float64, (None,), 0.0, MOST_WEIGHT)
-    if not 0 < len(weights) <= rows:
-        raise unfit("weights", f"at most {rows}", f"{len(weights)}")
+    if not 0 < len(weights) <= most:
+        raise unfit("weights", f"at most {most}", f"{len(weights)}")
     return weights, kept_array("begun", state["begun"], np.int64, (streams,), 0, MOST_ID)
