@@ -146,7 +146,7 @@ class Trial:
             "-n",
             "0",
             "-m",
-            "not slow and not long",
+            "not slow",
             *map(str, files),
         ]
         paths = {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
