@@ -141,6 +141,9 @@ class Connection:
         connected(self._inode)
         self._count = weakref.finalize(self, disconnected, self._inode, os.getpid())
         self._count.atexit = False
+        # sqlite3's connections refer to themselves: one that an interrupt kept from being closed would wait for the
+        # garbage collector, and hold its moment of the file until then.
+        weakref.finalize(self, self._connection.close).atexit = False
         try:
             limit_row(self._connection, self._row_bytes)
             self.do("PRAGMA cell_size_check = ON")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 import reverie as rv
 from reverie.feeds.feed import Feed
+from reverie.file import ReplayFile
 
 SPEC = rv.StepSpec(rv.Field((40,), "float64"), rv.Field((), "int64"))
 RESIDENCIES = ["ram", "packed", "disk"]
@@ -173,3 +175,19 @@ def test_a_close_under_those_who_work_ends_them(residency, turns, tmp_path):
     with rv.open(path, mode="r") as reader:
         assert reader.engine.index.head.item(0) == last
     assert not [name for name in os.listdir(tmp_path) if "saving" in name]
+
+
+def test_a_reader_that_nobody_closed_holds_no_writer_up(tmp_path):
+    """When the last name of it is gone, so is its moment of the file: the garbage collector need not come."""
+    spec = rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"))
+    buffer = rv.ReplayBuffer(spec, 100, path=tmp_path / "a.replay", seed=0)
+    buffer.add(obs=0, action=0, reward=0.0, terminated=False, truncated=False)
+    gc.disable()
+    try:
+        reader = ReplayFile.open(tmp_path / "a.replay", "r")
+        reader.db.begin()  # in the middle of reading
+        del reader
+        buffer.flush()
+    finally:
+        gc.enable()
+    buffer.close()
