@@ -81,7 +81,8 @@ class Fresh(Sampler):
             if len(found) == count:
                 self._turn = (stream + 1) % anchors.index.streams
                 break
-        episodes, ids = np.array(found, np.int64).reshape(-1, 2).T
+        episodes = np.array([episode for episode, _ in found], np.int64)
+        ids = np.array([step for _, step in found], np.int64)
         return Drawn(episodes, ids, None, np.zeros_like(ids) if anchors.boundary == "pad_both" else None)
 
     def update(self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Any) -> None:

@@ -74,8 +74,10 @@ class SumTree:
     def set(self, places: Ints, weights: npt.ArrayLike) -> None:
         """Set the weights at `places`, none of which is barred then; of a place named twice the last one counts."""
         self._undo.about_to_change(self._leaves, places)
-        if self.barred and (released := self._leaves.take(places) < 0).any():
-            self.barred -= len(np.unique(places[released]))
+        if self.barred:
+            released = self._leaves.take(places) < 0
+            if np.count_nonzero(released):
+                self.barred -= len(np.unique(places[released]))
         self._leaves[places] = weights
         self._add_up(places)
 
@@ -146,7 +148,7 @@ class SumTree:
     def _step_back(self, places: Ints) -> Ints:
         """Where rounding pushed a target past the last child with any weight, step back to it."""
         missed = self._leaves.take(places) <= 0
-        if missed.any():
+        if np.count_nonzero(missed):
             for draw in missed.nonzero()[0].tolist():
                 places[draw] = (self._leaves[: int(places[draw]) + 1] > 0).nonzero()[0][-1]
         return places
