@@ -198,12 +198,9 @@ class Engine(Shared):
 
     # --- drawing ---------------------------------------------------------------------------------------
 
-    @contextmanager
-    def reading(self) -> Iterator[EpisodeIndex]:
-        """Take the turn to read, and settle what an interrupt left; it may be closed."""
-        with self.turn:
-            self.settle()
-            yield self.index
+    def reading(self) -> _Reading:
+        """Return what takes the turn to read, and settles what an interrupt left; the buffer may be closed."""
+        return _Reading(self)
 
     def draw(
         self,
@@ -313,3 +310,24 @@ class Engine(Shared):
         named, arrays = self.memories.unflushed()
         writer.flush(named, arrays, clean)
         self.memories.flushed()
+
+
+class _Reading:
+    """A turn to read: entered it is the index. A generator would take as long as counting windows does."""
+
+    __slots__ = ("_engine", "_turn")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._turn = engine, engine.turn
+
+    def __enter__(self) -> EpisodeIndex:
+        self._turn.__enter__()
+        try:
+            self._engine.settle()
+        except BaseException as error:
+            self._turn.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self._engine.index
+
+    def __exit__(self, *error: Any) -> None:
+        self._turn.__exit__(*error)

@@ -46,6 +46,7 @@ class IndexArrays:
         lengths: the ended episodes that are live from their first step on, but for each stream's oldest.
         free: entries of the table that hold no live episode; the last one is taken next.
         next_order: the `order` of the episode that begins next.
+        labels: the `order` of an episode -> its metadata, JSON values by name; one without any is not there.
     """
 
     start: Ints
@@ -79,6 +80,7 @@ class IndexArrays:
         self.lengths = LengthTable()
         self.free: list[int] = []
         self.next_order = 0
+        self.labels: dict[int, dict[str, Any]] = {}
         self.allocate(max(64, streams))
         self.free = list(range(len(self.start) - 1, -1, -1))
 

@@ -1,0 +1,101 @@
+"""The replay buffer: how it is made, new or from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from reverie.buffer.reading import Reading
+from reverie.buffer.writing import Writing
+from reverie.checks import seed_number
+from reverie.engine import Engine, Intake, describe
+from reverie.file import ReplayFile, Settings, check_settings, generator, read_settings
+from reverie.spec import StepSpec
+
+
+class ReplayBuffer(Writing, Reading):
+    """A ring of steps for each stream, from which exact sequences are drawn.
+
+    Every method may be called from any thread: a reader never sees a half-written step.
+
+    Args:
+        spec: what a step looks like.
+        capacity: steps kept in all. Each stream keeps its newest `capacity // streams`. With `max_bytes` it
+            may be left out.
+        streams: environments that write here, one stream each.
+        seed: fixes every random choice; None takes one from the operating system.
+        residency: where the bytes live: "ram" in plain arrays; "packed" in compressed runs of steps, many
+            times smaller for frames of a game and several times slower to draw from; "disk" in the replay
+            file alone, with only the index in memory. The answers are the same, bit for bit.
+        path: a new replay file that everything added goes to, whatever the residency; `reverie.open` resumes it.
+        durability: what survives a killed process: "step" (None means that) every step whose `add` has
+            returned; "chunk" the runs of steps that are sealed, and what was flushed, at less cost a step.
+            What survives a loss of power is what was there at the last `flush`, or more.
+        max_bytes: bytes that may be taken, of memory ("packed", by `nbytes`) or of the file ("disk"): the
+            oldest steps go when it is reached. Without `capacity` there is room for the steps that would fit
+            if they became 32 times smaller.
+
+    Attributes:
+        engine: memory, file and samplers, for what is built around a buffer; not part of the public interface.
+
+    Raises:
+        BadSetting: an argument of the wrong kind or range, or a capacity that streams do not divide.
+        TooLarge: the capacity does not fit into memory; nothing is allocated then. How small packed runs
+            become is not known beforehand: with "packed" only what does not depend on it is counted.
+        FileTaken: there is something at `path` already. FileError: the file cannot be made.
+    """
+
+    _instead = "pass its path, or that of a copy made by save_as, and reverie.open(path, mode='r') there"
+
+    def __init__(
+        self,
+        spec: StepSpec,
+        capacity: int | None = None,
+        *,
+        streams: int = 1,
+        seed: int | None = None,
+        residency: str = "ram",
+        path: str | os.PathLike[str] | None = None,
+        durability: str | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
+        rng = generator(seed_number(seed))
+        self._prepare(settings)
+        self.engine = Engine.create(self, settings, rng, None if path is None else Path(path))
+
+    @classmethod
+    def of_file(
+        cls,
+        file: ReplayFile,
+        residency: str | None,
+        seed: int | None,
+        episodes: str,
+        open_again: Callable[..., ReplayBuffer],
+    ) -> Self:
+        """Return the buffer that an open file keeps; see `reverie.open`, which checks the arguments.
+
+        A reader travels as a call of `open_again`.
+        """
+        settings, rng = read_settings(file, residency, seed)
+        self = cls.__new__(cls)
+        self._prepare(settings)
+        if file.db.mode == "r":
+            self._again = open_again, (file.db.path.absolute(), residency, "r")
+        self.engine = Engine.of_file(self, settings, rng, file)
+        self.engine.resume(episodes)
+        return self
+
+    def _prepare(self, settings: Settings) -> None:
+        self.spec, self.capacity, self.streams = settings.spec, settings.capacity, settings.streams
+        self.residency, self.max_bytes = settings.residency, settings.max_bytes
+        self._intake, self._all_streams = Intake(self.spec), np.arange(self.streams)
+
+    def __repr__(self) -> str:
+        what = describe(self.engine.columns, self.engine.index, self.capacity, self.nbytes)
+        where = f", {self.residency}" * (self.residency != "ram") + (f", {self.path}" if self.path else "")
+        return f"ReplayBuffer({what}{where}{', closed' if self.engine.closed else ''})"

@@ -1,0 +1,74 @@
+"""Opens the buffer that a replay file keeps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from reverie.buffer.buffer import ReplayBuffer
+from reverie.checks import seed_number
+from reverie.errors import BadSetting, TooLarge
+from reverie.file import ReplayFile, check_residency
+
+
+def open(
+    path: str | os.PathLike[str],
+    residency: str | None = None,
+    mode: str = "r+",
+    *,
+    episodes: str = "new",
+    seed: int | None = None,
+) -> ReplayBuffer:
+    """Return the buffer that a replay file keeps, with everything in it.
+
+    Data, episodes, priorities, visit counts and random state come back: the next batch is the one that would
+    have come, if the samplers are made again in the order in which they were first used.
+
+    The environments begin anew when a program does. So the first step that is added to a stream begins a new
+    episode, and an episode that ran when the buffer was closed ends before it, as a cut: no window ever joins two
+    recordings. An episode that ran when the writing process was killed ends as a cut at once.
+
+    A reader draws with random numbers of its own: any number of them draw differently. It may be pickled and
+    copied: it travels as its path, and is opened there as one more reader.
+
+    Args:
+        path: of the file.
+        residency: where the bytes are to live; None means as before.
+        mode: "r+" to go on writing; "r" to read, also while another process writes: every call sees what
+            was written up to then. What a reader draws changes nothing in the file.
+        episodes: "new", or "continue" if the program puts the environments back to where they were when the file was
+            closed: the next step of a stream then belongs to the episode that was running there.
+        seed: fixes every random choice from here on. None means with "r+" that the file's random state goes on,
+            with "r" that the operating system gives one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it is no replay file, a newer one, damaged, or another process writes to it (with "r+").
+        TooLarge: its content does not fit into memory; try residency="packed" or "disk".
+    """
+    if mode not in ("r", "r+"):
+        raise BadSetting(f"mode: wanted 'r+' to write or 'r' to read, got {mode!r}; choose one")
+    if not isinstance(path, (str, os.PathLike)):
+        raise BadSetting(f"path: wanted a path, got {path!r}; pass a name such as 'pong.replay'")
+    if episodes not in ("new", "continue"):
+        raise BadSetting(f"episodes: wanted 'new' or 'continue', got {episodes!r}; choose one")
+    if episodes == "continue" and mode == "r":
+        raise BadSetting("episodes: wanted 'continue' only to write, got it with mode='r'; leave it out")
+    if residency is not None:
+        check_residency(residency, True)
+    if seed is not None:
+        seed = seed_number(seed)
+    file = ReplayFile.open(Path(path), mode)
+    try:
+        return ReplayBuffer.of_file(file, residency, seed, episodes, open)
+    except MemoryError as error:
+        file.close()
+        if isinstance(error, TooLarge):
+            raise
+        raise TooLarge(
+            f"{path}: wanted memory for what it holds, got none; open it with residency='packed' or 'disk', or close "
+            f"something"
+        ) from error
+    except BaseException:
+        file.close()
+        raise

@@ -1,0 +1,160 @@
+"""What is got out of a buffer: counts, episodes and batches, and what a learner gives back for a batch."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import numpy.typing as npt
+
+from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
+from reverie.checks import natural, positive
+from reverie.engine import EpisodeTable, Face, checked_extras, checked_priorities, sampler_of
+from reverie.index import Anchors, check_boundary
+from reverie.samplers import Sampler, check_sampler
+from reverie.spec import StepSpec
+
+
+class Reading(Face):
+    """The part of a buffer that is read and drawn from. Each method checks, and has the engine do it in its turn."""
+
+    spec: StepSpec
+
+    def __len__(self) -> int:
+        """Return the live steps of all streams."""
+        with self.engine.reading() as index:
+            return index.live_steps()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ring at full capacity (packed: as it is now), of the index, and of final observations."""
+        return self.engine.nbytes
+
+    @property
+    def episodes(self) -> EpisodeTable:
+        """The live episodes now, oldest first; read like a structured array, whose fields EpisodeTable names."""
+        with self.engine.reading() as index:
+            return EpisodeTable(index, self.engine.lock)
+
+    def count_windows(self, length: int, boundary: str = "inside") -> int:
+        """Return how many different anchors there are now for windows of `length` steps."""
+        length = positive("length", length)
+        with self.engine.reading() as index:
+            return Anchors(index, check_boundary(boundary), length).count()
+
+    # --- sampling --------------------------------------------------------------------------------------
+
+    @overload
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: Literal["cross"],
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: RowBatch | None = None,
+    ) -> RowBatch: ...
+
+    @overload
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: Literal["inside", "pad_right", "pad_left", "pad_both"] = "inside",
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: SequenceBatch | None = None,
+    ) -> SequenceBatch: ...
+
+    @overload
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: str,
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: Batch | None = None,
+    ) -> Batch: ...
+
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: str = "inside",
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        out: Batch | None = None,
+    ) -> Batch:
+        """Return `batch_size` windows of `length` steps. `docs/semantics.md` defines every word of this.
+
+        Args:
+            batch_size: windows to draw, with replacement, at least 1.
+            length: steps in each, at least 1.
+            boundary: "inside": a window never leaves its episode; "pad_right", "pad_left", "pad_both": it
+                may, and is zero and masked there; "cross": it runs on into the stream's next episodes.
+            sampler: chooses the anchors of the windows; None takes every valid one with equal probability.
+            burn_in: steps of context put before each window; never from another episode, masked where there
+                are none, and left out of `train_mask`.
+            out: a batch returned earlier for the same sizes; it is filled again and returned. Without it
+                the batch owns its memory, and no later call changes it.
+
+        Returns:
+            A SequenceBatch of `burn_in + length` steps, or a RowBatch of as many rows for "cross".
+
+        Raises:
+            NotEnoughData: there is no valid window yet.
+            BadSetting: an argument of the wrong kind or range. TooLarge: memory cannot hold the batch.
+            BufferClosed: the buffer was closed.
+        """
+        batch_size, length = positive("batch_size", batch_size), positive("length", length)
+        burn_in = natural("burn_in", burn_in)
+        if sampler is not None:
+            check_sampler("sampler", sampler)
+        return self.engine.draw(batch_size, length, boundary, sampler, burn_in, out)
+
+    def sample_steps(self, batch_size: int) -> StepBatch:
+        """Return `batch_size` single steps with their successors, every settled step being equally likely.
+
+        Raises:
+            NotEnoughData: no step has a known successor yet.
+            BadSetting: `batch_size` is no positive integer. TooLarge: memory cannot hold the batch.
+            BufferClosed: the buffer was closed.
+        """
+        return self.engine.draw_steps(positive("batch_size", batch_size))
+
+    # --- learning from a batch -------------------------------------------------------------------------
+
+    def update_priorities(self, batch: Batch, td_errors: npt.ArrayLike) -> None:
+        """Give the windows of a batch new priorities; those whose anchor was evicted meanwhile are ignored.
+
+        Args:
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
+            td_errors: (B, L), of which those outside `train_mask` are left out, or (B,) one for each window.
+
+        Raises:
+            SpecMismatch: errors of another shape, or one that is not finite.
+            BadSetting: a batch of another buffer, or drawn by a sampler that keeps no priorities.
+            WrongProcess: this is a fork's copy of the buffer.
+        """
+        sampler = sampler_of(check_batch(batch, self.engine.origins.buffer))
+        self.engine.update(sampler, batch, checked_priorities(sampler, batch, td_errors))
+
+    def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
+        """Store new values of extra fields for the steps of a batch, such as recurrent states or latents.
+
+        Steps that were evicted meanwhile are ignored, and so are padding and closing rows. Where windows
+        overlap, the later row of the batch counts.
+
+        Args:
+            batch: as `sample` of this buffer returned it, or a copy, from another process too.
+            **values: for each extra field to be written, an array (B, L, …) of the field's dtype.
+
+        Raises:
+            SpecMismatch: an unknown field, or a value that does not fit it. BadSetting: a batch of another buffer.
+        """
+        ids = check_batch(batch, self.engine.origins.buffer).step_ids()
+        self.engine.rewrite(batch, ids, checked_extras(self.spec.extras, ids, values))

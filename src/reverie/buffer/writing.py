@@ -1,0 +1,142 @@
+"""What is put into a buffer: steps one by one, for several streams at once, and cuts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.checks import distinct_streams, stream_number
+from reverie.engine import Face, Intake
+from reverie.spec import StepSpec
+from reverie.values import Tree, tree_map
+
+
+class Writing(Face):
+    """The part of a buffer that takes steps. Each method checks, and has the engine do it under its lock."""
+
+    spec: StepSpec
+    streams: int
+    _intake: Intake
+    _all_streams: npt.NDArray[np.int64]
+
+    def add(
+        self,
+        *,
+        obs: Tree,
+        action: Tree,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        stream: int = 0,
+        final_obs: Tree | None = None,
+        **extras: object,
+    ) -> None:
+        """Store one step of one stream. On an error nothing is stored.
+
+        Args:
+            obs: what was seen before acting; the spec's shape and dtype, or a dict of such.
+            action: what was done.
+            reward: a finite number that came after it.
+            terminated, truncated: whether the episode ended with this step, and how.
+            stream: which environment this is, `0 <= stream < streams`.
+            final_obs: what the environment showed after the last step of an episode; only with an end.
+            **extras: one value for each extra field of the spec.
+
+        Raises:
+            SpecMismatch: a value does not fit its field, or a field is missing or unknown.
+            BufferClosed: the buffer was closed.
+        """
+        step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
+        engine = self.engine
+        with engine.lock:
+            engine.changes.add(stream_number(stream, self.streams), step)
+
+    def add_batch(
+        self,
+        *,
+        obs: Tree,
+        action: Tree,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        final_obs: Tree | None = None,
+        streams: npt.ArrayLike | None = None,
+        **extras: object,
+    ) -> None:
+        """Store one step for each of several streams. On an error nothing is stored.
+
+        Args:
+            obs, action, **extras: as in `add`, each with a leading axis of one row per lane.
+            reward: (lanes,) finite numbers; terminated, truncated: (lanes,) bool.
+            final_obs: like `obs`; only the rows of lanes that end are read. None when none is known.
+            streams: (lanes,) the stream of each lane, all different; None means all streams in order.
+
+        Raises:
+            SpecMismatch: a value does not fit its field, or a field is missing or unknown.
+            BufferClosed: the buffer was closed.
+        """
+        which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
+        lanes = self._intake.lanes(len(which), obs, action, reward, terminated, truncated, final_obs, extras)
+        with self.engine.lock:
+            self.engine.changes.add_lanes(which, lanes)
+
+    def extend(
+        self,
+        *,
+        obs: Tree,
+        action: Tree,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        final_obs: Tree | None = None,
+        stream: int = 0,
+        **extras: npt.ArrayLike,
+    ) -> None:
+        """Store T steps of one stream, ends inside included: as T calls of `add`.
+
+        Args:
+            obs, action, **extras: as in `add`, each with a leading axis of T steps.
+            reward: (T,) finite numbers; terminated, truncated: (T,) bool.
+            final_obs: like `obs`; (T, …), of which only the rows of steps that end are read, or (E, …), one row
+                for each of E ends. None when none is known.
+            stream: which environment this is, `0 <= stream < streams`.
+        """
+        rewards, last, past = np.asarray(reward), np.asarray(terminated), np.asarray(truncated)
+        ends = np.cumsum(last | past) - 1
+        for t in range(len(rewards)):
+
+            def at(leaf: Any, t: int = t) -> Any:
+                return leaf[t]
+
+            def final(leaf: Any, t: int = t) -> Any:
+                return leaf[t] if len(leaf) == len(rewards) else leaf[ends[t]]
+
+            self.add(
+                obs=tree_map(at, obs),
+                action=tree_map(at, action),
+                reward=rewards[t],
+                terminated=bool(last[t]),
+                truncated=bool(past[t]),
+                final_obs=tree_map(final, final_obs)
+                if final_obs is not None and (last[t] or past[t])
+                else None,
+                stream=stream,
+                **{name: np.asarray(value)[t] for name, value in extras.items()},
+            )
+
+    def cut(self, stream: int = 0, *, final_obs: Tree | None = None) -> None:
+        """End the running episode of `stream`: the recording stopped here and goes on elsewhere.
+
+        Nothing before the cut is ever joined to what comes after. Without a running episode this does
+        nothing. `final_obs` is what the environment showed last, if that is known.
+
+        Raises:
+            SpecMismatch: `stream` or `final_obs` does not fit.
+            BufferClosed: the buffer was closed.
+        """
+        final = None if final_obs is None else self._intake.final(final_obs)
+        with self.engine.lock:
+            self.engine.check_writable()
+            self.engine.changes.cut(stream_number(stream, self.streams), final)

@@ -1,0 +1,13 @@
+"""Other people's files: data sets of other libraries, read into a buffer and written from one.
+
+A format is one class in one module of this room; it knows episodes and its files, and no buffer. It promises:
+
+- What is read is what the file holds: both flags of an end, final observations, metadata, names.
+- Nothing is lost in silence. What cannot be held is listed, and what would change values is refused unless the caller
+  has named it.
+- Memory stays within a few episodes, however large the data set is.
+"""
+
+from reverie.exchange.format import Format, Incoming, Outgoing
+
+__all__ = ["Format", "Incoming", "Outgoing"]
