@@ -217,6 +217,7 @@ def _are_exact(array: Array, dtype: np.dtype[Any]) -> bool:
 
 
 MOST_JSON = 4 << 20  # characters of a named value
+MOST_LABEL = 1 << 16  # characters of the metadata of an episode
 MOST_LEVELS = 40  # of lists and dicts within each other
 MOST_AXES = 32  # of an array
 MOST_ID = 2**61  # of steps, episodes: sums and differences of two stay far from where int64 overflows

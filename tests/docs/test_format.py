@@ -47,7 +47,12 @@ class Reader:
     def __init__(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA application_id").fetchone() == (0x72657665,)
-            assert db.execute("PRAGMA user_version").fetchone() == (1,)
+            [version] = db.execute("PRAGMA user_version").fetchone()
+            assert version in (1, 2)
+            self.labels = {}
+            for number, value, checksum in db.execute("SELECT * FROM labels") if version == 2 else ():
+                assert zlib.crc32(f"{number}\0{value}".encode()) == checksum
+                self.labels[number] = json.loads(value)
             self.meta = {}
             for name, value, checksum in db.execute("SELECT name, value, checksum FROM meta"):
                 assert zlib.crc32(name.encode() + b"\0" + value.encode()) == checksum
@@ -347,6 +352,7 @@ def pong(tmp_path):
     with rv.ReplayBuffer(spec, 64, path=tmp_path / "pong.replay") as buffer:
         for step in range(40):
             buffer.add(obs=np.zeros((3, 64, 64), np.uint8), action=0, reward=step // 8, terminated=step == 20, truncated=False)  # fmt: skip
+        buffer.annotate(game="Pong")
     return tmp_path / "pong.replay"
 
 
@@ -387,7 +393,7 @@ def test_the_commands_run_in_a_shell(pong):
     for line in commands():
         done = subprocess.run(line, shell=True, cwd=pong.parent, capture_output=True, text=True, check=True)
         out += done.stdout
-    assert out.splitlines()[:2] == ["1919252069", "1"]
+    assert out.splitlines()[:2] == ["1919252069", "2"]
     assert "01|32" in out.splitlines()
     assert np.fromfile(pong.with_name("reward.f32"), "<f4").tolist() == [step // 8 for step in range(32)]
 
@@ -416,9 +422,9 @@ def test_a_log_names_the_file_it_is_built_on_as_the_page_says(tmp_path):
 
 def test_no_name_is_left_out(pong):
     """Every table, fixed column, meta key, and the version is on the page."""
-    from reverie.file.replay import FORMAT
+    from reverie.file.replay import FORMATS
 
-    assert f"format version {FORMAT}" in PAGE.splitlines()[0]
+    assert PAGE.splitlines()[0].endswith(f"format versions {FORMATS[0]} and {FORMATS[1]}")
     with closing(sqlite3.connect(pong)) as file:
         names = {name for (name,) in file.execute("SELECT name FROM meta")}
         for (table,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():

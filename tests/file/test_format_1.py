@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.file.replay import FORMAT, ReplayFile
+from reverie.file.replay import FORMATS, ReplayFile
 from reverie.file.verify import Audit
 
 DATA = Path(__file__).parents[1] / "data"
@@ -105,4 +105,4 @@ def test_neither_file_was_changed():
         "325e4ff269a6afa91af7d2f611b066123d22f658a4944347aa40126ae796f4a1",
         "6e20ab21112b105478c8f33215932b308833b7bf857a487c11014c4127f1a0f8",
     ]
-    assert (DATA / f"format-{FORMAT}.replay").exists()
+    assert [(DATA / f"format-{version}.replay").exists() for version in FORMATS] == [True] * len(FORMATS)

@@ -280,7 +280,10 @@ def _schema(connection: sqlite3.Connection, dice: random.Random) -> str:
         "PRAGMA writable_schema = ON; UPDATE sqlite_master SET type = 'view' WHERE name = 'meta'",
         "PRAGMA writable_schema = ON; UPDATE sqlite_master SET name = 'meta', tbl_name = 'meta' WHERE name = 'runs'",
         "DROP TABLE meta; CREATE VIRTUAL TABLE meta USING fts5(name, value, checksum)",
-        f"PRAGMA user_version = {dice.choice([0, 2, -1, 2**31 - 1])}", "PRAGMA application_id = 5",
+        "CREATE TABLE labels (number INTEGER PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL);"
+        " PRAGMA user_version = 2; INSERT INTO labels VALUES (0, '{\"a\": 1}', 0)",
+        f"CREATE VIEW labels AS {endless}; PRAGMA user_version = 2",
+        f"PRAGMA user_version = {dice.choice([0, 2, 3, -1, 2**31 - 1])}", "PRAGMA application_id = 5",
     ])  # fmt: skip
     if dice.random() < 0.2:  # names that are none
         names = dice.choice(

@@ -70,6 +70,17 @@ def _lanes(world: World, twin: Twin | None) -> dict[str, Any]:
     )
 
 
+def _labels(world: World, twin: Twin | None) -> dict[str, Any]:
+    """Metadata for the running episode of the first stream, which has some already; none if no episode runs."""
+    episodes = world.buffer.episodes
+    if not ((episodes["stream"] == 0) & (episodes["ended"] == "running")).any():
+        return {}
+    world.buffer.annotate(seed=1, task="fetch")
+    if twin is not None:
+        twin.annotate(0, seed=1, task="fetch")
+    return {"task": "carry", "marks": [1, 2.5, None]}
+
+
 def _chosen(count: int) -> np.ndarray:
     """Ranks of steps all over a buffer of so many."""
     return np.array([0, count // 5, count // 2, count - 40, count - 2, count - 1]).clip(0, count - 1)
@@ -154,6 +165,8 @@ OPERATIONS = {
     "cut": Operation(lambda world, _: world.buffer.cut(0), lambda twin, _: twin.cut(0)),
     "cut-shown": Operation(lambda world, final: world.buffer.cut(0, final_obs=final), lambda twin, final: twin.cut(0, final_obs=final),
                            lambda world, twin: observation(0, 1999)),
+    "annotate": Operation(lambda world, values: values and world.buffer.annotate(**values),
+                          lambda twin, values: values and twin.annotate(0, **values), _labels, needs_steps=True),
     "write_back": Operation(lambda world, given: world.buffer.write_back(world.batch, **given[1]), _tell_write, _write, needs_steps=True),
     "update_priorities": Operation(lambda world, errors: world.buffer.update_priorities(world.batch, errors), prepare=_drawn,
                                    needs_steps=True),

@@ -21,6 +21,7 @@ class Twin(NaiveBuffer):
 
     Attributes:
         floor: stream -> the first id that a budget left.
+        labels: metadata of episodes, by their order.
         promised: stream -> one past the last id that the file must have whatever happens, durability "chunk".
     """
 
@@ -28,6 +29,7 @@ class Twin(NaiveBuffer):
         super().__init__(capacity, streams)
         self.floor = [0] * streams
         self.promised = [0] * streams
+        self.labels: dict[int, dict[str, Any]] = {}  # by the order of its episode
 
     @property
     def heads(self) -> list[int]:
@@ -71,6 +73,11 @@ class Twin(NaiveBuffer):
             extras = {**old.extras, name: np.array(value)}
             self.streams[stream].steps[step] = NaiveStep(old.obs, old.action, old.reward, extras, old.episode)
 
+    def annotate(self, stream: int, **values: Any) -> None:
+        """Set metadata of the running episode of a stream."""
+        order = self.streams[stream].episodes[-1].order
+        self.labels = {**self.labels, order: {**self.labels.get(order, {}), **values}}
+
     def flush(self) -> None:
         """Everything is promised now."""
         self.promised = self.heads
@@ -79,6 +86,7 @@ class Twin(NaiveBuffer):
         """Return a twin that goes its own way."""
         other = Twin(self.stream_capacity * len(self.streams), len(self.streams))
         other.streams = [NaiveStream(list(record.steps), list(record.episodes)) for record in self.streams]
+        other.labels = self.labels
         other._begun, other.floor, other.promised = self._begun, list(self.floor), list(self.promised)
         return other
 
@@ -138,6 +146,8 @@ def expected(twin: Twin) -> Table:
     fits = [(stream, stop - live, stop - (ended == "running"))
             for stream, _, stop, _, live, _, ended in episodes]  # fmt: skip
     table["episodes"] = np.array([repr(episode) for episode in episodes])
+    orders = [twin.episode_of(*steps[0]).order for steps in twin.live_episodes()]
+    table["metadata"] = np.array([repr(twin.labels.get(order, {})) for order in orders])
     table["counts"] = np.array(
         [sum(max(0, stop - first - length + 1) for _, first, stop in fits) for length in LENGTHS]
     )

@@ -119,7 +119,9 @@ def look(buffer: rv.ReplayBuffer) -> Table:
             batch.terminated[:, 0], batch.truncated[:, 0], batch.extras["latent"][:, 0], batch.extras["state"][:, 0],
         ), strict=True):  # fmt: skip
             table[name] = column[order]
-    table["episodes"] = np.array([repr(tuple(episode)) for episode in buffer.episodes.tolist()])
+    episodes = buffer.episodes
+    table["episodes"] = np.array([repr(tuple(episode)) for episode in episodes.tolist()])
+    table["metadata"] = np.array([repr(label) for label in episodes.metadata])
     table["counts"] = np.array([buffer.count_windows(length) for length in LENGTHS])
     many = buffer.count_windows(SHOWN)
     if many:

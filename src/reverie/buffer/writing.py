@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.checks import distinct_streams, stream_number
+from reverie.checks import distinct_streams, natural, stream_number
 from reverie.engine import Face, Intake
 from reverie.spec import StepSpec
 from reverie.values import Tree, tree_map
@@ -125,6 +125,24 @@ class Writing(Face):
                 stream=stream,
                 **{name: np.asarray(value)[t] for name, value in extras.items()},
             )
+
+    def annotate(self, *, stream: int = 0, episode: int | None = None, **values: Any) -> None:
+        """Set metadata of an episode: its seed, a task, where it came from. It is kept, and goes, with the episode.
+
+        What was set before under other names stays.
+
+        Args:
+            stream: whose running episode it is, if `episode` is None.
+            episode: the id of a live episode, one of `buffer.episodes.ids`.
+            **values: JSON: strings, finite numbers, booleans, None, lists and dicts of such; 65,536 characters of it
+                in all for an episode.
+
+        Raises:
+            BadSetting: no such episode, or a value that JSON has not.
+            BufferClosed: the buffer was closed. FileError: the file cannot be written; nothing has changed.
+        """
+        number = None if episode is None else natural("episode", episode)
+        self.engine.annotate(stream_number(stream, self.streams), number, values)
 
     def cut(self, stream: int = 0, *, final_obs: Tree | None = None) -> None:
         """End the running episode of `stream`: the recording stopped here and goes on elsewhere.

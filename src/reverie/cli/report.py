@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,7 +13,7 @@ import numpy as np
 
 from reverie.engine import list_episodes
 from reverie.errors import printable
-from reverie.file import FORMAT, LACKS_LOG, Sums, View, viewing
+from reverie.file import LACKS_LOG, Sums, View, viewing
 from reverie.index import NO_FINAL
 from reverie.store import format_bytes
 
@@ -48,7 +49,7 @@ def _overview(view: View, path: Path) -> Iterator[str]:
     table = list_episodes(index)
     ends = Counter(table["ended"].tolist())
     streams = "1 stream" if settings.streams == 1 else f"{settings.streams} streams"
-    yield f"file        {path}, a replay file of format version {FORMAT}"
+    yield f"file        {path}, a replay file of format version {view.file.format}"
     yield f"state       {_state(view)}"
     yield (
         f"steps       {index.live_steps():,} live of {settings.capacity:,}, in {streams}; "
@@ -171,6 +172,10 @@ def _episodes(view: View, count: int) -> Iterator[str]:
     )
     if first:
         yield f"and {first:,} older ones; --episodes {len(table)} lists them all"
+    for number in view.index.order[numbers[first:]].tolist():
+        if number in view.index.labels:
+            told = json.dumps(view.index.labels[number], ensure_ascii=False)
+            yield printable(f"metadata    episode {number}: {told}", MOST_OF_SAMPLER)
 
 
 def _samplers(states: Sequence[Any]) -> Iterator[str]:

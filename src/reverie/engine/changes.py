@@ -144,12 +144,12 @@ class Changes:
         writer = self.writer
         if writer is None or not writer.each_step:
             # The file has no more of this episode than the last sealed run: the next one brings the end.
-            self._carry_out(publish, None, None)
+            self.carry_out(publish, None, None)
             return
         number = self._index.order.item(row)
-        self._carry_out(
+        self.carry_out(
             publish,
-            partial(writer.has_cut, number),
+            partial(writer.has, partial(writer.file.has_ended, number)),
             partial(writer.cut, stream, final, self._memories.news()),
         )
         self._memories.told()
@@ -161,10 +161,10 @@ class Changes:
             return
         writer = self.writer
         if writer is None:
-            self._carry_out(partial(self._store.rewrite, slots, values), None, None)
+            self.carry_out(partial(self._store.rewrite, slots, values), None, None)
             return
         ticket = writer.rewrites + 1
-        self._carry_out(
+        self.carry_out(
             partial(self._store.rewrite, slots, values),
             partial(writer.has_rewritten, ticket),
             partial(writer.rewrite, slots, values, ticket),
@@ -203,12 +203,13 @@ class Changes:
             publish(*args)
         self._pending = None
 
-    def _carry_out(
+    def carry_out(
         self,
         publish: Callable[[], None],
         happened: Callable[[], bool] | None,
         write: Callable[[], Any] | None,
     ) -> None:
+        """Write what is decided, and publish it; `happened` asks the file whether it has it."""
         self._index.found = None
         self._pending = publish, (), happened
         if write is not None:
@@ -244,7 +245,7 @@ class Changes:
         if writer is None:
             if make_room is not None:
                 evictions += make_room()
-            self._carry_out(published, None, None)
+            self.carry_out(published, None, None)
             return
 
         def happened() -> bool:
@@ -254,7 +255,7 @@ class Changes:
             if writer.steps(streams, rows(), self._memories.news(), make_room, evictions):
                 self._memories.told()
 
-        self._carry_out(published, happened, write)
+        self.carry_out(published, happened, write)
 
     def _make_room(self, streams: tuple[int, ...] | list[int], finals: int) -> None:
         """See to it that publishing allocates no memory that could be refused."""

@@ -14,6 +14,7 @@ from reverie.batch import Batch, Origins, StepBatch
 from reverie.engine.changes import Changes
 from reverie.engine.copies import Copies
 from reverie.engine.gather import Chosen, Gatherer
+from reverie.engine.labels import annotate
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
 from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
@@ -267,6 +268,12 @@ class Engine(Shared):
             real = batch.mask & (ids >= 0) & self.index.are_live(streams, ids)
             chosen = {name: np.asarray(value)[real] for name, value in values.items()}
             self.changes.rewrite(self.index.slots(streams, ids)[real], chosen)
+
+    def annotate(self, stream: int, number: int | None, values: dict[str, Any]) -> None:
+        """Set metadata of the live episode of this number, or of the running one of a stream if it is None."""
+        with self.lock:
+            self.check_writable()
+            annotate(self.index, self.changes, stream, number, values)
 
     # --- bringing it to the disk -----------------------------------------------------------------------
 

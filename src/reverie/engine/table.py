@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class EpisodeTable(Sequence[Any]):
     evicted before anybody looked is left out. The first look at several rows copies all of them, and from
     then on nothing changes any more.
 
+    Beside the fields, `ids` and `metadata` have an entry for each row.
+
     Fields: stream; start, stop: ids of its first step and one past its last; length: stop - start;
     live: how many of these steps were held; return: the sum of all its rewards; ended: "running",
     "terminated" (also when truncated at the same step), "truncated" or "cut".
@@ -52,6 +55,7 @@ class EpisodeTable(Sequence[Any]):
     def __init__(self, index: EpisodeIndex, lock: AbstractContextManager[Any]) -> None:
         self._index, self._lock = index, lock
         self._rows: npt.NDArray[np.void] | None = None  # the copy, once there is one
+        self._ids: Ints = np.zeros(0, np.int64)  # of its rows
         self._head, self._tail, self._open = index.head.copy(), index.tail.copy(), index.open_episode.copy()
         self._begun, self._dropped = index.begun.copy(), index.dropped.copy()
         self._totals = index.total[self._open]  # a running episode's return grows; for others this is unused
@@ -71,6 +75,18 @@ class EpisodeTable(Sequence[Any]):
     def size(self) -> int:
         """The number of rows."""
         return len(self)
+
+    @property
+    def ids(self) -> Ints:
+        """(E,) int64; the id of each episode: how many had begun before it, in all streams. It never changes."""
+        self._copied()
+        return self._ids
+
+    @property
+    def metadata(self) -> list[dict[str, Any]]:
+        """What `annotate` set for each episode, as it is now; an empty dict where it set nothing."""
+        with self._lock:
+            return [deepcopy(self._index.labels.get(number, {})) for number in self.ids.tolist()]
 
     def __len__(self) -> int:
         if self._rows is not None:
@@ -128,6 +144,8 @@ class EpisodeTable(Sequence[Any]):
                 if len(counts) > 1:
                     order = np.argsort(self._index.order[self._index.episodes_of(stream, ordinal)])
                     stream, ordinal = stream[order], ordinal[order]
+                self._ids = self._index.order[self._index.episodes_of(stream, ordinal)]
+                self._ids.flags.writeable = False
                 self._rows = self._table(stream, ordinal)
                 self._rows.flags.writeable = False
             return self._rows

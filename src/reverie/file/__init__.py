@@ -12,9 +12,10 @@ This room knows the file and the memory that is made from it; it never decides w
 
 from reverie.file.contents import Told
 from reverie.file.copies import copy_file, copy_memory, snapshot
+from reverie.file.labels import label_text
 from reverie.file.reader import Follower, Reader
 from reverie.file.replay import (
-    FORMAT,
+    FORMATS,
     Closable,
     ReplayFile,
     close_at_exit,
@@ -38,7 +39,7 @@ from reverie.file.view import Sums, View, viewing
 from reverie.file.writer import Writer
 
 __all__ = [
-    "FORMAT",
+    "FORMATS",
     "LACKS_LOG",
     "Closable",
     "FinalStore",
@@ -60,6 +61,7 @@ __all__ = [
     "copy_memory",
     "generator",
     "generator_state",
+    "label_text",
     "make_file",
     "make_stores",
     "put_ended",

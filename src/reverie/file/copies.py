@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from reverie.errors import FileTaken
+from reverie.file.labels import label_text
 from reverie.file.lock import discard_left, put_in_place
 from reverie.file.place import BESIDE_COPY, discard, inode, is_there, path_errors, sync_folder, vacant
 from reverie.file.records import RunRecord
@@ -59,6 +60,8 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
         for episode in episodes:
             if known.get(episode.number) != episode:
                 target.put_episode(episode)
+        for number, label in source.labels().items():
+            target.put_label(number, label_text(label))
         for name in (*SETTINGS, "rng", "samplers", "notes"):
             target.put_meta(name, source.meta(name))
         target.put_meta("ends", ends)

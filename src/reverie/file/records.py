@@ -135,6 +135,8 @@ OBJECTS = [
     ("table", "episodes", "episodes"),
     ("index", "episodes_of_stream", "episodes"),
 ]
+# Made when the first episode gets metadata: a file that has this table is one of format 2.
+LABELS = "CREATE TABLE labels (number INTEGER PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)"
 MOST_COLUMNS = (
     1_995  # of steps and their final observations: SQLite has no more than 2,000 in a table, numbers included
 )
@@ -168,13 +170,18 @@ def final_names(columns: Sequence[str]) -> list[str]:
     return sql_names([f"final_{name}" for name in columns if is_obs_name(name)])
 
 
-def is_schema(found: Sequence[tuple[Any, ...]], statements: Sequence[str]) -> bool:
+def is_schema(found: Sequence[tuple[Any, ...]], statements: Sequence[str], labelled: bool) -> bool:
     """Whether these are all the objects of a replay file, in order, and the first ones were made by these statements.
 
     Args:
         found: (type, name, table, SQL) of each object of a database, in the order in which they were made.
         statements: some of `schema_of`, from the first.
+        labelled: whether the last one has to be the table of metadata.
     """
+    if labelled:
+        *found, last = found or [()]
+        if last != ("table", "labels", "labels", LABELS):
+            return False
     made = [sql for *_, sql in found if sql is not None]
     return [row[:3] for row in found] == OBJECTS and made[: len(statements)] == list(statements)
 

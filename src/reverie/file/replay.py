@@ -26,7 +26,7 @@ from reverie.file.tables import Tables
 from reverie.process import watch
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
-FORMAT = 1
+FORMATS = 1, 2  # without and with a table of metadata
 
 
 class ReplayFile(Tables):
@@ -60,7 +60,7 @@ class ReplayFile(Tables):
             try:
                 file = cls(db, columns)
                 db.do(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.do(f"PRAGMA user_version = {FORMAT}")
+                db.do(f"PRAGMA user_version = {FORMATS[0]}")
                 with db.writing():
                     list(map(db.do, file.schema))
                     db.name_base()
@@ -121,19 +121,23 @@ class ReplayFile(Tables):
             if db.one("PRAGMA application_id") != APPLICATION_ID:
                 raise FileError(f"{path}: wanted a replay file, got another kind of file; check the path")
             version = db.one("PRAGMA user_version")
-            if version != FORMAT:
+            if version not in FORMATS:
                 raise FileError(
-                    f"{path}: wanted format version {FORMAT}, got {version}; "
+                    f"{path}: wanted format version {FORMATS[0]} or {FORMATS[1]}, got {version}; "
                     f"open it with the version of reverie that wrote it, or a newer one"
                 )
             # Not a row is read of what may be a view without an end, nor a name used in SQL that is none.
-            found = db.rows("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid LIMIT 20")
+            tables = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid LIMIT 20"
+            found = db.rows(tables)
+            labelled = any(row[1] == "labels" for row in found)
+            if labelled != (version == FORMATS[1]):  # a writer may have made the table between the two looks
+                found, labelled = db.rows(tables), db.one("PRAGMA user_version") == FORMATS[1]
             bare = cls(db, ["obs", "reward"])
-            known = is_schema(found, bare.schema[:2])
+            known = is_schema(found, bare.schema[:2], labelled)
             with db.reading():
                 names = check_names(bare.meta("columns"), bare.meta("obs_columns")) if known else None
             file = bare if names is None else cls(db, names, lock)
-            if not is_schema(found, file.schema):
+            if not is_schema(found, file.schema, labelled):
                 raise db.damaged("its tables are not those of a replay file")
             if db.mode == "r+":
                 db.keep_log()

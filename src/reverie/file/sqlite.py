@@ -71,6 +71,12 @@ class Database(Connection):
         """Give the file a new number that the next log will name; inside of the last transaction before it."""
         self.do(f"PRAGMA schema_version = {new_base()}")
 
+    def add_table(self, sql: str) -> None:
+        """Make a table, inside of a transaction. The number that the log begins with stays odd, and so no base."""
+        number = int(self.one("PRAGMA schema_version"))
+        self.do(sql)
+        self.do(f"PRAGMA schema_version = {number + 2}")
+
     @property
     def lacks_log(self) -> bool:
         """Whether no log was there when the file was opened, and none has moved into it since it was emptied."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from reverie.errors import BadSetting, FileError
+from reverie.file.labels import LabelTable
 from reverie.file.records import (
     EPISODE_FORM,
     RUN_FORM,
@@ -33,7 +34,7 @@ KINDS = {"columns": list, "obs_columns": list, "identity": str, "copy_of": str, 
          "rewrites": int, "ends": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
 
 
-class Tables:
+class Tables(LabelTable):
     """The tables of a replay file. Whatever is read has been checked against its checksum.
 
     Args:
@@ -253,7 +254,10 @@ class Tables:
 
     def drop_episodes(self, stream: int, stop: int) -> None:
         """Forget the episodes of a stream before that with the ordinal `stop`."""
-        self.db.do("DELETE FROM episodes WHERE stream = ? AND ordinal < ?", (stream, stop))
+        gone = "FROM episodes WHERE stream = ? AND ordinal < ?"
+        if self.has_labels():
+            self.db.do(f"DELETE FROM labels WHERE number IN (SELECT number {gone})", (stream, stop))
+        self.db.do(f"DELETE {gone}", (stream, stop))
 
     def has_ended(self, number: int) -> bool:
         """Whether there is an episode of this number, and it does not run."""
@@ -264,6 +268,22 @@ class Tables:
         for (number,) in self.db.rows("SELECT number FROM episodes"):
             if number not in numbers:
                 self.db.do("DELETE FROM episodes WHERE number = ?", (number,))
+        if self.has_labels():
+            self.db.do("DELETE FROM labels WHERE number NOT IN (SELECT number FROM episodes)")
+
+    def annotate(self, number: int, text: str) -> None:
+        """Set the metadata of an episode that the file has; that of any other comes with the episode."""
+        if self.has_episode(number):
+            with self.db.writing():
+                self.put_label(number, text)
+
+    def has_annotated(self, number: int, text: str) -> bool:
+        """Whether an episode has this metadata, or the file does not have the episode."""
+        return not self.has_episode(number) or self.label(number) == text
+
+    def has_episode(self, number: int) -> bool:
+        """Whether there is an episode of this number."""
+        return bool(self.db.rows("SELECT 1 FROM episodes WHERE number = ?", (number,)))
 
     def _final_blobs(self, final: Blobs | None) -> list[bytes | None]:
         return [None if final is None else final[name] for name in self.obs_columns]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from reverie.errors import FileError, printable
 from reverie.file.failures import DOUBTS
+from reverie.file.labels import checked_label
 from reverie.file.records import (
     EPISODE_FORM,
     RUN_FORM,
@@ -117,6 +118,7 @@ class Audit:
             yield from self._check_runs()
             yield from self._check_steps()
             yield from self._check_episodes()
+            yield from self._check_labels()
             yield from self._check_streams()
             yield from self._check_arrays()
             yield from self._check_samplers()
@@ -312,6 +314,20 @@ class Audit:
             for odd in odd_episode(episode):
                 yield odd.text
             self._episodes[episode.stream].append(episode)
+
+    def _check_labels(self) -> Iterator[str]:
+        known = {episode.number for stream in self._episodes.values() for episode in stream}
+        for number, row in self._file.scan("labels") if self._file.has_labels() else ():
+            if isinstance(row, FileError):
+                yield f"metadata of episode {number}: {cause(row)}"
+                continue
+            self.counts["episodes with metadata"] += 1
+            try:
+                checked_label(number, *row[1:])
+            except ValueError as error:
+                yield f"metadata of episode {number}: {error}"
+            if self._cut is not None and number not in known:
+                yield f"metadata of episode {number}: there is no such episode"
 
     # --- what samplers remember ------------------------------------------------------------------------
 

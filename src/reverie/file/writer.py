@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.file.contents import Contents, Told, packed_final
+from reverie.file.labels import label_text
 from reverie.file.reader import Reader
 from reverie.file.records import Blobs
 from reverie.file.state import PackedArrays, Remembered
@@ -218,9 +219,9 @@ class Writer:
             self._put_episodes(stream, cut=(packed,))
             self._put_notes(note)
 
-    def has_cut(self, number: int) -> bool:
-        """Whether the file knows that an episode has ended."""
-        return not self._is_here() or self.file.has_ended(number)
+    def has(self, asked: Callable[[], bool]) -> bool:
+        """Whether the file has what `asked` asks it for; where it has gone, memory decides."""
+        return not self._is_here() or asked()
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any], ticket: int) -> None:
         """Write new values of steps that are about to be rewritten in memory; `ticket` is one more than `rewrites`."""
@@ -365,6 +366,8 @@ class Writer:
         """Put what the file does not know of the stream's episodes; `cut` is how the running one will end."""
         for episode in self._contents.episodes(stream, self._marks.first_to_put(stream), cut):
             self.file.put_episode(episode)
+            if episode.number in self._index.labels:
+                self.file.put_label(episode.number, label_text(self._index.labels[episode.number]))
         dropped = self._index.dropped.item(stream)
         if dropped > self._marks.dropped.item(stream):
             self.file.drop_episodes(stream, dropped)

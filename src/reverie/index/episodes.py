@@ -191,6 +191,8 @@ class EpisodeIndex(IndexArrays):
             episode = self.front_episode.item(stream)
             if self.final_slot.item(episode) != NO_FINAL:
                 freed.append(self.final_slot.item(episode))
+            if self.labels:
+                self.labels.pop(self.order.item(episode), None)
             self.free.append(episode)
             self.dropped[stream] += 1
             self.front_stop[stream] = NEVER
@@ -228,6 +230,9 @@ class EpisodeIndex(IndexArrays):
         self.allocate(max(len(getattr(self, name)) for name in COLUMNS))
         self.lengths = LengthTable()
         live = {episode for stream in range(self.streams) for episode in self._derive_stream(stream)}
+        if self.labels:
+            orders = {self.order.item(episode) for episode in live}
+            self.labels = {order: label for order, label in self.labels.items() if order in orders}
         self.free = [episode for episode in range(len(self.start) - 1, -1, -1) if episode not in live]
 
     def _derive_stream(self, stream: int) -> list[int]:
