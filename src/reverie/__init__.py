@@ -3,6 +3,7 @@
 from reverie.batch import RowBatch, SequenceBatch, StepBatch
 from reverie.buffer import ReplayBuffer, open
 from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
+from reverie.episode import Episode
 from reverie.errors import (
     BadSetting,
     BufferClosed,
@@ -35,6 +36,7 @@ __all__ = [
     "BadSetting",
     "BufferClosed",
     "BufferFull",
+    "Episode",
     "EpisodeUniform",
     "Field",
     "FileError",

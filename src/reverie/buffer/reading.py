@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable, Iterator
 from typing import Literal, overload
 
 import numpy.typing as npt
@@ -9,6 +11,7 @@ import numpy.typing as npt
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.checks import natural, positive
 from reverie.engine import EpisodeTable, Face, checked_extras, checked_priorities, sampler_of
+from reverie.episode import Episode
 from reverie.index import Anchors, check_boundary
 from reverie.samplers import Sampler, check_sampler
 from reverie.spec import StepSpec
@@ -34,6 +37,47 @@ class Reading(Face):
         """The live episodes now, oldest first; read like a structured array, whose fields EpisodeTable names."""
         with self.engine.reading() as index:
             return EpisodeTable(index, self.engine.lock)
+
+    def episode(self, number: int) -> Episode:
+        """Return the live steps of one episode, as arrays that are yours.
+
+        Args:
+            number: as in `episodes`: 0 is the oldest, -1 the newest.
+
+        Raises:
+            IndexError: there is no such episode. BufferClosed: the buffer was closed.
+        """
+        while True:
+            [(stream, ordinal)] = self._places([number])
+            # Between two turns it may have been evicted; then another one has its number.
+            found = self.engine.read_episode(stream, ordinal)
+            if found is not None:
+                return found
+
+    def read_episodes(self, numbers: Iterable[int] | None = None) -> Iterator[Episode]:
+        """Read episodes one at a time, however large the buffer or its file is. Others may go on meanwhile.
+
+        Args:
+            numbers: which ones, as in `episodes`, in the order in which they are to come; None means all of them
+                that are live now, oldest first. One that was evicted before its turn came is left out.
+
+        Raises:
+            IndexError: there is no such episode. BufferClosed: the buffer was closed.
+        """
+        places = self._places(numbers)
+        return (episode for place in places if (episode := self.engine.read_episode(*place)) is not None)
+
+    def _places(self, numbers: Iterable[int] | None) -> list[tuple[int, int]]:
+        """Return stream and ordinal of live episodes, by their numbers."""
+        streams, ordinals = self.engine.episode_places()
+        count = len(streams)
+        wanted = range(count) if numbers is None else [operator.index(number) for number in numbers]
+        for number in wanted:
+            if not -count <= number < count:
+                raise IndexError(
+                    f"wanted an episode in {-count}..{count - 1}, got {number}; there are {count}"
+                )
+        return [(streams.item(number), ordinals.item(number)) for number in wanted]
 
     def count_windows(self, length: int, boundary: str = "inside") -> int:
         """Return how many different anchors there are now for windows of `length` steps."""

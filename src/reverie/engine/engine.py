@@ -13,10 +13,12 @@ import numpy.typing as npt
 from reverie.batch import Batch, Origins, StepBatch
 from reverie.engine.changes import Changes
 from reverie.engine.copies import Copies
+from reverie.engine.episodes import EpisodeReader
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
+from reverie.episode import Episode
 from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.file import (
     Closable,
@@ -66,6 +68,7 @@ class Engine(Shared):
         self.changes = Changes(settings, index, self.store, self.finals, file, self.memories)
         self.columns = settings.spec.columns()
         self.gatherer = Gatherer(self.columns, index, self.store, self.finals)
+        self._reader = EpisodeReader(settings.spec, index, self.gatherer, self.finals)
         self.layouts, self.origins, self._blocks = Layouts(settings.spec), Origins(), Blocks()
         self._uniform = Uniform()
         self.closed = False
@@ -242,6 +245,20 @@ class Engine(Shared):
             windows = anchors.windows(self._uniform.draw(anchors, rng, batch_size), 0, rng)
             assert isinstance(windows, Windows)
             return self.gatherer.steps(windows, self.settings.spec)
+
+    # --- reading episodes ------------------------------------------------------------------------------
+
+    def episode_places(self) -> tuple[Ints, Ints]:
+        """Return stream and ordinal of every live episode now, oldest first."""
+        with self.turn:
+            self.check_open()
+            return self._reader.places()
+
+    def read_episode(self, stream: int, ordinal: int) -> Episode | None:
+        """Return an episode by stream and ordinal, or None if it is not live any more."""
+        with self.turn:
+            self.check_open()
+            return self._reader.read(stream, ordinal)
 
     @contextmanager
     def drawing_with(self, rng: np.random.Generator) -> Iterator[None]:

@@ -216,8 +216,7 @@ class Gatherer:
         next_obs_mask[at_end] = known
         for name, rows in following.items():
             rows[at_end[known]] = self._finals.gather(name, places[known])
-        reward = np.empty(len(here), np.float32)
-        self._store.gather("reward", here, reward)
+        reward = self.rewards(here)
         return StepBatch(
             obs=tree_build("obs", spec.obs, values),
             action=tree_build("action", spec.action, values),
@@ -230,6 +229,12 @@ class Gatherer:
             id=windows.start.copy(),
             extras={name: values[f"extras/{name}"] for name in spec.extras},
         )
+
+    def rewards(self, slots: Ints) -> npt.NDArray[np.float32]:
+        """Return the rewards of the steps at `slots`, as a fresh array."""
+        out = np.empty(slots.shape, np.float32)
+        self._store.gather("reward", slots, out)
+        return out
 
     def values(self, column: Column, slots: Ints) -> Array:
         """Return the column's values at `slots`, as a fresh array."""
