@@ -29,6 +29,7 @@ EXTRA_OF = {
     "torch": "iris",
     "tensorboard": "iris",
     "matplotlib": "iris",
+    "h5py": "hdf5",
 }  # missing module -> the extra that brings it
 
 
@@ -73,6 +74,8 @@ def _run(args: list[str]) -> int:
         "record": record,
         "inspect": inspect,
         "verify": verify,
+        "import": import_,
+        "export": export,
         "film": film,
         "demo": demo,
         "train": train,
@@ -197,6 +200,46 @@ def inspect(
 
     for line in report(file, natural("episodes", episodes)):
         print(line)
+
+
+def import_(
+    source: Annotated[str, tyro.conf.Positional],
+    out: Path,
+    format: str | None = None,
+    lossy: tuple[str, ...] = (),
+) -> None:
+    """Read another library's data set into a new replay file, and list what could not be held.
+
+    Args:
+        source: a file, a folder, or the id of a Minari data set.
+        out: the replay file to make.
+        format: minari, imitation or npz; recognised if not given.
+        lossy: losses that are accepted, by the names that a refusal gives them.
+    """
+    from reverie.cli.exchange import import_file
+
+    for line in import_file(source, out, format, lossy):
+        print(printable(line))
+
+
+def export(
+    file: Annotated[Path, tyro.conf.Positional],
+    to: str,
+    episodes: tuple[int, ...] = (),
+    lossy: tuple[str, ...] = (),
+) -> None:
+    """Write the episodes of a replay file as another library's data set, and list what it could not hold.
+
+    Args:
+        file: a replay file; it is only read.
+        to: a format and a place, such as minari:cartpole/mine-v0 or npz:mine.npz.
+        episodes: which ones, by number: 0 is the oldest, -1 the newest; all if not given.
+        lossy: losses that are accepted, by the names that a refusal gives them.
+    """
+    from reverie.cli.exchange import export_file
+
+    for line in export_file(file, to, episodes, lossy):
+        print(printable(line))
 
 
 def verify(file: Annotated[Path, tyro.conf.Positional]) -> int:

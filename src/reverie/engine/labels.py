@@ -6,6 +6,8 @@ import json
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from reverie.engine.changes import Changes
 from reverie.errors import BadSetting
 from reverie.file import label_text
@@ -48,6 +50,11 @@ def _running(index: EpisodeIndex, stream: int) -> int:
 
 
 def _live(index: EpisodeIndex, number: int) -> int:
+    newest = np.array(
+        [index.episode_of(stream, begun - 1) for stream, begun in enumerate(index.begun.tolist())]
+    )
+    if number in index.order[newest[(index.begun > index.dropped)]]:
+        return number  # the commonest case, without a look at all of them
     if number not in index.order[index.live_episodes()]:
         raise BadSetting(
             f"episode: wanted one of buffer.episodes.ids, got {number}; it never was, or has been evicted"

@@ -5,9 +5,10 @@ A format is one class in one module of this room; it knows episodes and its file
 - What is read is what the file holds: both flags of an end, final observations, metadata, names.
 - Nothing is lost in silence. What cannot be held is listed, and what would change values is refused unless the caller
   has named it.
-- Memory stays within a few episodes, however large the data set is.
+- Memory stays within a few episodes, however large the data set is, where the format allows to read it so.
 """
 
 from reverie.exchange.format import Format, Incoming, Outgoing
+from reverie.exchange.transfer import NotHeld, export_to, formats, import_from, register
 
-__all__ = ["Format", "Incoming", "Outgoing"]
+__all__ = ["Format", "Incoming", "NotHeld", "Outgoing", "export_to", "formats", "import_from", "register"]
