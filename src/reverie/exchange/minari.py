@@ -147,10 +147,10 @@ class _Source:
         numbers = sorted(int(name[8:]) for name in file if re.fullmatch(r"episode_\d+", name))
         self._groups = [file[f"episode_{number}"] for number in numbers]
         self._lost: list[str] = []
-        if about.get("jpeg_encoding", True) and _has_images(
-            json.loads(about.get("observation_space") or "{}")
-        ):
-            # Encoded images lie there as bytes of varying length, one a step.
+        self._space: dict[str, Any] = {}  # of the observations, if images in it are encoded
+        space = json.loads(about.get("observation_space") or "{}")
+        if about.get("jpeg_encoding", True) and _has_images(space):
+            self._space = space
             refuse_loss(
                 lossy, "jpeg", "images that Minari has made JPEG of, with other values than were recorded"
             )
@@ -195,7 +195,7 @@ class _Source:
     def _episode(self, group: Any) -> Episode:
         try:
             reward, steps = group["rewards"][()], len(group["rewards"])
-            obs = _values(group["observations"])
+            obs = _values(group["observations"], self._space)
             flags = [group[name][()].astype(np.bool_) for name in ("terminations", "truncations")]
             extras = {ours: group["infos"][name][:steps] for name, ours in self._infos.items()}
             action = _values(group["actions"])
@@ -244,13 +244,17 @@ def _datasets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _datasets(child, f"{prefix}{name}/")
 
 
-def _values(node: Any) -> Any:
-    """Return the arrays of a space: a data set is one, a group has those of a Dict or a Tuple."""
+def _values(node: Any, space: dict[str, Any] | None = None) -> Any:
+    """Return the arrays of a space: a data set is one, a group has those of a Dict or a Tuple.
+
+    Images are encoded where `space` has some: then a data set holds the bytes of a JPEG file for each step.
+    """
     if not hasattr(node, "dtype"):
-        return {name: _values(child) for name, child in node.items()}
-    if node.dtype.kind in "biuf" and node.dtype.metadata is None:
-        return node[()]
-    return np.stack([_decoded(one) for one in node])
+        children = (space or {}).get("subspaces", {})
+        if isinstance(children, list):
+            children = {f"_index_{number}": child for number, child in enumerate(children)}
+        return {name: _values(child, children.get(name)) for name, child in node.items()}
+    return np.stack([_decoded(one) for one in node]) if space and _has_images(space) else node[()]
 
 
 def _decoded(jpeg: Any) -> Array:
