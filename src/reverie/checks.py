@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,11 @@ def reward_number(value: object, name: str = "reward") -> float:
     return rounded
 
 
+def _some(rewards: npt.NDArray[Any]) -> str:
+    """Return how a message shows rewards: a trajectory has millions."""
+    return str(rewards.tolist()) if rewards.size <= 64 else f"{rewards.size:,} numbers, not all of which are"
+
+
 def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return finite numbers of shape `lanes` as float32; raise SpecMismatch otherwise."""
     array = numeric_array("reward", value)
@@ -123,12 +129,12 @@ def reward_numbers(value: npt.ArrayLike, lanes: tuple[int, ...]) -> npt.NDArray[
             rewards = array.astype(np.float32)
         if array.dtype.kind != "f" and not holds(array, rewards.dtype):
             raise SpecMismatch(
-                f"field 'reward': wanted integers that float32 holds exactly, got {array.tolist()}; "
+                f"field 'reward': wanted integers that float32 holds exactly, got {_some(array)}; "
                 f"pass them as floats if they may be rounded"
             )
     if np.count_nonzero(np.isfinite(rewards)) < rewards.size:
         raise SpecMismatch(
-            f"field 'reward': wanted finite float32 numbers, got {array.tolist()}; find out where they came from"
+            f"field 'reward': wanted finite float32 numbers, got {_some(array)}; find out where they came from"
         )
     return rewards
 

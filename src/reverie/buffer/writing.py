@@ -10,7 +10,7 @@ import numpy.typing as npt
 from reverie.checks import distinct_streams, natural, stream_number
 from reverie.engine import Face, Intake
 from reverie.spec import StepSpec
-from reverie.values import Tree, tree_map
+from reverie.values import Tree
 
 
 class Writing(Face):
@@ -92,39 +92,36 @@ class Writing(Face):
         truncated: npt.ArrayLike,
         final_obs: Tree | None = None,
         stream: int = 0,
+        streams: npt.ArrayLike | None = None,
         **extras: npt.ArrayLike,
     ) -> None:
-        """Store T steps of one stream, ends inside included: as T calls of `add`.
+        """Store T steps of one stream, ends inside included: as T calls of `add`, which are checked beforehand.
+
+        If a value does not fit, nothing is stored. A full disk or Ctrl-C in the middle leaves the first steps, as it
+        would between calls of `add`.
 
         Args:
             obs, action, **extras: as in `add`, each with a leading axis of T steps.
             reward: (T,) finite numbers; terminated, truncated: (T,) bool.
-            final_obs: like `obs`; (T, …), of which only the rows of steps that end are read, or (E, …), one row
+            final_obs: like `obs`: (T, …), of which only the rows of steps that end are read, or (E, …), one row
                 for each of E ends. None when none is known.
             stream: which environment this is, `0 <= stream < streams`.
+            streams: (lanes,) several instead, all different: every array is (T, lanes, …) then, and final_obs, too.
+
+        Raises:
+            SpecMismatch: a value does not fit its field, or a field is missing or unknown.
+            BufferClosed: the buffer was closed. FileError: the file cannot be written.
         """
-        rewards, last, past = np.asarray(reward), np.asarray(terminated), np.asarray(truncated)
-        ends = np.cumsum(last | past) - 1
-        for t in range(len(rewards)):
-
-            def at(leaf: Any, t: int = t) -> Any:
-                return leaf[t]
-
-            def final(leaf: Any, t: int = t) -> Any:
-                return leaf[t] if len(leaf) == len(rewards) else leaf[ends[t]]
-
-            self.add(
-                obs=tree_map(at, obs),
-                action=tree_map(at, action),
-                reward=rewards[t],
-                terminated=bool(last[t]),
-                truncated=bool(past[t]),
-                final_obs=tree_map(final, final_obs)
-                if final_obs is not None and (last[t] or past[t])
-                else None,
-                stream=stream,
-                **{name: np.asarray(value)[t] for name, value in extras.items()},
-            )
+        if streams is None:
+            which = stream_number(stream, self.streams)
+            steps = self._intake.steps(obs, action, reward, terminated, truncated, final_obs, extras)
+            self.engine.extend(which, steps)
+            return
+        several = distinct_streams(streams, self.streams)
+        rows = self._intake.rows(len(several), obs, action, reward, terminated, truncated, final_obs, extras)
+        with self.engine.lock:
+            for lanes in rows:
+                self.engine.changes.add_lanes(several, lanes)
 
     def annotate(self, *, stream: int = 0, episode: int | None = None, **values: Any) -> None:
         """Set metadata of an episode: its seed, a task, where it came from. It is kept, and goes, with the episode.

@@ -18,6 +18,8 @@ from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
+from reverie.engine.spans import extend
+from reverie.engine.steps import Steps
 from reverie.episode import Episode
 from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.file import (
@@ -285,6 +287,11 @@ class Engine(Shared):
             real = batch.mask & (ids >= 0) & self.index.are_live(streams, ids)
             chosen = {name: np.asarray(value)[real] for name, value in values.items()}
             self.changes.rewrite(self.index.slots(streams, ids)[real], chosen)
+
+    def extend(self, stream: int, steps: Steps) -> None:
+        """Store checked steps of a stream, one after the other."""
+        with self.lock:
+            extend(self.changes, self.index, self.store, self.finals, stream, steps)
 
     def annotate(self, stream: int, number: int | None, values: dict[str, Any]) -> None:
         """Set metadata of the live episode of this number, or of the running one of a stream if it is None."""

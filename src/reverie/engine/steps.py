@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from reverie.errors import BadSetting, SpecMismatch
 from reverie.index import TERMINATED, TRUNCATED, Ints
 from reverie.samplers import Sampler
 from reverie.spec import Field, StepSpec, flatten_value
-from reverie.values import Tree, numeric_array
+from reverie.values import Tree, numeric_array, tree_leaves, tree_map
 
 # A step that fits: column -> value, the reward included; the reward; how it ended; observation column -> value.
 Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
@@ -27,6 +28,25 @@ class Lanes(NamedTuple):
     rewards: npt.NDArray[np.float32]
     ended: Ints
     final: dict[str, Any] | None
+
+
+class Steps(NamedTuple):
+    """Steps of one stream, one after the other, that fit."""
+
+    lanes: Lanes  # a row for each of them; `final` is not used
+    final: dict[str, Any] | None
+    rows: Ints  # which row of `final` each step has, if it ended
+
+    def one(self, place: int) -> Step:
+        """Return the step at a place."""
+        kind, amount = self.lanes.ended.item(place), self.lanes.rewards.item(place)
+        values = {name: column[place] for name, column in self.lanes.values.items()}
+        values["reward"] = amount
+        shown = None
+        if kind and self.final is not None:
+            row = self.rows.item(place)
+            shown = {name: column[row] for name, column in self.final.items()}
+        return values, amount, kind, shown
 
 
 class Intake:
@@ -95,6 +115,64 @@ class Intake:
             values, rewards, ended, None if final_obs is None else self.final(final_obs, lead, ended > 0)
         )
 
+    def steps(
+        self,
+        obs: Tree,
+        action: Tree,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        final_obs: Tree | None,
+        extras: Mapping[str, object],
+    ) -> Steps:
+        """Check steps of one stream, as many as there are rewards."""
+        count = _count(reward, 1)
+        lanes = self.lanes(count, obs, action, reward, terminated, truncated, None, extras)
+        ends = lanes.ended.nonzero()[0]
+        final, rows = None, np.arange(count)
+        if final_obs is not None:
+            some: dict[str, Any] = {}
+            flatten_value("obs", self._spec.obs, final_obs, some)
+            if all(np.shape(leaf)[:1] == (count,) for leaf in some.values()):
+                final = self.final(final_obs, (count,), lanes.ended > 0)
+            else:
+                final = self.final(final_obs, (len(ends),))
+                rows[ends] = np.arange(len(ends))
+        return Steps(lanes, final, rows)
+
+    def rows(
+        self,
+        count: int,
+        obs: Tree,
+        action: Tree,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        final_obs: Tree | None,
+        extras: Mapping[str, object],
+    ) -> list[Lanes]:
+        """Check steps of `count` lanes, one after the other, as many as there are rows of rewards."""
+        steps = _count(reward, 2)
+        given = {
+            "obs": obs,
+            "action": action,
+            "reward": reward,
+            "terminated": terminated,
+            "truncated": truncated,
+        }
+        parts = {**given, "extras": dict(extras), **({} if final_obs is None else {"final_obs": final_obs})}
+        for name, leaf in tree_leaves("", parts):
+            if len(np.shape(leaf)) < 1 or len(leaf) != steps:
+                raise SpecMismatch(
+                    f"field {name[1:]!r}: wanted a leading axis of {steps} steps, as there are rows of rewards, got "
+                    f"shape {np.shape(leaf)}; pass (T, lanes, …)"
+                )
+        found = []
+        for step in range(steps):
+            part = tree_map(itemgetter(step), parts)
+            found.append(self.lanes(count, **{"final_obs": None, **part}))
+        return found
+
     def final(self, final_obs: Tree, lead: tuple[int, ...] = (), rows: Any = ...) -> dict[str, Any]:
         """Check a final observation, or one per lane, of which only `rows` will be read."""
         final: dict[str, Any] = {}
@@ -135,6 +213,17 @@ class Intake:
         for name, value in extras.items():
             values[f"extras/{name}"] = value
         return values
+
+
+def _count(reward: npt.ArrayLike, axes: int) -> int:
+    """Return how many steps an array of rewards has; it must have so many axes."""
+    shape = numeric_array("reward", reward).shape
+    if len(shape) != axes:
+        wanted = "(T,)" if axes == 1 else "(T, lanes)"
+        raise SpecMismatch(
+            f"field 'reward': wanted shape {wanted}, got {shape}; pass one reward for each step, or use add"
+        )
+    return int(shape[0])
 
 
 def sampler_of(batch: Batch) -> Sampler:

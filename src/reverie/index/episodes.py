@@ -41,6 +41,16 @@ class EpisodeIndex(IndexArrays):
                 freed = self._drop_fronts([stream])
         return stream * self.capacity + head % self.capacity, freed
 
+    def make_room_span(self, stream: int, count: int) -> tuple[int, list[int]]:
+        """Return the first of `count` slots for the stream's next steps, and the final slots that became free.
+
+        They must lie behind each other: `count` may reach no further than the end of the stream's slots.
+        """
+        head = self._heads[stream]
+        self._tails[stream] = tail = max(self._tails[stream], head + count - self.capacity)
+        freed = self._drop_fronts([stream]) if tail >= self._front_stops[stream] else []
+        return stream * self.capacity + head % self.capacity, freed
+
     def evict(self, stream: int, tail: int) -> list[int]:
         """Let the steps of `stream` before the id `tail` go; return the final slots that became free."""
         self.tail[stream] = max(tail, self.tail.item(stream))
@@ -102,6 +112,17 @@ class EpisodeIndex(IndexArrays):
         self._stops[episode] = self._heads[stream] = head + 1
         if ended:
             self._end(stream, episode, ended, final_slot)
+
+    def commit_span(self, stream: int, slot: int, rewards: npt.NDArray[np.float32]) -> None:
+        """Make written steps live that go on with the running episode of a stream, and do not end it."""
+        episode, head, begun = self._open[stream], self._heads[stream], self._begun[stream]
+        total, stop = self._totals[episode], head + len(rewards)
+        self.found = stream, head, begun, episode, total, self.next_order, set()
+        self.episode_of_slot[slot : slot + len(rewards)] = episode
+        # One after the other, as single steps are added up.
+        self._totals[episode] = np.add.accumulate(np.concatenate([[total], rewards])).item(-1)
+        self._settled[episode] = stop - 1
+        self._stops[episode] = self._heads[stream] = stop
 
     def commit_many(
         self,

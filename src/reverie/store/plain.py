@@ -57,8 +57,8 @@ class Ring:
         """Bytes of all columns, whether committed yet or not."""
         return sum(array.nbytes for array in self.columns.values())
 
-    def write(self, slot: int | Ints, values: Mapping[str, Any]) -> None:
-        """Store one step, or one step for each of several slots."""
+    def write(self, slot: int | slice | Ints, values: Mapping[str, Any]) -> None:
+        """Store one step, or one step for each of several slots, or of a span of them."""
         columns = self.columns
         for name, value in values.items():
             columns[name][slot] = value
