@@ -16,6 +16,7 @@ TABLES = {
     "planning": ("Planning 64 windows of 16; ratio in microseconds", vectors.planning),
     "steps": ("Adding to memory; limit: storing unchecked in three arrays; ratio in microseconds a step",
               vectors.adding),
+    "extending": ("Many steps at once; limit: np.copyto of the observations", vectors.extending),
     "growth": ("Drawing 64x16 from 2,000,000 steps, one step added between draws; limit: from 10,000 steps",
                samplers.growth),
     "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: np.take of the observations",

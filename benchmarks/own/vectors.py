@@ -178,3 +178,39 @@ def adding(rounds: int) -> list[Row]:
         ours, least = float(np.median(seconds[name])), float(np.median(seconds["limit"]))
         rows.append(Row(name, ours, least, ours * 1e6, bound))
     return rows
+
+
+def extending(rounds: int) -> list[Row]:
+    """Time `extend` by frames and by vectors; ratio to np.copyto of the observations, or µs a step above it."""
+    rows = []
+    for name, shape, count in (
+        ("2,000 frames of 3x64x64", FRAME, 2_000),
+        (f"100,000 vectors of {WIDTH} floats", (WIDTH,), 100_000),
+    ):
+        dtype = np.dtype(np.uint8 if shape == FRAME else np.float32)
+        obs = np.random.default_rng(6).integers(0, 256, (count, *shape)).astype(dtype)
+        buffer = rv.ReplayBuffer(rv.StepSpec(rv.Field(shape, dtype), rv.Field((), "int64")), count, seed=0)
+        steps = {
+            "obs": obs,
+            "action": np.zeros(count, np.int64),
+            "reward": np.ones(count, np.float32),
+            "terminated": np.arange(count) % MEAN_EPISODE == MEAN_EPISODE - 1,
+            "truncated": np.zeros(count, np.bool_),
+        }
+        plain = np.zeros_like(obs)
+
+        def extend(buffer: rv.ReplayBuffer = buffer, steps: dict[str, np.ndarray] = steps) -> None:
+            buffer.extend(**steps)
+
+        def copy(plain: np.ndarray = plain, obs: np.ndarray = obs) -> None:
+            np.copyto(plain, obs)
+
+        for call in (extend, copy):  # the memory is there, and warm
+            call()
+        [row] = rows_beside(in_turn({"limit": copy, "extend": extend}, max(rounds // 4, 5)), "limit", {})
+        if shape == FRAME:
+            rows.append(Row(f"extend by {name}", row.seconds, row.limit_s, row.ratio, 1.5))
+        else:
+            above = (row.seconds - row.limit_s) / count * 1e6
+            rows.append(Row(f"extend by {name}, µs a step above", row.seconds, row.limit_s, above, 0.15))
+    return rows

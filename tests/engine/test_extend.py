@@ -1,12 +1,13 @@
 """`extend` does what as many calls of `add` do: the same memory, the same file, the same next batch."""
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
 
 import reverie as rv
+from support.faults import Lines
 
 SPEC = rv.StepSpec(
     obs={"frame": rv.Field((2, 20, 20), "uint8"), "x": rv.Field((3,), "float32")},
@@ -150,3 +151,32 @@ def test_what_does_not_fit_leaves_nothing(path, tmp_path):
     buffer.close()
     with pytest.raises(rv.BufferClosed):
         buffer.extend(**given)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_leaves_the_first_steps_whole(error):
+    """At whatever line it comes: what is there is what as many adds make, and the rest can follow."""
+    given = steps(7, 60)
+    given["terminated"][:] = np.arange(60) % 25 == 11
+    given["truncated"][:] = False
+    total = Lines(lambda: None, 10**9)
+    total.run(lambda: rv.ReplayBuffer(SPEC, 40, seed=0).extend(**given))
+    stopped = set()
+    for line in range(1, total.seen + 1, 3):
+        buffer, twin = (rv.ReplayBuffer(SPEC, 40, seed=0) for _ in range(2))
+        early = steps(8, 30)
+        for each in (buffer, twin):
+            each.extend(**early)
+        watch = Lines(lambda: error, line)
+        with suppress(error):
+            watch.run(lambda buffer=buffer: buffer.extend(**given))
+        head = int(buffer.episodes["stop"].max()) - 30
+        stopped.add(head)
+        add_each(twin, {name: at(value, slice(0, head)) for name, value in given.items()}, 0)
+        np.testing.assert_array_equal(np.asarray(buffer.episodes), np.asarray(twin.episodes))
+        rest = {name: at(value, slice(head, None)) for name, value in given.items()}
+        buffer.extend(**rest)
+        add_each(twin, rest, 0)
+        check_equal(buffer, twin)
+    assert {0, 1, 60} < stopped
+    assert len(stopped) > 4
