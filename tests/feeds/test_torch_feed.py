@@ -130,7 +130,7 @@ def test_a_mapped_batch_keeps_its_kind():
     assert len(batch) == 3
     assert len(doubled) == 6
     assert doubled.extras["value"].shape == (6, 2, 2)
-    assert repr(doubled) == "SequenceBatch(6 windows of 2 steps)"
+    assert repr(doubled).startswith("SequenceBatch(6 windows of 2 steps:\n")
 
 
 # --- running ahead -------------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
-"""Batches: what sampling returns, the addresses of its steps, and the buffer and sampler that it came from."""
+"""Batches: what sampling returns, and the addresses of its steps."""
 
 from __future__ import annotations
 
-import secrets
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from operator import methodcaller
@@ -14,6 +12,7 @@ from typing import (
     Generic,
     NamedTuple,
     Protocol,
+    Self,
     get_origin,
     get_type_hints,
 )
@@ -21,78 +20,10 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
+from reverie.batch.origin import Origin
+from reverie.batch.trees import named, shown_trees
 from reverie.errors import BadSetting
 from reverie.values import Tree, shown, tree_map
-
-KEPT = 8  # samplers of a buffer that a batch from another process may still name
-
-
-class Origin:
-    """One buffer and one of its samplers.
-
-    Copied and pickled it is the two names alone. Unpickled in the process of the buffer it is the origin that was
-    pickled, sampler included; in any other it has no sampler.
-
-    Attributes:
-        buffer: the name of the buffer, which no other buffer has, here or elsewhere.
-        number: that of the sampler in the buffer.
-        sampler: the object itself, if it is in this process.
-    """
-
-    __slots__ = ("__weakref__", "buffer", "number", "sampler")
-
-    def __init__(self, buffer: str, number: int, sampler: object = None) -> None:
-        self.buffer, self.number, self.sampler = buffer, number, sampler
-
-    def __copy__(self) -> Origin:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _found, (self.buffer, self.number)
-
-
-# The origins whose samplers are in this process, by buffer and number.
-_here: weakref.WeakValueDictionary[tuple[str, int], Origin] = weakref.WeakValueDictionary()
-
-
-def _found(buffer: str, number: int) -> Origin:
-    origin = _here.get((buffer, number))
-    return Origin(buffer, number) if origin is None else origin
-
-
-class Origins:
-    """Gives each batch of one buffer its origin. It keeps the origins of the last samplers; a batch keeps its own.
-
-    Attributes:
-        buffer: the name of the buffer.
-    """
-
-    __slots__ = ("_count", "_known", "_last", "buffer")
-
-    def __init__(self) -> None:
-        self.buffer = secrets.token_hex(16)
-        # id of a sampler, which lives as long as it stands here -> its origin
-        self._known: dict[int, Origin] = {}
-        self._last = Origin(self.buffer, 0)
-        self._count = 1
-
-    def of(self, sampler: object) -> Origin:
-        """Return the origin of what `sampler` draws now."""
-        if self._last.sampler is sampler:
-            return self._last
-        origin = self._known.pop(id(sampler), None)
-        if origin is None:
-            origin = Origin(self.buffer, self._count, sampler)
-            self._count += 1
-            _here[self.buffer, origin.number] = origin
-        self._known[id(sampler)] = self._last = origin  # the last one drawn with stands last
-        if len(self._known) > KEPT:
-            del self._known[next(iter(self._known))]
-        return origin
-
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -126,6 +57,7 @@ class _Windows(Generic[ArrayT]):
 
     __slots__ = ()
     reward: ArrayT
+    is_first: ArrayT
     stream: ArrayT
     _origin: Origin | None
     _parts: object
@@ -170,6 +102,45 @@ class _Windows(Generic[ArrayT]):
         values = {name: tree_map(fn, tree) for name, tree in contents(self).items()}
         drawn = self._drawn if self._origin is None else without_fields(self.host)
         return type(self)(**values, _drawn=drawn)  # type: ignore[call-arg]  # both children are dataclasses
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the batch holds by name: arrays, and dicts of arrays. They are the same arrays."""
+        return contents(self)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return what has this name: `batch["reward"]`, `batch["obs/camera"]`, `batch["extras/latent"]`.
+
+        Raises:
+            KeyError: there is nothing of that name; the message lists what there is.
+        """
+        return named(contents(self), name)
+
+    def time_major(self) -> dict[str, Any]:
+        """Return what the batch holds by name, with the time axis first where there is one: `(L, B, …)`.
+
+        The arrays are views of the batch's. It is a dict and no batch, so that nobody takes one order for the other.
+        """
+        timeless = {array.name for array in ARRAYS[type(self)] if array.more is None}
+        return {
+            name: tree if name in timeless else tree_map(lambda leaf: leaf.swapaxes(0, 1), tree)
+            for name, tree in contents(self).items()
+        }
+
+    def first_forced(self) -> Self:
+        """Return the batch with `is_first` True at position 0 of every window, as DreamerV3's replay gives it.
+
+        Its trainer then resets the state there (Hafner et al., 2023). Everything else is shared with this batch.
+        """
+        first = self.is_first
+        if isinstance(first, np.ndarray):
+            forced: Any = first.copy()
+            forced[:, 0] = True
+        elif hasattr(first, "at"):  # JAX
+            forced = first.at[:, 0].set(True)
+        else:
+            forced = first.clone()  # type: ignore[attr-defined]  # a tensor
+            forced[:, 0] = True
+        return replace(self, is_first=forced)  # type: ignore[type-var]  # both children are dataclasses
 
     def pin_memory(self) -> Any:
         """Return the batch in pinned memory: what a torch DataLoader with pin_memory=True calls.
@@ -238,7 +209,7 @@ class SequenceBatch(_Windows[ArrayT]):
 
     def __repr__(self) -> str:
         batch, length = self.reward.shape
-        return f"SequenceBatch({batch} windows of {length} steps)"
+        return shown_trees(f"SequenceBatch({batch} windows of {length} steps", contents(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -292,7 +263,7 @@ class RowBatch(_Windows[ArrayT]):
 
     def __repr__(self) -> str:
         batch, length = self.reward.shape
-        return f"RowBatch({batch} windows of {length} rows)"
+        return shown_trees(f"RowBatch({batch} windows of {length} rows", contents(self))
 
 
 Batch = SequenceBatch[ArrayT] | RowBatch[ArrayT]
@@ -395,5 +366,21 @@ class StepBatch:
     def __len__(self) -> int:
         return len(self.stream)
 
+    def step_ids(self) -> Ints:
+        """Return the id of each step, (B,)."""
+        return self.id
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the batch holds by name: arrays, and dicts of arrays. They are the same arrays."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+    def __getitem__(self, name: str) -> Any:
+        """Return what has this name, as in a SequenceBatch."""
+        return named(self.as_dict(), name)
+
+    def map(self, fn: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return `fn` of every array by name, in a dict: single steps on a device are no batch that we know."""
+        return {name: tree_map(fn, tree) for name, tree in self.as_dict().items()}
+
     def __repr__(self) -> str:
-        return f"StepBatch({len(self)} steps)"
+        return shown_trees(f"StepBatch({len(self)} steps", self.as_dict())
