@@ -238,7 +238,9 @@ class StepSpec:
     ) -> StepSpec:
         """Return the spec of a Gymnasium environment, single or vector, from its spaces.
 
-        Box, Discrete, MultiDiscrete, MultiBinary and (nested) Dict spaces are understood.
+        Box, Discrete, MultiDiscrete, MultiBinary, Text and (nested) Dict and Tuple spaces are understood. A Tuple
+        is a dict with the keys "0", "1" and so on. A Text is a uint8 field of its UTF-8 bytes, zeros after its end:
+        `max_length` bytes if all its characters are ASCII, else `4 * max_length`.
 
         Args:
             env: the environment.
@@ -329,15 +331,24 @@ def _field_of_space(name: str, space: Any, cast: np.dtype[Any] | None) -> Tree:
     kind = type(space).__name__
     if kind == "Dict":
         return {key: _field_of_space(f"{name}/{key}", child, cast) for key, child in space.spaces.items()}
+    if kind == "Tuple":
+        return {str(i): _field_of_space(f"{name}/{i}", child, cast) for i, child in enumerate(space.spaces)}
+    if kind == "Text":
+        return Field((text_width(space),), "uint8")
     if kind in ("Box", "Discrete", "MultiDiscrete", "MultiBinary"):
         field = Field(tuple(space.shape), space.dtype)
         if cast is not None and field.dtype.kind == "f" and field.dtype.itemsize > cast.itemsize:
             field = Field(field.shape, cast, cast=True)
         return field
     raise BadSetting(
-        f"{name}: wanted a Box, Discrete, MultiDiscrete, MultiBinary or Dict space, got {space!r}; "
-        f"wrap the environment, or write the StepSpec by hand"
+        f"{name}: wanted a Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple space, got {space!r}; "
+        f"wrap the environment so that its values have one fixed shape"
     )
+
+
+def text_width(space: Any) -> int:
+    """Return the most bytes of UTF-8 that a text of this Text space has."""
+    return int(space.max_length) * (1 if "".join(space.character_set).isascii() else 4)
 
 
 def _tree_to_json(tree: Tree) -> Any:

@@ -473,10 +473,6 @@ def spec_with(**fields: rv.Field) -> rv.StepSpec:
         ),
         (spec_with(obs=rv.Field((3,), "int32")), r"'obs': wanted .*'int64'.*from_env"),
         (spec_with(action=rv.Field((2,), "int64")), r"'action': wanted Field\(\(\), 'int64'\)"),
-        (
-            spec_with(logits=rv.Field((5,), "float32")),
-            r"wanted the fields \['action', 'obs'\].*extras/logits",
-        ),
     ],
 )
 def test_a_spec_that_does_not_fit_is_refused_before_playing(spec: rv.StepSpec, message: str) -> None:

@@ -5,6 +5,6 @@
 
 from reverie.gymnasium.atari_games import atari
 from reverie.gymnasium.minatar_games import minatar
-from reverie.gymnasium.recording import Recording, record
+from reverie.gymnasium.recording import Recorder, Recording, record
 
-__all__ = ["Recording", "atari", "minatar", "record"]
+__all__ = ["Recorder", "Recording", "atari", "minatar", "record"]

@@ -1,0 +1,210 @@
+"""Players: one step of an environment at a time, single or vector, and its true transition into the buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from reverie.buffer import ReplayBuffer
+from reverie.errors import SpecMismatch
+from reverie.gymnasium.finals import true_final
+from reverie.gymnasium.lanes import for_env, numbers, own, row, rows
+from reverie.gymnasium.policies import Answer
+from reverie.gymnasium.spaces import played, stored
+from reverie.gymnasium.suitability import autoreset_mode
+from reverie.values import Tree
+
+Ask = Callable[[Any, Any], Answer]
+Count = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]], None]
+Array = npt.NDArray[Any]
+ONLY = np.zeros(1, np.int64)  # the one lane of a single environment
+
+
+class OnePlayer:
+    """Plays a single environment."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], buffer: ReplayBuffer) -> None:
+        self._env, self._buffer = env, buffer
+        self._obs: Any = None
+        self._info: Any = {}
+        self._ended = False
+
+    def start(self, seed: int | None) -> None:
+        """Reset the environment."""
+        self._obs, self._info = self._env.reset(seed=seed)
+        self._ended = False
+
+    def play(self, ask: Ask, left: int, count: Count) -> int:
+        """Add one step and return 1."""
+        if self._ended:
+            self.start(None)
+        seen = own("obs", self._stored(self._obs))
+        chosen, extras = ask(self._obs, self._info)
+        space = self._env.action_space
+        action = own("action", stored("action", space, chosen))
+        extras = {name: own(name, value) for name, value in extras.items()}
+        self._obs, reward, terminated, truncated, self._info = self._env.step(
+            for_env("action", played(space, chosen), self._obs)
+        )
+        amount = float(numbers("reward", reward, ()))
+        over = [bool(numbers(*pair, ())) for pair in (("terminated", terminated), ("truncated", truncated))]
+        self._ended = any(over)
+        self._buffer.add(
+            obs=seen,
+            action=action,
+            reward=amount,
+            terminated=over[0],
+            truncated=over[1],
+            final_obs=self._stored(self._obs) if self._ended else None,
+            **self._from_info(extras),
+        )
+        count(ONLY, np.array([amount]), np.array([self._ended]))
+        return 1
+
+    def stop(self) -> None:
+        """Cut the running episode with what the environment showed last."""
+        self._buffer.cut(final_obs=self._stored(self._obs))
+
+    def _stored(self, obs: Any) -> Tree:
+        return _picked(self._buffer.spec.obs, stored("obs", self._env.observation_space, obs))
+
+    def _from_info(self, extras: dict[str, Any]) -> dict[str, Any]:
+        absent = [name for name in self._buffer.spec.extras if name not in extras]
+        for name in absent:
+            if name not in self._info:
+                raise _missing(name, self._info)
+        return {**extras, **{name: self._info[name] for name in absent}}
+
+
+@dataclass(slots=True)
+class _Row:
+    """One step of every lane; `waiting` names the lanes whose step is not in the buffer yet."""
+
+    seen: Tree
+    action: Tree
+    reward: Array
+    terminated: Array
+    truncated: Array
+    final: Tree
+    extras: dict[str, Any]
+    infos: Mapping[str, Any]
+    waiting: Array
+
+
+class LanesPlayer:
+    """Plays a vector environment, lane i into stream i."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], buffer: ReplayBuffer) -> None:
+        self._env, self._buffer, self._mode = env, buffer, autoreset_mode(env)
+        self._obs: Any = None
+        self._infos: Any = {}
+        self._playing = np.ones(env.num_envs, np.bool_)  # False for lanes whose next row only resets them
+        self._ended = np.zeros(env.num_envs, np.bool_)  # lanes to reset before the next row (`DISABLED`)
+        self._row: _Row | None = None
+
+    def start(self, seed: int | None) -> None:
+        """Reset all lanes."""
+        self._obs, self._infos = self._env.reset(seed=seed)
+        self._playing[:], self._ended, self._row = True, np.zeros_like(self._ended), None
+
+    def play(self, ask: Ask, left: int, count: Count) -> int:
+        """Add the waiting lanes' steps, or play a row and add its; at most `left`. Return how many were added."""
+        if self._row is None or not len(self._row.waiting):
+            self._row = self._play_row(ask)
+        held, lanes = self._row, self._row.waiting[:left]
+        held.waiting = held.waiting[left:]
+        if len(lanes):
+            each = self._env.num_envs
+            self._buffer.add_batch(
+                obs=rows("obs", held.seen, each, lanes),
+                action=rows("action", held.action, each, lanes),
+                reward=held.reward[lanes],
+                terminated=held.terminated[lanes],
+                truncated=held.truncated[lanes],
+                final_obs=None if held.final is None else rows("final_obs", held.final, each, lanes),
+                streams=lanes,
+                **self._extras(held, lanes),
+            )
+            count(lanes, held.reward[lanes], (held.terminated | held.truncated)[lanes])
+        return len(lanes)
+
+    def stop(self) -> None:
+        """Cut every running episode with what its lane showed after the last step that was added."""
+        assert self._row is not None, "a row was played"
+        waiting, obs = set(self._row.waiting.tolist()), self._stored(self._obs)
+        for lane in range(self._env.num_envs):
+            last = self._row.seen if lane in waiting else obs
+            self._buffer.cut(lane, final_obs=row("obs", last, self._env.num_envs, lane))
+
+    def _play_row(self, ask: Ask) -> _Row:
+        if self._ended.any():
+            self._obs, self._infos = self._env.reset(options={"reset_mask": self._ended})
+            self._ended = np.zeros_like(self._ended)
+        env, each = self._env, (self._env.num_envs,)
+        seen = own("obs", self._stored(self._obs))
+        chosen, extras = ask(self._obs, self._infos)
+        action = own("action", stored("action", env.single_action_space, chosen, env.num_envs))
+        extras = {name: own(name, value) for name, value in extras.items()}
+        self._obs, reward, terminated, truncated, infos = env.step(
+            for_env("action", played(env.single_action_space, chosen), self._obs)
+        )
+        self._infos = infos
+        reward = numbers("reward", reward, each).astype(np.float64)
+        terminated = numbers("terminated", terminated, each).astype(np.bool_)
+        truncated = numbers("truncated", truncated, each).astype(np.bool_)
+        giving, ended = np.flatnonzero(self._playing), terminated | truncated
+        final = self._final(ended) if ended.any() else None
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self._playing = ~(ended & self._playing)
+        elif self._mode is AutoresetMode.DISABLED:
+            self._ended = ended
+        return _Row(seen, action, reward, terminated, truncated, final, extras, infos, giving)
+
+    def _final(self, ended: Array) -> Tree:
+        space = self._env.single_observation_space
+        obs = stored("obs", space, self._obs, self._env.num_envs)
+        if self._mode is AutoresetMode.SAME_STEP:
+            return _picked(self._buffer.spec.obs, true_final(self._env, obs, self._infos, ended))
+        return own("obs", _picked(self._buffer.spec.obs, obs))  # a step may wait while the arrays change
+
+    def _stored(self, obs: Any) -> Tree:
+        whole = stored("obs", self._env.single_observation_space, obs, self._env.num_envs)
+        return _picked(self._buffer.spec.obs, whole)
+
+    def _extras(self, held: _Row, lanes: Array) -> dict[str, Any]:
+        each = self._env.num_envs
+        given = {name: rows(name, value, each, lanes) for name, value in held.extras.items()}
+        for name in self._buffer.spec.extras:
+            if name not in given:
+                given[name] = [self._from_infos(name, held, lane) for lane in lanes.tolist()]
+        return given
+
+    def _from_infos(self, name: str, held: _Row, lane: int) -> Any:
+        """Return the info that came with a lane's step: under `SAME_STEP` an end's is not the reset's."""
+        infos = held.infos
+        if self._mode is AutoresetMode.SAME_STEP and (held.terminated | held.truncated)[lane]:
+            infos = infos.get("final_info", {})
+        mask = infos.get(f"_{name}")
+        if name not in infos or (mask is not None and not mask[lane]):
+            raise _missing(name, infos)
+        return row(name, infos[name], self._env.num_envs, lane)
+
+
+def _picked(spec: Tree, obs: Tree) -> Tree:
+    """Return the parts of an observation that the buffer has fields for."""
+    if not isinstance(spec, Mapping) or not isinstance(obs, Mapping):
+        return obs
+    return {key: _picked(child, obs[key]) for key, child in spec.items() if key in obs}
+
+
+def _missing(name: str, info: Mapping[str, Any]) -> SpecMismatch:
+    return SpecMismatch(
+        f"field {name!r}: wanted it in the info of every step, or from the policy, got info with keys "
+        f"{sorted(map(str, info))}; let the policy return (action, {{{name!r}: …}}), or leave the field out of the spec"
+    )
