@@ -111,20 +111,21 @@ def record(
     full_games: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Record a game played at random, and report what came of it.
+    """Record an environment played at random, and report what came of it.
 
     Args:
-        game: an Atari game in any spelling, such as Breakout or ms_pacman.
-        steps: agent steps to record; each is 4 frames of the game.
+        game: an environment that Gymnasium knows, such as CartPole-v1; an Atari game in any spelling, such as
+            Breakout or ms_pacman; or one of MinAtar's, such as minatar:breakout.
+        steps: steps to record; each is 4 frames of an Atari game.
         seed: fixes the game and the actions.
         capacity: steps that the buffer keeps; all of them if not given.
-        full_games: end an episode with the game, as in testing, and not with each life, as in training.
+        full_games: end an Atari episode with the game, as in testing, and not with each life, as in training.
         out: a new replay file to record into; without it the steps are in memory alone, and then gone.
     """
-    from reverie.gymnasium import atari
+    from reverie.gymnasium import make_named
 
     steps = positive("steps", steps)  # before a file is made
-    env = atari(game, train=not full_games)
+    env = make_named(game, full_games=full_games)
     try:
         spec = reverie.StepSpec.from_env(env)
         with reverie.ReplayBuffer(

@@ -4,7 +4,8 @@
 """
 
 from reverie.gymnasium.atari_games import atari
+from reverie.gymnasium.catalogue import make_named
 from reverie.gymnasium.minatar_games import minatar
 from reverie.gymnasium.recording import Recorder, Recording, record
 
-__all__ = ["Recorder", "Recording", "atari", "minatar", "record"]
+__all__ = ["Recorder", "Recording", "atari", "make_named", "minatar", "record"]
