@@ -154,3 +154,36 @@ def test_a_spec_may_leave_out_keys_of_the_observation(lanes: int) -> None:
     record(env, buffer, steps=10)
     batch = buffer.sample_steps(100)
     assert np.array_equal(batch.next_obs["in"]["time"], batch.obs["in"]["time"] + [0, 1])
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_each_episode_names_its_environment_and_its_seed(mode):
+    """The seed is that of the reset: later episodes of a lane begin with none. An episode of one step has them, too."""
+    single = gym.make("CartPole-v1", max_episode_steps=3)
+    with rv.ReplayBuffer(rv.StepSpec.from_env(single), 40, seed=0) as buffer:
+        record(single, buffer, steps=7, seed=5)
+        assert buffer.episodes.metadata == [
+            {"env": "CartPole-v1", "seed": 5},
+            {"env": "CartPole-v1"},
+            {"env": "CartPole-v1"},
+        ]
+    lanes = gym.make_vec(
+        "CartPole-v1",
+        2,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": mode},
+        max_episode_steps=1,
+    )
+    with rv.ReplayBuffer(rv.StepSpec.from_env(lanes), 40, streams=2, seed=0) as buffer:
+        record(lanes, buffer, steps=6, seed=5)
+        table = buffer.episodes
+        seeds = [
+            [
+                label.get("seed")
+                for label, row in zip(table.metadata, table, strict=True)
+                if row["stream"] == lane
+            ]
+            for lane in (0, 1)
+        ]
+        assert seeds == [[5, None, None], [6, None, None]]
+        assert all(label["env"] == "CartPole-v1" for label in table.metadata)

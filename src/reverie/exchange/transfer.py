@@ -196,7 +196,7 @@ def take(buffer: ReplayBuffer, episode: Episode, stream: int = 0) -> None:
         **episode.extras,
     )
     if episode.metadata:
-        buffer.annotate(episode=buffer.engine.index.next_order - 1, **episode.metadata)
+        buffer.annotate(episode=buffer.engine.index.newest(stream), **episode.metadata)
     if not is_end and not episode.running:
         buffer.cut(stream, final_obs=final)
 

@@ -34,9 +34,11 @@ class OnePlayer:
         self._obs: Any = None
         self._info: Any = {}
         self._ended = False
+        self._notes: dict[str, Any] | None = None  # for the episode that begins with the next step
 
     def start(self, seed: int | None) -> None:
         """Reset the environment."""
+        self._notes = _notes_of(self._env, seed)
         self._obs, self._info = self._env.reset(seed=seed)
         self._ended = False
 
@@ -64,6 +66,9 @@ class OnePlayer:
             final_obs=self._stored(self._obs) if self._ended else None,
             **self._from_info(extras),
         )
+        if self._notes is not None:
+            _annotate(self._buffer, 0, self._notes)
+            self._notes = None
         count(ONLY, np.array([amount]), np.array([self._ended]))
         return 1
 
@@ -107,9 +112,13 @@ class LanesPlayer:
         self._playing = np.ones(env.num_envs, np.bool_)  # False for lanes whose next row only resets them
         self._ended = np.zeros(env.num_envs, np.bool_)  # lanes to reset before the next row (`DISABLED`)
         self._row: _Row | None = None
+        # Lane -> notes for the episode that begins with its next step.
+        self._notes: dict[int, dict[str, Any]] = {}
 
     def start(self, seed: int | None) -> None:
         """Reset all lanes."""
+        for lane in range(self._env.num_envs):
+            self._notes[lane] = _notes_of(self._env, None if seed is None else seed + lane)
         self._obs, self._infos = self._env.reset(seed=seed)
         self._playing[:], self._ended, self._row = True, np.zeros_like(self._ended), None
 
@@ -131,7 +140,13 @@ class LanesPlayer:
                 streams=lanes,
                 **self._extras(held, lanes),
             )
-            count(lanes, held.reward[lanes], (held.terminated | held.truncated)[lanes])
+            ended = (held.terminated | held.truncated)[lanes]
+            for lane, is_over in zip(lanes.tolist(), ended.tolist(), strict=True):
+                if lane in self._notes:
+                    _annotate(self._buffer, lane, self._notes.pop(lane))
+                if is_over:
+                    self._notes[lane] = _notes_of(self._env, None)
+            count(lanes, held.reward[lanes], ended)
         return len(lanes)
 
     def stop(self) -> None:
@@ -194,6 +209,19 @@ class LanesPlayer:
         if name not in infos or (mask is not None and not mask[lane]):
             raise _missing(name, infos)
         return row(name, infos[name], self._env.num_envs, lane)
+
+
+def _notes_of(env: Any, seed: int | None) -> dict[str, Any]:
+    """Return what is noted of an episode that a reset begins: the environment's id, and the seed if there is one."""
+    spec = getattr(env, "spec", None)
+    notes = {} if spec is None else {"env": str(spec.id)}
+    return notes if seed is None else {**notes, "seed": seed}
+
+
+def _annotate(buffer: ReplayBuffer, stream: int, notes: Mapping[str, Any]) -> None:
+    """Note something of the newest episode of a stream, which may have ended already."""
+    if notes:
+        buffer.annotate(episode=buffer.engine.index.newest(stream), **notes)
 
 
 def _picked(spec: Tree, obs: Tree) -> Tree:

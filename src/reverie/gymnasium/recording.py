@@ -72,6 +72,9 @@ def record(
     open in the buffer before. An exception passes on after that; a run that goes well also stores what each
     cut episode showed when it stopped, so that its last step has its successor.
 
+    Each episode's metadata names the environment, if Gymnasium made it, as `env`, and the seed of its reset, if it had
+    one, as `seed`.
+
     Observations and actions are copied before the environment moves on, so it may reuse its arrays. One case
     is beyond reach: under `SAME_STEP` in an `AsyncVectorEnv`, a lane that resets into the very array that
     held its last observation has overwritten it before anyone can read it. (`SyncVectorEnv` has the same

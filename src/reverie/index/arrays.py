@@ -151,6 +151,10 @@ class IndexArrays:
         episodes: Ints = self.by_ordinal[stream, ordinal % self.by_ordinal.shape[1]]
         return episodes
 
+    def newest(self, stream: int) -> int:
+        """Return the `order` of the newest episode of a stream, which has begun at least one."""
+        return self.order.item(self.episode_of(stream, self.begun.item(stream) - 1))
+
     def is_live(self, episodes: Ints) -> Bools:
         """Return which entries of the table hold an episode that has not been dropped."""
         return self.ordinal[episodes] >= self.dropped[self.stream[episodes]]
