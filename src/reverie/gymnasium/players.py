@@ -18,6 +18,7 @@ from reverie.gymnasium.lanes import for_env, numbers, own, row, rows
 from reverie.gymnasium.policies import Answer
 from reverie.gymnasium.spaces import played, stored
 from reverie.gymnasium.suitability import autoreset_mode
+from reverie.spec import Field
 from reverie.values import Tree
 
 Ask = Callable[[Any, Any], Answer]
@@ -80,6 +81,8 @@ class OnePlayer:
         return _picked(self._buffer.spec.obs, stored("obs", self._env.observation_space, obs))
 
     def _from_info(self, extras: dict[str, Any]) -> dict[str, Any]:
+        if not self._buffer.spec.extras:
+            return extras
         absent = [name for name in self._buffer.spec.extras if name not in extras]
         for name in absent:
             if name not in self._info:
@@ -226,7 +229,7 @@ def _annotate(buffer: ReplayBuffer, stream: int, notes: Mapping[str, Any]) -> No
 
 def _picked(spec: Tree, obs: Tree) -> Tree:
     """Return the parts of an observation that the buffer has fields for."""
-    if not isinstance(spec, Mapping) or not isinstance(obs, Mapping):
+    if type(spec) is Field or not isinstance(spec, Mapping) or not isinstance(obs, Mapping):
         return obs
     return {key: _picked(child, obs[key]) for key, child in spec.items() if key in obs}
 

@@ -12,13 +12,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Dict, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from reverie.errors import SpecMismatch
 from reverie.spec import text_width
 from reverie.values import Tree
 
 Space = gymnasium.Space[Any]
+# Their values are stored as they are. Asked by type: `isinstance` of a Dict space is slow, and each step asks often.
+PLAIN = frozenset({Box, Discrete, MultiBinary, MultiDiscrete})
 
 
 def stored(name: str, space: Space, value: Any, lanes: int | None = None) -> Tree:
@@ -33,6 +35,8 @@ def stored(name: str, space: Space, value: Any, lanes: int | None = None) -> Tre
     Raises:
         SpecMismatch: a tuple of another length, or a text that is none or too long.
     """
+    if type(space) in PLAIN:
+        return value
     if isinstance(space, Dict) and isinstance(value, Mapping):
         children = space.spaces
         return {
@@ -49,6 +53,8 @@ def stored(name: str, space: Space, value: Any, lanes: int | None = None) -> Tre
 
 def played(space: Space, value: Any) -> Any:
     """Return an action as `env.step` takes it: tuples and texts where `space`, of one lane, has them."""
+    if type(space) in PLAIN:
+        return value
     if isinstance(space, Dict) and isinstance(value, Mapping):
         return {key: played(space.spaces[key], child) for key, child in value.items()}
     if isinstance(space, Tuple):
