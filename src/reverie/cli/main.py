@@ -214,7 +214,7 @@ def import_(
     Args:
         source: a file, a folder, or the id of a Minari data set.
         out: the replay file to make.
-        format: minari, imitation or npz; recognised if not given.
+        format: minari, iris, delta-iris, imitation or npz; recognised if not given.
         lossy: losses that are accepted, by the names that a refusal gives them.
     """
     from reverie.cli.exchange import import_file

@@ -21,6 +21,8 @@ from reverie.values import shown, tree_map
 # Name -> module of this room, and its class: read when it is needed, since it may need packages that are not there.
 OURS = {
     "minari": ("minari", "Minari"),
+    "iris": ("pt", "Iris"),
+    "delta-iris": ("pt", "DeltaIris"),
     "npz": ("plain", "Npz"),
     "imitation": ("plain", "Imitation"),
     "episodes": ("plain", "Episodes"),

@@ -1,0 +1,188 @@
+"""Episodes of IRIS (Micheli et al., 2023) and Δ-IRIS (Micheli et al., 2024): a folder of `.pt` files, one an episode."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.episode import Episode
+from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.exchange.format import Incoming, Outgoing
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of
+from reverie.spec import Field, StepSpec
+
+Array = npt.NDArray[Any]
+KEYS = ("observations", "actions", "rewards", "ends")
+PADDING = "mask_padding"
+
+
+class Iris:
+    """IRIS's episodes: `{id}.pt`, a dict of tensors.
+
+    `observations` (T, 3, 64, 64) uint8, `actions` (T,) int64, `rewards` (T,) float32, `ends` (T,) int64 and
+    `mask_padding` (T,) bool, whose rows that are False are left out. There is no final observation and no truncation: an
+    episode without an end is cut when it is read, and one that was truncated is written without an end.
+    """
+
+    name, reads, writes = "iris", True, True
+    keys: tuple[str, ...] = (*KEYS, PADDING)
+
+    def recognises(self, source: Any) -> bool:
+        """Whether it is a folder of numbered files whose first one has these tensors and no others."""
+        if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+            return False
+        try:
+            paths = _paths(Path(source))
+            return bool(paths) and _load(paths[0]).keys() == set(self.keys)
+        except (FileError, ImportError):
+            return False
+
+    def open(self, source: Any, **options: Any) -> Incoming:
+        """Open a folder; see Format. All files are looked at once, for how many steps there are."""
+        options_of(self.name, options)
+        folder = Path(source)
+        paths = _paths(folder)
+        if not paths:
+            raise FileError(f"{folder}: wanted a folder of files such as 0.pt, got none; check the path")
+        steps, exact = 0, True
+        for path in paths:
+            tensors = self._tensors(path)
+            steps, exact = steps + len(tensors["rewards"]), exact and are_exact(tensors["rewards"])
+        first = self._episode(paths[0], exact)
+        spec = spec_of(first.obs, first.action, first.extras)
+        return Incoming(spec, (self._episode(path, exact) for path in paths), steps)
+
+    def _tensors(self, path: Path) -> dict[str, Array]:
+        """Return the arrays of a file, of the steps that are no padding."""
+        tensors = _load(path)
+        lengths = {len(tensors[name]) for name in KEYS if name in tensors}
+        if not set(KEYS) <= tensors.keys() or len(lengths) != 1:
+            raise FileError(
+                f"{path}: wanted tensors {list(self.keys)} of one length, got {sorted(tensors)}; it is another format's"
+            )
+        real = tensors.pop(PADDING, np.ones(lengths.pop(), np.bool_)).astype(np.bool_)
+        return {name: tensors[name][real] for name in KEYS}
+
+    def _episode(self, path: Path, exact: bool) -> Episode:
+        tensors = self._tensors(path)
+        ends = tensors["ends"].astype(np.bool_)
+        if ends[:-1].any():
+            raise FileError(f"{path}: wanted an end at the last step only, got one before; it is damaged")
+        rewards = tensors["rewards"]
+        return Episode(
+            obs=tensors["observations"],
+            action=tensors["actions"],
+            reward=rewards.astype(np.float32),
+            terminated=bool(ends[-1:].any()),
+            extras={} if exact else {REWARD_EXTRA: rewards.astype(np.float64)},
+        )
+
+    def save(self, target: Any, outgoing: Outgoing, **options: Any) -> list[str]:
+        """Write a folder; see Format. Observations have to be one array, and actions one integer."""
+        options_of(self.name, options)
+        _check(outgoing.spec, self.name)
+        folder = Path(target)
+        if folder.exists():
+            raise FileTaken(
+                f"{folder}: wanted a path that is free, got one that is taken; choose another, or remove it"
+            )
+        draft = folder.with_name(f"{folder.name}.new-{os.getpid()}")
+        lost: Counter[str] = Counter()
+        try:
+            draft.mkdir(parents=True)
+            for number, episode in enumerate(outgoing.episodes):
+                self._put(draft / f"{number}.pt", episode)
+                lost.update(_lost(episode))
+            draft.rename(folder)
+        except OSError as error:
+            raise FileError(
+                f"{folder}: wanted to write a folder, got {error}; choose another place"
+            ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return [f"{count:,} {line}" for line, count in lost.items()]
+
+    def _put(self, path: Path, episode: Episode) -> None:
+        import torch
+
+        steps = len(episode)
+        ends = np.zeros(steps, np.int64)
+        ends[-1:] = episode.terminated
+        rows = {
+            "observations": episode.obs,
+            "actions": np.asarray(episode.action, np.int64),
+            "rewards": episode.reward,
+            "ends": ends,
+            PADDING: np.ones(steps, np.bool_),
+        }
+        torch.save({name: torch.from_numpy(np.ascontiguousarray(rows[name])) for name in self.keys}, path)
+
+
+class DeltaIris(Iris):
+    """Δ-IRIS's episodes: those of IRIS without `mask_padding`."""
+
+    name = "delta-iris"
+    keys = KEYS
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Return the files of a folder by number."""
+    try:
+        found = [path for path in folder.iterdir() if re.fullmatch(r"\d+\.pt", path.name)]
+    except OSError as error:
+        raise FileError(f"{folder}: wanted a folder, got none ({error.strerror}); check the path") from error
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def _load(path: Path) -> dict[str, Array]:
+    """Return the tensors of a file as arrays. No object is made of it that is no tensor."""
+    import torch
+
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(name): tensor.numpy() for name, tensor in value.items()}
+    except Exception as error:  # torch raises many kinds for what is no file of its own
+        raise FileError(
+            f"{path}: wanted a dict of tensors, got none ({type(error).__name__}); it is damaged"
+        ) from error
+
+
+def _check(spec: StepSpec, name: str) -> None:
+    action = spec.action
+    if not isinstance(spec.obs, Field) or spec.obs.dtype != np.uint8:
+        raise BadSetting(
+            f"{name}: wanted observations that are one uint8 array, got {spec.obs!r}; choose another format"
+        )
+    if (
+        not isinstance(action, Field)
+        or action.shape
+        or action.dtype.kind not in "iu"
+        or action.dtype == np.uint64
+    ):
+        raise BadSetting(
+            f"{name}: wanted actions that are one integer, got {action!r}; choose another format"
+        )
+
+
+def _lost(episode: Episode) -> Iterator[str]:
+    """Yield what IRIS's files cannot hold of an episode."""
+    if episode.final_obs is not None:
+        yield "final observations: they have no place"
+    if episode.truncated:
+        yield "truncations: none is told from the other flag, and from no end"
+    if not (episode.terminated or episode.truncated):
+        yield "episodes were cut, or run: they have no end"
+    if episode.extras:
+        yield "episodes have extra fields: they have no place"
+    if episode.metadata:
+        yield "episodes have metadata: it has no place"
+    if not episode.is_whole:
+        yield "episodes have lost their first steps in the buffer"
