@@ -1,4 +1,4 @@
-"""Episodes of IRIS (Micheli et al., 2023) and Δ-IRIS (Micheli et al., 2024): a folder of `.pt` files, one an episode."""
+"""Episodes of IRIS (Micheli et al., 2023) and Δ-IRIS (Micheli et al., 2024): a folder of `.pt` files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Iris:
     """IRIS's episodes: `{id}.pt`, a dict of tensors.
 
     `observations` (T, 3, 64, 64) uint8, `actions` (T,) int64, `rewards` (T,) float32, `ends` (T,) int64 and
-    `mask_padding` (T,) bool, whose rows that are False are left out. There is no final observation and no truncation: an
-    episode without an end is cut when it is read, and one that was truncated is written without an end.
+    `mask_padding` (T,) bool, whose rows that are False are left out. There is no final observation and no truncation:
+    an episode without an end is cut when it is read, and one that was truncated is written without an end.
     """
 
     name, reads, writes = "iris", True, True

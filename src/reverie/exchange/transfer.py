@@ -83,6 +83,7 @@ def import_from(
     into: ReplayBuffer | None = None,
     path: str | os.PathLike[str] | None = None,
     capacity: int | None = None,
+    residency: str | None = None,
     stream: int = 0,
     seed: int | None = None,
     tell: Tell | None = None,
@@ -97,6 +98,8 @@ def import_from(
         into: an open buffer, whose fields must be those of the data set. None makes one.
         path: a new replay file for the buffer that is made.
         capacity: of the buffer that is made; all steps if that is known. With less the newest stay.
+        residency: of the buffer that is made, as for ReplayBuffer. None means "ram", and "disk" with a path: so memory
+            holds an episode at a time. `reverie.open(path, residency="ram")` reads all of it into memory later.
         stream: of `into` that takes the steps. Its running episode is cut before and after.
         seed: of the buffer that is made.
         tell: called with each line of what could not be held; None warns with NotHeld.
@@ -114,13 +117,15 @@ def import_from(
     chosen = recognised(source) if format is None else format_of(format)
     if not chosen.reads:
         raise BadSetting(f"format: wanted one that can be read, got {chosen.name!r}; it is written only")
-    if into is not None and (path is not None or capacity is not None or seed is not None):
-        raise BadSetting("into: wanted it without path, capacity and seed, got both; leave one of them out")
+    if into is not None and any(value is not None for value in (path, capacity, residency, seed)):
+        raise BadSetting(
+            "into: wanted it without path, capacity, residency and seed, got both; leave one of them out"
+        )
     incoming = chosen.open(source, **options)
     buffer = into
     try:
         if buffer is None:
-            buffer = _made(incoming, path, capacity, seed)
+            buffer = _made(incoming, path, capacity, residency or ("ram" if path is None else "disk"), seed)
         else:
             _check_fields(incoming.spec, buffer.spec)
         _take_all(incoming, buffer, stream, on_step)
@@ -138,7 +143,11 @@ def import_from(
 
 
 def _made(
-    incoming: Incoming, path: str | os.PathLike[str] | None, capacity: int | None, seed: int | None
+    incoming: Incoming,
+    path: str | os.PathLike[str] | None,
+    capacity: int | None,
+    residency: str,
+    seed: int | None,
 ) -> ReplayBuffer:
     if capacity is None:
         if incoming.total_steps is None:
@@ -146,7 +155,7 @@ def _made(
                 "capacity: wanted a number, since this data set does not say how many steps it has; pass it"
             )
         capacity = max(incoming.total_steps, 1)
-    return ReplayBuffer(incoming.spec, capacity, path=path, seed=seed)
+    return ReplayBuffer(incoming.spec, capacity, residency=residency, path=path, seed=seed)
 
 
 def _check_fields(wanted: StepSpec, got: StepSpec) -> None:
