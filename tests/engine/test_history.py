@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.engine.table import EPISODE_DTYPE, FEW
+from reverie.index.table import EPISODE_DTYPE, FEW
 
 ENDS = ("", "", "", "terminated", "truncated", "cut")
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import reverie as rv
-from reverie.engine.table import ENDED_NAMES
-from reverie.index import NO_FINAL, RUNNING
+from reverie.index import ENDED_NAMES, NO_FINAL, RUNNING
 
 SHAPE = (12, 12)  # wide enough to be packed, and to be kept as a change of the step before
 PLACES = np.arange(SHAPE[0] * SHAPE[1])

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.checks import natural, positive
-from reverie.engine import EpisodeTable, Face, checked_extras, checked_priorities, sampler_of
+from reverie.engine import Face, checked_extras, checked_priorities, sampler_of
 from reverie.episode import Episode
-from reverie.index import Anchors, check_boundary
+from reverie.index import Anchors, EpisodeTable, check_boundary
 from reverie.samplers import Sampler, check_sampler
 from reverie.spec import StepSpec
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reverie.engine import ENDED_NAMES
 from reverie.errors import BadSetting, FileError, printable
 from reverie.file import View, viewing
-from reverie.index import NO_FINAL, RUNNING
+from reverie.index import ENDED_NAMES, NO_FINAL, RUNNING
 from reverie.pictures import INK, PAPER, Colour, Frames, Sheet, save_animation, width_of
 from reverie.spec import Column
 

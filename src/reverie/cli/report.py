@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from reverie.engine import list_episodes
 from reverie.errors import printable
 from reverie.file import LACKS_LOG, Sums, View, viewing
-from reverie.index import NO_FINAL
+from reverie.index import NO_FINAL, list_episodes
 from reverie.store import format_bytes
 
 MOST_SAMPLERS, MOST_TOLD, MOST_OF_SAMPLER = 50, 20, 400  # that are listed; values and characters of each

@@ -10,12 +10,10 @@ from reverie.engine.face import Face
 from reverie.engine.gather import Gatherer
 from reverie.engine.layout import Layout, Layouts, build
 from reverie.engine.steps import Intake, Step, checked_extras, checked_priorities, sampler_of
-from reverie.engine.table import ENDED_NAMES, EpisodeTable, describe, list_episodes
+from reverie.engine.words import describe
 
 __all__ = [
-    "ENDED_NAMES",
     "Engine",
-    "EpisodeTable",
     "Face",
     "Gatherer",
     "Intake",
@@ -26,6 +24,5 @@ __all__ = [
     "checked_extras",
     "checked_priorities",
     "describe",
-    "list_episodes",
     "sampler_of",
 ]

@@ -22,11 +22,13 @@ from reverie.index.restore import (
     table_rows,
 )
 from reverie.index.runs import RUN, Bools, Eviction, Ints, Runs
+from reverie.index.table import ENDED_NAMES, EpisodeTable, list_episodes
 from reverie.index.windows import CrossWindows, Drawn, Windows
 
 __all__ = [
     "BOUNDARIES",
     "CUT",
+    "ENDED_NAMES",
     "ENDS",
     "NEVER",
     "NO_EPISODE",
@@ -42,6 +44,7 @@ __all__ = [
     "Drawn",
     "EpisodeColumns",
     "EpisodeIndex",
+    "EpisodeTable",
     "Eviction",
     "Ints",
     "Runs",
@@ -50,6 +53,7 @@ __all__ = [
     "anchors_of",
     "check_boundary",
     "check_table_rows",
+    "list_episodes",
     "most_episodes",
     "rebuild",
     "replacement",

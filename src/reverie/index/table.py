@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.index import CUT, RUNNING, TERMINATED, TRUNCATED, EpisodeIndex, Ints
-from reverie.spec import Column
-from reverie.store import format_bytes
+from reverie.index.arrays import CUT, RUNNING, TERMINATED, TRUNCATED
+from reverie.index.episodes import EpisodeIndex
+from reverie.index.runs import Ints
 
 ENDED_NAMES = {RUNNING: "running", TERMINATED: "terminated", TRUNCATED: "truncated",
                TERMINATED | TRUNCATED: "terminated", CUT: "cut"}  # fmt: skip
@@ -210,10 +210,3 @@ class EpisodeTable(Sequence[Any]):
 def list_episodes(index: EpisodeIndex) -> npt.NDArray[np.void]:
     """Return the live episodes as a structured array of EPISODE_DTYPE, in the order they began."""
     return np.asarray(EpisodeTable(index, nullcontext()))
-
-
-def describe(columns: Sequence[Column], index: EpisodeIndex, capacity: int, nbytes: int) -> str:
-    """Return in one line how full a buffer is, how large, and what a step looks like."""
-    streams = "1 stream" if index.streams == 1 else f"{index.streams} streams"
-    fields = ", ".join(f"{column.name} {column.field.shape} {column.field.dtype}" for column in columns)
-    return f"{index.live_steps():,} of {capacity:,} steps, {streams}, {format_bytes(nbytes)} of RAM: {fields}"
