@@ -9,132 +9,23 @@ from scipy import stats
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, addresses
 from reverie.index import BOUNDARIES, Anchors
-from reverie.testing import mixture
+from support.distributions import (
+    CASES,
+    a_prioritized,
+    a_visit_balanced_by_episode,
+    a_visit_balanced_by_step,
+    draw,
+    messy,
+    p_value,
+)
 from support.samplers import NAMES
 
 pytestmark = pytest.mark.long
 
 DRAWS = 200_000
-WEIGHTS = (0.2, 0.3, 0.5)
 
 
-def p_value(found: dict, wanted: dict) -> float:
-    """The chi-square p-value of counted draws; cells of which fewer than 5 are expected are pooled."""
-    assert found.keys() <= wanted.keys(), "an anchor came that has no probability"
-    total = sum(found.values())
-    counts = np.array([found.get(address, 0) for address in wanted], float)
-    expected = np.array([total * probability for probability in wanted.values()])
-    rare = expected < 5
-    if rare.any():
-        order = np.argsort(expected)
-        pooled = order[: max(int(rare.sum()), int(np.searchsorted(np.cumsum(expected[order]), 5)) + 1)]
-        kept = np.setdiff1d(order, pooled)
-        counts = np.append(counts[kept], counts[pooled].sum())
-        expected = np.append(expected[kept], expected[pooled].sum())
-    return 1.0 if len(counts) < 2 else float(stats.chisquare(counts, expected).pvalue)
-
-
-def draw(pair: Pair, sampler: rv.Sampler, boundary: str, length: int, count: int) -> dict:
-    """Draw anchors without touching bytes; return how often each came."""
-    drawn = sampler.draw(Anchors(pair.index, boundary, length), pair.rng, count)
-    assert len(drawn.ids) == count
-    keys = pair.index.stream[drawn.episodes] * 1_000_000 + drawn.ids
-    return {divmod(key, 1_000_000): times for key, times in zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True)}  # fmt: skip
-
-
-def a_uniform(pair, boundary, length):
-    return rv.Uniform(), pair.twin.uniform(boundary, length)
-
-
-def an_episode_uniform(pair, boundary, length):
-    return rv.EpisodeUniform(), pair.twin.episode_uniform(boundary, length)
-
-
-def an_episode_uniform_by_age(pair, boundary, length):
-    return rv.EpisodeUniform(WEIGHTS), pair.twin.episode_uniform(boundary, length, WEIGHTS)
-
-
-def a_recent_newest(pair, boundary, length):
-    newest = 3 * max(60, 2 * length)
-    return rv.Recent(newest), pair.twin.recent(boundary, length, newest=newest)
-
-
-def a_recent_half_life(pair, boundary, length):
-    return rv.Recent(half_life=20.5), pair.twin.recent(boundary, length, half_life=20.5)
-
-
-def a_prioritized(pair, boundary, length):
-    """With priorities learned over some batches while steps came and went; some steps have none yet."""
-    sampler, priorities = rv.Prioritized(0.7, eta=0.4, epsilon=0.01), {}
-    for _ in range(12):
-        batch = pair.buffer.sample(60, 1, boundary="pad_right", sampler=sampler)
-        errors = pair.rng.choice([-1.0, 0.02, 0.3, 2.5], 60)
-        pair.buffer.update_priorities(batch, errors)
-        for stream, anchor, error in zip(batch.stream, batch.anchor, errors, strict=True):
-            priorities[int(stream), int(anchor)] = abs(error) + 0.01
-        # What is added before the first big error enters at 1, after it at 2.51.
-        before = set(pair.twin.live_steps())
-        highest = max(1.0, *priorities.values())
-        for address in before:
-            priorities.setdefault(address, 1.0)
-        pair.grow(3, 1, 2)
-        for address in set(pair.twin.live_steps()) - before:
-            priorities[address] = highest
-    return sampler, pair.twin.prioritized(boundary, length, priorities, 0.7)
-
-
-def a_visit_balanced(pair, boundary, length, by, alpha):
-    """After batches of several kinds, while steps came and went."""
-    sampler, visits = rv.VisitBalanced(alpha, by=by), {}
-    for number in range(8):
-        kind = ("pad_right", "inside", "cross")[number % 3]
-        for address, times in draw(pair, sampler, kind, 2, 40).items():
-            visits[address] = visits.get(address, 0) + times
-        pair.grow(3, 1, 2)
-    return sampler, pair.twin.visit_balanced(boundary, length, visits, alpha, by)
-
-
-def a_visit_balanced_by_episode(pair, boundary, length):
-    return a_visit_balanced(pair, boundary, length, "episode", 1.5)
-
-
-def a_visit_balanced_by_step(pair, boundary, length):
-    return a_visit_balanced(pair, boundary, length, "step", 2.0)
-
-
-def a_fresh(pair, boundary, length):
-    """Once nothing new is left, the fallback's draws come."""
-    sampler = rv.Fresh(rv.EpisodeUniform())
-    draw(pair, sampler, boundary, length, 500)
-    return sampler, pair.twin.episode_uniform(boundary, length)
-
-
-def a_shuffled(pair, boundary, length):
-    return rv.Shuffled(), pair.twin.shuffled(boundary, length)
-
-
-def a_shuffled_in_tiles(pair, boundary, length):
-    return rv.Shuffled(tiles=True), pair.twin.shuffled(boundary, length, tiles=True)
-
-
-def a_mixture(pair, boundary, length):
-    parts = [(a_uniform, 1.0), (an_episode_uniform, 0.5), (a_recent_half_life, 2.5)]
-    made = [(*make(pair, boundary, length), weight) for make, weight in parts]
-    return (
-        rv.Mixture([(sampler, weight) for sampler, _, weight in made]),
-        mixture([(wanted, weight) for _, wanted, weight in made]),
-    )
-
-
-CASES = [a_uniform, an_episode_uniform, an_episode_uniform_by_age, a_recent_newest, a_recent_half_life, a_prioritized,
-         a_visit_balanced_by_episode, a_visit_balanced_by_step, a_fresh, a_shuffled, a_shuffled_in_tiles,
-         a_mixture]  # fmt: skip
 PAIRS = list(product(CASES, sorted(BOUNDARIES)))
-
-
-def messy(seed: int) -> Pair:
-    """Three streams in short episodes: one wrapped twice, one young, one wrapped a little."""
-    return Pair(450, 3, mean_length=8, seed=seed).grow(320, 20, 170)
 
 
 @pytest.mark.parametrize(("case", "boundary"), PAIRS)

@@ -30,6 +30,7 @@ def annotate(
 
     def publish() -> None:
         index.labels[number] = json.loads(text)
+        index.edits += 1
 
     writer = changes.writer
     if writer is None:

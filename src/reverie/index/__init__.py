@@ -9,8 +9,19 @@ The index of a buffer counts; it never holds a value of a step, and it knows no 
 """
 
 from reverie.index.anchors import Anchors, anchors_of
-from reverie.index.arrays import CUT, ENDS, NEVER, NO_EPISODE, NO_FINAL, RUNNING, TERMINATED, TRUNCATED
+from reverie.index.arrays import (
+    CUT,
+    DISCARDED,
+    ENDS,
+    NEVER,
+    NO_EPISODE,
+    NO_FINAL,
+    RUNNING,
+    TERMINATED,
+    TRUNCATED,
+)
 from reverie.index.boundaries import BOUNDARIES, Boundary, check_boundary
+from reverie.index.choice import Candidates, Choice, choice_of_kept, discarded
 from reverie.index.episodes import EpisodeIndex
 from reverie.index.restore import (
     EpisodeColumns,
@@ -28,6 +39,7 @@ from reverie.index.windows import CrossWindows, Drawn, Windows
 __all__ = [
     "BOUNDARIES",
     "CUT",
+    "DISCARDED",
     "ENDED_NAMES",
     "ENDS",
     "NEVER",
@@ -40,6 +52,8 @@ __all__ = [
     "Anchors",
     "Bools",
     "Boundary",
+    "Candidates",
+    "Choice",
     "CrossWindows",
     "Drawn",
     "EpisodeColumns",
@@ -53,6 +67,8 @@ __all__ = [
     "anchors_of",
     "check_boundary",
     "check_table_rows",
+    "choice_of_kept",
+    "discarded",
     "list_episodes",
     "most_episodes",
     "rebuild",

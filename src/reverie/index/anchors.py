@@ -6,6 +6,7 @@ import numpy as np
 
 from reverie.errors import BadSetting, NotEnoughData, NoWeight
 from reverie.index.boundaries import BOUNDARIES, check_boundary
+from reverie.index.choice import Candidates, Choice, choice_of_kept
 from reverie.index.episodes import EpisodeIndex
 from reverie.index.runs import Bools, Ints
 from reverie.index.windows import CrossWindows, Drawn, Windows
@@ -14,22 +15,40 @@ from reverie.index.windows import CrossWindows, Drawn, Windows
 class Anchors:
     """The valid anchors of one boundary rule and length, as a sampler sees them: ids, never bytes.
 
+    Args:
+        index, boundary, length: see below.
+        choice: the episodes that may have anchors, if not all that were not discarded.
+
     Attributes:
         index: the integers of the buffer.
         boundary: the rule's name; length: steps (or rows) of a window, without context.
+        choice: the episodes that may have anchors; None: all that are live.
     """
 
-    __slots__ = ("_rule", "boundary", "index", "length")
+    __slots__ = ("_rule", "boundary", "choice", "index", "length")
 
-    def __init__(self, index: EpisodeIndex, boundary: str, length: int) -> None:
+    def __init__(self, index: EpisodeIndex, boundary: str, length: int, choice: Choice | None = None) -> None:
         self.index = index
         self.boundary = boundary
         self.length = length
+        self.choice = choice_of_kept(index) if choice is None else choice
         self._rule = BOUNDARIES[boundary]
 
     def count(self) -> int:
         """Return how many there are."""
+        if self.choice is not None:
+            return self.candidates().total
         return self._rule.count(self.index, self.length)
+
+    def candidates(self) -> Candidates:
+        """Return the episodes that have an anchor, and where their anchors lie: as slow as there are episodes.
+
+        Where `choice` is not None, they are found once as long as nothing changes.
+        """
+        if self.choice is not None:
+            return self.choice.candidates(self.index, (self.boundary, self.length), self.bounds)
+        episodes = self.index.live_episodes()
+        return Candidates.of(episodes, *self.bounds(episodes))
 
     def require(self) -> int:
         """Return how many there are; raise NotEnoughData when there is none."""
@@ -47,6 +66,14 @@ class Anchors:
                 f"got {count} windows whose weights are all 0; give them priorities above 0 "
                 f"(Prioritized(epsilon=1e-6) does), let the sampler reach further back, or draw with Uniform()"
             )
+        if self.choice is not None:
+            episodes = index.live_episodes()
+            chosen = np.count_nonzero(self.choice.chosen.take(episodes))
+            return NotEnoughData(
+                f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got none in the {chosen} "
+                f"episodes that may be drawn from, of {len(episodes)} live ones; let where= choose more of them, or "
+                f"ask for a shorter length"
+            )
         return NotEnoughData(
             f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got {index.live_steps()} "
             f"live steps whose longest episode has {index.longest()} with a known successor; "
@@ -55,15 +82,28 @@ class Anchors:
 
     def at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
         """Return (episode, id) for ranks in `0 <= rank < count()`; the order is arbitrary."""
+        if self.choice is not None:
+            return self.candidates().at_rank(rank)
         return self._rule.at_rank(self.index, self.length, rank)
 
     def bounds(self, episodes: Ints) -> tuple[Ints, Ints]:
         """Return (first, stop) ids of the anchors in each episode; none where stop <= first."""
-        return self._rule.bounds(self.index, episodes, self.length)
+        first, stop = self._rule.bounds(self.index, episodes, self.length)
+        if self.choice is None:
+            return first, stop
+        if self.boundary == "cross" and self.choice.limits is not None:
+            last = self.choice.limits.take(episodes) - self.length - self.index.ordinal.take(episodes)
+            stop = np.minimum(stop, last + 1)
+        return first, np.where(self.choice.chosen.take(episodes), stop, first)
 
     def accept(self, episodes: Ints, ids: Ints) -> Bools:
         """Return which of these live steps are valid anchors."""
-        return self._rule.accept(self.index, episodes, ids, self.length)
+        good = self._rule.accept(self.index, episodes, ids, self.length)
+        if self.choice is not None:
+            good &= self.choice.chosen.take(episodes)
+            if self.boundary == "cross" and self.choice.limits is not None:
+                good &= ids < self.bounds(episodes)[1]
+        return good
 
     def windows(self, drawn: Drawn, burn_in: int, rng: np.random.Generator) -> Windows | CrossWindows:
         """Return the window of each anchor; `rng` is for rules that place the anchor at random."""

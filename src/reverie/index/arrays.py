@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ ENDS = range(CUT + 1)  # terminated and truncated at once included
 NO_EPISODE = -1
 NO_FINAL = -1
 NEVER = np.iinfo(np.int64).max
+DISCARDED = "reverie:discarded"  # among the metadata of an episode that was taken out
 
 # The columns of the episode table: int64 but for two.
 COLUMNS = ("start", "stop", "settled", "final_slot", "stream", "ordinal", "order", "ended", "total")
@@ -47,6 +49,8 @@ class IndexArrays:
         free: entries of the table that hold no live episode; the last one is taken next.
         next_order: the `order` of the episode that begins next.
         labels: the `order` of an episode -> its metadata, JSON values by name; one without any is not there.
+        edits: how often `labels`, or everything at once, was changed.
+        kept: what `choice_of_kept` found, and when.
     """
 
     start: Ints
@@ -81,6 +85,8 @@ class IndexArrays:
         self.free: list[int] = []
         self.next_order = 0
         self.labels: dict[int, dict[str, Any]] = {}
+        self.edits = 0
+        self.kept: tuple[Hashable, Any] | None = None
         self.allocate(max(64, streams))
         self.free = list(range(len(self.start) - 1, -1, -1))
 
@@ -109,6 +115,17 @@ class IndexArrays:
         """Bytes of the arrays, which do not depend on what is stored but for the episode table."""
         table = sum(getattr(self, name).nbytes for name in COLUMNS)
         return int(self.episode_of_slot.nbytes + table + 5 * self.head.nbytes)
+
+    def moment(self) -> Hashable:
+        """Return what is another thing once any step, episode or metadata has changed."""
+        if self.streams == 1:
+            return self._heads[0], self._tails[0], self._open[0], self._begun[0], self.edits
+        changing = self.head, self.tail, self.open_episode, self.begun
+        return *(numbers.tobytes() for numbers in changing), self.edits
+
+    def moment_of_episodes(self) -> Hashable:
+        """Return what is another thing once an episode began or went, or any metadata has changed."""
+        return self.begun.tobytes(), self.dropped.tobytes(), self.edits
 
     def live_steps(self) -> int:
         """Return how many steps are live, over all streams."""

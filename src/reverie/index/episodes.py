@@ -247,6 +247,7 @@ class EpisodeIndex(IndexArrays):
 
     def derive(self) -> None:
         """Set everything that follows from heads, tails and the episodes' own entries."""
+        self.edits += 1
         # After an interrupt the columns may be of two lengths.
         self.allocate(max(len(getattr(self, name)) for name in COLUMNS))
         self.lengths = LengthTable()

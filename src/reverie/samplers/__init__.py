@@ -12,6 +12,7 @@ returns `Drawn`.
 
 from reverie.index import Anchors, Drawn
 from reverie.samplers.base import Sampler, check_sampler
+from reverie.samplers.episode_weights import checked_episode_weights
 from reverie.samplers.fresh import Fresh
 from reverie.samplers.mixture import Mixture
 from reverie.samplers.prioritized import Prioritized
@@ -19,7 +20,7 @@ from reverie.samplers.recent import Recent
 from reverie.samplers.shuffled import Shuffled
 from reverie.samplers.uniform import EpisodeUniform, Uniform, uniform_steps
 from reverie.samplers.visits import VisitBalanced
-from reverie.samplers.weights import checked_episode_weights, checked_step_weights
+from reverie.samplers.weights import checked_step_weights
 
 __all__ = [
     "Anchors",

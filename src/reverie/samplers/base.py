@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from copy import deepcopy
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from reverie.errors import BadSetting
 from reverie.index import Anchors, Bools, Drawn, EpisodeIndex, Ints
+from reverie.samplers.where import Condition, Where
 from reverie.values import shown
 
 # Below this share of accepted draws, going through the episodes is cheaper than trying again.
@@ -26,8 +27,31 @@ class Sampler(ABC):
 
     A sampler of your own needs one method, `draw`. If it remembers something between draws, `save` and
     `load` make it part of what a buffer keeps. It serves one buffer; whatever it wants to know of new or
-    evicted steps it reads from `anchors.index` when it draws.
+    evicted steps it reads from `anchors.index` when it draws. One that takes `where=`, too, hands it on to
+    `super().__init__` and begins to draw with `anchors = self.narrow(anchors)`.
+
+    Args:
+        where: only episodes that meet this condition have anchors; what is drawn is distributed as without it,
+            given that it lies in one of them. A function gets the `EpisodeTable` of all live episodes, with the
+            running ones as they are now, and returns a mask of its rows, such as
+            `lambda episodes: episodes["return"] > 10`. A mapping such as `{"task": "reach"}` chooses the episodes
+            whose metadata has these values; see `ReplayBuffer.annotate`. Which ones meet it is found anew when
+            the table has changed, in time that grows with its length; until then a draw costs as much as others.
+            "cross" runs on from a chosen episode into what follows, chosen or not.
+
+    Raises:
+        BadSetting: `where` is neither a function nor a mapping; or, in a draw, what it returned is no such mask.
     """
+
+    _where: Where | None = None  # of a sampler of a user's own that does not call `__init__`, too
+
+    def __init__(self, *, where: Condition | None = None) -> None:
+        if where is not None:
+            self._where = Where(where)
+
+    def narrow(self, anchors: Anchors) -> Anchors:
+        """Return those of the anchors that `where` lets through."""
+        return anchors if self._where is None else self._where.narrow(anchors)
 
     @abstractmethod
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
@@ -153,6 +177,7 @@ def by_episode(
     count: int,
     weigh: Callable[[Ints, Ints, Ints], npt.NDArray[np.float64]],
     pick: Callable[[Ints, Ints, Ints], Ints],
+    steady: Hashable = None,
 ) -> tuple[Ints, Ints]:
     """Return `count` anchors by going through all live episodes: exact, and as slow as there are episodes.
 
@@ -162,15 +187,19 @@ def by_episode(
         count: how many to draw.
         weigh: from some episodes, and first and stop of their anchors, to the weight of each episode.
         pick: from the same, for episodes already chosen, to one id each.
+        steady: a name of the weights, if they change only with the index: they are kept under it as long as the
+            candidates are. None: they are not kept.
 
     Raises:
         NotEnoughData: no episode has an anchor with any weight.
     """
-    episodes = anchors.index.live_episodes()
-    first, stop = anchors.bounds(episodes)
-    some = stop > first
-    episodes, first, stop = episodes[some], first[some], stop[some]
-    ends = np.cumsum(weigh(episodes, first, stop)) if len(episodes) else np.zeros(1)
+    candidates = anchors.candidates()
+    episodes, first, stop = candidates.episodes, candidates.first, candidates.stop
+    ends = None if steady is None else candidates.shares.get(steady)
+    if ends is None:
+        ends = np.cumsum(weigh(episodes, first, stop)) if len(episodes) else np.zeros(1)
+        if steady is not None:
+            candidates.shares[steady] = ends
     if not ends[-1] > 0:
         raise anchors.not_enough()
     chosen = np.minimum(np.searchsorted(ends, rng.random(count) * ends[-1], side="right"), len(episodes) - 1)

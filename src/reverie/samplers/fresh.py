@@ -11,6 +11,7 @@ from reverie.index import BOUNDARIES, RUNNING, Anchors, CrossWindows, Drawn, Epi
 from reverie.samplers.base import Sampler, State, check_sampler, join, serve
 from reverie.samplers.kept import kept, kept_array, kept_integer, unfit
 from reverie.samplers.uniform import Uniform
+from reverie.samplers.where import Condition
 from reverie.values import MOST, MOST_ID
 
 
@@ -25,9 +26,12 @@ class Fresh(Sampler):
 
     Args:
         fallback: draws the rest of a batch when nothing new is left.
+        where: shows steps of some episodes only, as `Sampler` says; the fallback obeys it, too. An episode that
+            is not chosen holds its stream up until it ends, since it may be chosen then.
     """
 
-    def __init__(self, fallback: Sampler | None = None) -> None:
+    def __init__(self, fallback: Sampler | None = None, *, where: Condition | None = None) -> None:
+        super().__init__(where=where)
         self.fallback = Uniform() if fallback is None else check_sampler("fallback", fallback)
         self._index: EpisodeIndex | None = None
         # stream -> the first id not shown yet, and 1 if the last tile of rows ended on a step, else 0
@@ -48,6 +52,7 @@ class Fresh(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return up to `count` tiles, and anchors of the fallback for the rest."""
+        anchors = self.narrow(anchors)
         self._index = serve(self._index, anchors.index)
         tiles = self._next_tiles(anchors, self._cursor_now(anchors.index), count)
         found = len(tiles.ids)
@@ -119,6 +124,11 @@ def _next_steps(anchors: Anchors, stream: int, cursor: Ints) -> tuple[int, int] 
         first = cursor.item(0)
         episode = index.episodes_at(stream, cursor[:1]).item()
         stop, ended = index.stop.item(episode), index.ended.item(episode) != RUNNING
+        if not _may_show(anchors, episode):
+            if not ended:
+                return None
+            cursor[:] = stop, 0
+            continue
         if first + length > index.settled.item(episode) and not ended:
             return None
         cursor[:] = min(first + length, stop), 0
@@ -138,6 +148,11 @@ def _next_rows(anchors: Anchors, stream: int, cursor: Ints) -> tuple[int, int] |
     while cursor[0] < index.head[stream]:
         at = cursor.item(0)
         here = index.episodes_at(stream, cursor[:1])
+        if not _may_show(anchors, here.item()):
+            if index.ended.item(here.item()) == RUNNING:
+                return None
+            cursor[:] = index.stop.item(here.item()), 0
+            continue
         first, stop = (bound.item() for bound in anchors.bounds(here))
         if at < first:  # a step whose reward lies behind the tail: no row of its own
             cursor[:] = first, 0
@@ -146,11 +161,16 @@ def _next_rows(anchors: Anchors, stream: int, cursor: Ints) -> tuple[int, int] |
             return None
         if cursor[1] and anchors.length > 1 and index.tail[stream] < at == index.start[here.item()]:
             before = index.episodes_at(stream, np.array([at - 1]))
-            if at - 1 >= anchors.bounds(before)[0].item():
+            if _may_show(anchors, before.item()) and at - 1 >= anchors.bounds(before)[0].item():
                 here, at = before, at - 1
         cursor[:] = _after(anchors, here, at)
         return here.item(), at
     return None
+
+
+def _may_show(anchors: Anchors, episode: int) -> bool:
+    """Whether an episode may have anchors at all."""
+    return anchors.choice is None or bool(anchors.choice.chosen[episode])
 
 
 def _after(anchors: Anchors, episode: Ints, at: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from reverie.errors import BadSetting
 from reverie.index import Anchors, Drawn, EpisodeIndex, Ints
 from reverie.samplers.base import Sampler, State, check_sampler, join
 from reverie.samplers.kept import kept, unfit
+from reverie.samplers.where import Condition
 
 
 class Mixture(Sampler):
@@ -20,12 +21,14 @@ class Mixture(Sampler):
 
     Args:
         parts: (sampler, weight) pairs; weights are positive and need not sum to 1.
+        where: draws from some episodes only, as `Sampler` says. A part with a condition of its own obeys both.
 
     Raises:
         BadSetting: no part, something that is no sampler, or a weight that is not positive.
     """
 
-    def __init__(self, parts: Sequence[tuple[Sampler, float]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Sampler, float]], *, where: Condition | None = None) -> None:
+        super().__init__(where=where)
         if (
             not isinstance(parts, Sequence)
             or not parts
@@ -40,6 +43,7 @@ class Mixture(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors."""
+        anchors = self.narrow(anchors)
         which = np.minimum(
             np.searchsorted(np.cumsum(self.weights), rng.random(count), side="right"), len(self.samplers) - 1
         )

@@ -14,6 +14,7 @@ from reverie.samplers.base import Sampler, State
 from reverie.samplers.kept import kept, kept_number
 from reverie.samplers.sumtree import Floats
 from reverie.samplers.weights import StepWeights
+from reverie.samplers.where import Condition
 
 MOST_PRIORITY = 1e40  # what `update_priorities` takes is a float32
 
@@ -33,14 +34,22 @@ class Prioritized(Sampler):
         beta: 0 corrects nothing, 1 fully; may be set anew at any time, as annealing does.
         eta: share of the maximum in a window's priority.
         epsilon: added to every priority, so that none is 0.
+        where: draws from some episodes only, as `Sampler` says.
 
     Raises:
         BadSetting: an argument out of range.
     """
 
     def __init__(
-        self, alpha: float = 0.6, beta: float = 0.4, *, eta: float = 0.9, epsilon: float = 1e-6
+        self,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        *,
+        eta: float = 0.9,
+        epsilon: float = 1e-6,
+        where: Condition | None = None,
     ) -> None:
+        super().__init__(where=where)
         self.alpha, self.beta = number("alpha", alpha, 0, 4), number("beta", beta, 0, 4)
         self.eta, self.epsilon = number("eta", eta, 0, 1), number("epsilon", epsilon, 0, 1e6)
         self._highest = 1.0  # of all priorities so far
@@ -50,9 +59,10 @@ class Prioritized(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors and their importance weights."""
+        anchors = self.narrow(anchors)
         self._resume(anchors.index)
-        self._steps.follow(anchors.index, self._highest**self.alpha)
-        episodes, ids = self._steps.draw(anchors, rng, count)
+        fresh = self._steps.follow(anchors.index, self._highest**self.alpha)
+        episodes, ids = self._steps.draw(anchors, rng, count, fresh)
         return Drawn(episodes, ids, self._importance(anchors.index, episodes, ids))
 
     def _importance(self, index: EpisodeIndex, episodes: Ints, ids: Ints) -> Floats:

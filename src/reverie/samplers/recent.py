@@ -9,6 +9,7 @@ from reverie.checks import number, positive
 from reverie.errors import BadSetting
 from reverie.index import NEVER, Anchors, Drawn, Ints
 from reverie.samplers.base import Proposal, Sampler, by_episode, try_then_count
+from reverie.samplers.where import Condition
 
 
 class Recent(Sampler):
@@ -18,12 +19,20 @@ class Recent(Sampler):
         newest: anchors among the newest `newest` steps of the buffer alike, `newest // streams` of each
             stream; the others never.
         half_life: probability halves with every `half_life` steps of age in the anchor's stream.
+        where: draws from some episodes only, as `Sampler` says; steps of all episodes count as newer ones.
 
     Raises:
         BadSetting: neither or both are given, or one is not positive.
     """
 
-    def __init__(self, newest: int | None = None, *, half_life: float | None = None) -> None:
+    def __init__(
+        self,
+        newest: int | None = None,
+        *,
+        half_life: float | None = None,
+        where: Condition | None = None,
+    ) -> None:
+        super().__init__(where=where)
         if (newest is None) == (half_life is None):
             raise BadSetting(
                 f"Recent: wanted newest or half_life, got {newest!r} and {half_life!r}; give one"
@@ -33,6 +42,7 @@ class Recent(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors."""
+        anchors = self.narrow(anchors)
         index = anchors.index
         live = index.head - index.tail
         if self.newest is not None:
@@ -61,7 +71,13 @@ class Recent(Sampler):
             return stop - 1 - self._age(rng.random(len(episodes)), stop - clip(episodes, first))
 
         return Drawn(
-            *try_then_count(count, propose, lambda missing: by_episode(anchors, rng, missing, weigh, pick))
+            *try_then_count(
+                count,
+                propose,
+                lambda missing: by_episode(
+                    anchors, rng, missing, weigh, pick, ("Recent", self.newest, self.half_life)
+                ),
+            )
         )
 
     def _decay(self, age: Ints) -> npt.NDArray[np.float64]:

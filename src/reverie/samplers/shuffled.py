@@ -11,6 +11,7 @@ from reverie.index import Anchors, Drawn, EpisodeIndex, Ints
 from reverie.process import watch
 from reverie.samplers.base import Sampler, State, serve
 from reverie.samplers.kept import kept, kept_array, kept_integer, unfit
+from reverie.samplers.where import Condition
 from reverie.values import MOST
 
 
@@ -23,9 +24,12 @@ class Shuffled(Sampler):
     Args:
         tiles: take every `length`-th anchor of an episode only, from its first (under "pad_left" from its
             last), so that the windows of an epoch share no step, except under "cross" around the ends.
+        where: draws from some episodes only, as `Sampler` says. An episode that comes to be chosen waits for the
+            next epoch, one that is chosen no more is left out.
     """
 
-    def __init__(self, *, tiles: bool = False) -> None:
+    def __init__(self, *, tiles: bool = False, where: Condition | None = None) -> None:
+        super().__init__(where=where)
         self.tiles = bool(tiles)
         self._index: EpisodeIndex | None = None
         self._epoch: State = {}  # what `save` returns
@@ -47,6 +51,7 @@ class Shuffled(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return the next `count` anchors in line."""
+        anchors = self.narrow(anchors)
         self._index = serve(self._index, anchors.index)
         if self._epoch and not len(self._order):
             self._resume(anchors.index)
@@ -69,10 +74,7 @@ class Shuffled(Sampler):
         return Drawn(np.concatenate(episodes), np.concatenate(ids), None, offset)
 
     def _begin(self, anchors: Anchors, rng: np.random.Generator) -> None:
-        episodes = anchors.index.live_episodes()
-        first, stop = anchors.bounds(episodes)
-        some = stop > first
-        episodes, first, stop = episodes[some], first[some], stop[some]
+        episodes, first, stop, *_ = anchors.candidates()
         if not len(episodes):
             raise anchors.not_enough()
         step = anchors.length if self.tiles else 1

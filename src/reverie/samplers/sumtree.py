@@ -65,6 +65,10 @@ class SumTree:
         """Return the weights at `places`, barred or not."""
         return np.abs(self._leaves.take(places))
 
+    def leaves_at(self, places: Ints) -> Floats:
+        """Return the weights at `places`, those that are barred with a minus sign."""
+        return self._leaves.take(places)
+
     def are_barred(self) -> Bools:
         """Return of every weight whether it is barred."""
         return self._leaves[: self.size] < 0

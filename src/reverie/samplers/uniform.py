@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import BadSetting
-from reverie.index import Anchors, Drawn, EpisodeIndex, Ints
+from reverie.index import Anchors, Drawn, EpisodeIndex, Ints, choice_of_kept
 from reverie.samplers.base import Follows, Proposal, Sampler, by_episode, try_then_count, uniform_between
 from reverie.samplers.sumtree import SumTree
+from reverie.samplers.where import Condition
 from reverie.values import shown
 
 
@@ -23,10 +24,15 @@ def uniform_steps(index: EpisodeIndex, rng: np.random.Generator, count: int) -> 
 
 
 class Uniform(Sampler):
-    """Every valid anchor alike."""
+    """Every valid anchor alike.
+
+    Args:
+        where: draws from some episodes only, as `Sampler` says.
+    """
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors, each valid one being equally likely."""
+        anchors = self.narrow(anchors)
 
         def propose(wanted: int) -> Proposal:
             episodes, ids = uniform_steps(anchors.index, rng, wanted)
@@ -49,12 +55,14 @@ class EpisodeUniform(Sampler):
             draws with (0.1, 0.1, 0.1, 0.7): with E episodes and n weights each part has E // n episodes, and
             the last one also the remainder. With fewer episodes than weights an episode is drawn in proportion
             to its live steps, as DIAMOND does. None: all alike.
+        where: draws from some episodes only, as `Sampler` says; the parts are those of all live episodes.
 
     Raises:
         BadSetting: weights that are negative, not finite, or do not sum to 1.
     """
 
-    def __init__(self, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, weights: Sequence[float] | None = None, *, where: Condition | None = None) -> None:
+        super().__init__(where=where)
         try:
             self.weights = None if weights is None else tuple(float(weight) for weight in weights)
             good = self.weights is None or (min(self.weights) >= 0 and abs(sum(self.weights) - 1) < 1e-9)
@@ -69,6 +77,7 @@ class EpisodeUniform(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors."""
+        anchors = self.narrow(anchors)
 
         def propose(wanted: int) -> Proposal:
             episodes = self._draw_episodes(anchors.index, rng, wanted)
@@ -81,9 +90,16 @@ class EpisodeUniform(Sampler):
 
         def enumerate_rest(missing: int) -> tuple[Ints, Ints]:
             return by_episode(
-                anchors, rng, missing, weigh, lambda _, first, stop: uniform_between(rng, first, stop)
+                anchors,
+                rng,
+                missing,
+                weigh,
+                lambda _, first, stop: uniform_between(rng, first, stop),
+                ("EpisodeUniform", self.weights),
             )
 
+        if self.weights is not None and choice_of_kept(anchors.index) is not None:
+            return Drawn(*enumerate_rest(count))  # the parts are those of the episodes that are left
         return Drawn(*try_then_count(count, propose, enumerate_rest))
 
     def rewind(self) -> None:
@@ -106,9 +122,12 @@ class EpisodeUniform(Sampler):
 
     def _weights_of(self, index: EpisodeIndex, episodes: Ints) -> npt.NDArray[np.float64]:
         """Return the probability of each of these episodes among all live ones."""
-        live = index.live_episodes()
         if self.weights is None:
             return np.ones(len(episodes))
+        live = index.live_episodes()
+        kept = choice_of_kept(index)
+        if kept is not None:
+            live = live[kept.chosen.take(live)]
         if len(live) < len(self.weights):
             return (index.stop[episodes] - index.live_start(episodes)).astype(np.float64)
         size = len(live) // len(self.weights)

@@ -11,10 +11,12 @@ from reverie.checks import number
 from reverie.errors import BadSetting
 from reverie.index import Anchors, Drawn, EpisodeIndex, Ints
 from reverie.samplers.base import Proposal, Sampler, State, by_episode, try_then_count, uniform_between
+from reverie.samplers.episode_weights import EpisodeWeights
 from reverie.samplers.kept import kept, kept_array, unfit
 from reverie.samplers.sumtree import Floats
 from reverie.samplers.undo import Undo
-from reverie.samplers.weights import EpisodeWeights, StepWeights
+from reverie.samplers.weights import StepWeights
+from reverie.samplers.where import Condition
 from reverie.values import MOST_ID
 
 
@@ -26,12 +28,14 @@ class VisitBalanced(Sampler):
         by: "episode" counts how often an episode was drawn from and draws the anchor uniformly inside
             (Micheli et al., 2024: Δ-IRIS with alpha 5 on Crafter, 1 on Atari); "step" counts how often a step
             was the anchor, in the spirit of TWM (Robine et al., 2023).
+        where: draws from some episodes only, as `Sampler` says.
 
     Raises:
         BadSetting: alpha out of range, or another `by`.
     """
 
-    def __init__(self, alpha: float = 1.0, *, by: str = "episode") -> None:
+    def __init__(self, alpha: float = 1.0, *, by: str = "episode", where: Condition | None = None) -> None:
+        super().__init__(where=where)
         # Beyond 32 the weight of what was drawn a billion times would be 0 to a float64.
         self.alpha = number("alpha", alpha, 0, 32)
         if by not in ("episode", "step"):
@@ -60,6 +64,7 @@ class VisitBalanced(Sampler):
 
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors and count them as drawn."""
+        anchors = self.narrow(anchors)
         if self._loaded:
             self._resume(anchors.index, self._loaded)
         if self.by == "step":
@@ -68,8 +73,9 @@ class VisitBalanced(Sampler):
 
     def _draw_steps(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         index, weights = anchors.index, self._steps
-        self._forget(weights.follow(index, 1.0), weights.tree.size)
-        episodes, ids = weights.draw(anchors, rng, count)
+        fresh = weights.follow(index, 1.0)
+        self._forget(fresh, weights.tree.size)
+        episodes, ids = weights.draw(anchors, rng, count, fresh)
         slots = index.slots(index.stream.take(episodes), ids)
         weights.tree.set(slots, self._count(slots))
         return Drawn(episodes, ids)
@@ -77,6 +83,7 @@ class VisitBalanced(Sampler):
     def _draw_episodes(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         weights = self._episodes
         self._forget(weights.follow(anchors.index), weights.tree.size)
+        weights.obey(anchors)
 
         def propose(wanted: int) -> Proposal:
             episodes, live = weights.propose(anchors, rng, wanted)

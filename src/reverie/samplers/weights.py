@@ -1,4 +1,4 @@
-"""A weight for every live step, or every live episode, of one buffer: both follow it draw by draw."""
+"""A weight for every live step of one buffer, which is followed draw by draw."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from reverie.index import BOUNDARIES, Anchors, Bools, EpisodeIndex, Ints
+from reverie.index import BOUNDARIES, Anchors, Bools, Choice, EpisodeIndex, Ints
 from reverie.samplers.base import Follows, Proposal, State, by_episode, serve, try_then_count
 from reverie.samplers.kept import kept, kept_array, kept_integer, unfit
 from reverie.samplers.sumtree import Floats, SumTree
 from reverie.values import MOST, MOST_ID
 
+Kind = tuple[str, int, bool]  # boundary, length, and whether episodes are chosen
+CHOSEN = "chosen episodes"
 MOST_WEIGHT = 1e200  # the sum of as many as there can be is still a number
 
 
@@ -21,16 +23,17 @@ class StepWeights(Follows):
 
     An anchor that can never be valid for the boundary and length in use, because its episode has ended too
     soon after it, is barred when it is drawn in vain, once. So the share of draws in vain stays small, however
-    high such a step's weight is.
+    high such a step's weight is. Steps of episodes that may have no anchor are barred before a draw.
 
     Attributes:
         tree: the weights; it exists from the first draw on.
     """
 
-    __slots__ = ("_index", "_kind", "_low", "_marked", "_seen", "tree")
+    __slots__ = ("_index", "_kind", "_low", "_marked", "_obeyed", "_seen", "tree")
 
     tree: SumTree
-    _kind: tuple[str, int] | None
+    _kind: Kind | None
+    _obeyed: tuple[int, Ints] | None  # serial of the last choice; the `order` of the episodes that it bars
 
     def __init__(self) -> None:
         self._index: EpisodeIndex | None = None
@@ -55,6 +58,7 @@ class StepWeights(Follows):
             self._index = None
             return
         self._index, seen, low, self._kind = self._marked
+        self._obeyed = None
         self._seen[:], self._low[:] = seen, low
         self.tree.rewind()
 
@@ -63,7 +67,8 @@ class StepWeights(Follows):
         self.tree = SumTree(index.streams * index.capacity)
         self._seen = np.zeros(index.streams, np.int64)  # head of each stream at the last call
         self._low = np.zeros(index.streams, np.int64)  # tail of each stream at the last call
-        self._kind = None  # boundary and length that steps are barred for
+        self._kind = None  # boundary and length that steps are barred for, and whether episodes are chosen
+        self._obeyed = None
 
     # --- following the buffer --------------------------------------------------------------------------
 
@@ -115,13 +120,20 @@ class StepWeights(Follows):
 
     # --- draws -----------------------------------------------------------------------------------------
 
-    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
-        """Return `count` valid anchors with probability in proportion to their weights."""
-        kind = (anchors.boundary, anchors.length)
+    def draw(self, anchors: Anchors, rng: np.random.Generator, count: int, fresh: Ints) -> tuple[Ints, Ints]:
+        """Return `count` valid anchors with probability in proportion to their weights.
+
+        Args:
+            anchors: the valid ones; rng: the source of randomness; count: how many to draw.
+            fresh: what `follow` returned.
+        """
+        kind = (anchors.boundary, anchors.length, anchors.choice is not None)
         if self._kind != kind:  # other steps than before may have to be barred
             self.tree.release()
-            self._kind = kind
+            self._kind, self._obeyed = kind, None
         index = anchors.index
+        if anchors.choice is not None:
+            self._obey(anchors, anchors.choice, fresh)
         return try_then_count(
             count,
             lambda wanted: self._propose(anchors, rng, wanted),
@@ -133,6 +145,29 @@ class StepWeights(Follows):
                 lambda episodes, first, stop: self._pick(index, rng, episodes, first, stop),
             ),
         )
+
+    def _obey(self, anchors: Anchors, choice: Choice, fresh: Ints) -> None:
+        """Bar the steps of the episodes that are not chosen, and those of no others that can be drawn."""
+        index = anchors.index
+        fresh = fresh[~choice.chosen.take(index.episode_of_slot.take(fresh))]
+        if len(fresh):
+            self.tree.bar(np.unique(fresh))
+        if self._obeyed is not None and self._obeyed[0] == choice.serial:
+            return
+        episodes = index.live_episodes()
+        orders, left_out = index.order[episodes], ~choice.chosen.take(episodes)
+        if self._obeyed is None:
+            changed = np.ones(len(episodes), np.bool_)
+        else:
+            changed = np.isin(orders, self._obeyed[1]) != left_out
+        places, ids, of = _steps_of(index, episodes[changed])
+        allowed = choice.chosen.take(of)
+        self.tree.bar(places[~allowed & (self.tree.leaves_at(places) > 0)])
+        again = places[allowed & (self.tree.leaves_at(places) < 0)]
+        if len(again):
+            again = places[allowed & (self.tree.leaves_at(places) < 0) & anchors.accept(of, ids)]
+            self.tree.set(again, self.tree.weights_at(again))
+        self._obeyed = choice.serial, orders[left_out]
 
     def _propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:
         """Return `count` steps with probability in proportion to their weights among those not barred."""
@@ -147,6 +182,8 @@ class StepWeights(Follows):
             if not live.all():  # an interrupted add evicted a step, or the buffer's content was replaced
                 self.tree.set(np.unique(slots[~live]), 0.0)
             hopeless = live & ~good & (index.ended[episodes] != 0) & (anchors.boundary != "cross")
+            if anchors.choice is not None:
+                hopeless |= live & ~anchors.choice.chosen.take(episodes)
             if hopeless.any():
                 self.tree.bar(np.unique(slots[hopeless]))
         return episodes, ids, good
@@ -182,7 +219,7 @@ class StepWeights(Follows):
             "weights": self.tree.weights,
             "barred": self.tree.are_barred(),
             "seen": self._seen.copy(),
-            "kind": list(self._kind) if self._kind else None,
+            "kind": [*self._kind[:2], *[CHOSEN] * self._kind[2]] if self._kind else None,
         }
 
     def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
@@ -210,10 +247,17 @@ def _steps_in(index: EpisodeIndex, slots: Ints) -> tuple[Ints, Bools]:
     return ids, ids < index.head[stream]
 
 
-def checked_step_weights(
-    state: Any, streams: int, capacity: int
-) -> tuple[Floats, Bools, Ints, tuple[str, int] | None]:
-    """Return the weights, what is barred, the heads seen, and boundary and length, that `StepWeights` saved.
+def _steps_of(index: EpisodeIndex, episodes: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return the slots and the ids of all live steps of live episodes, and the episode of each."""
+    first = index.live_start(episodes)
+    counts = index.stop[episodes] - first
+    of = np.repeat(episodes, counts)
+    ids = np.arange(len(of)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    return index.slots(index.stream.take(of), ids), ids, of
+
+
+def checked_step_weights(state: Any, streams: int, capacity: int) -> tuple[Floats, Bools, Ints, Kind | None]:
+    """Return the weights, what is barred, the heads seen, and for what, that `StepWeights` saved.
 
     Args:
         state: what was saved.
@@ -225,118 +269,13 @@ def checked_step_weights(
     state, size = kept(state, "weights", "barred", "seen", "kind"), streams * capacity
     kind = state["kind"]
     if kind is not None:
-        if not isinstance(kind, (list, tuple)) or len(kind) != 2 or kind[0] not in tuple(BOUNDARIES):
+        is_list = isinstance(kind, (list, tuple)) and (len(kind) == 2 or list(kind[2:]) == [CHOSEN])
+        if not is_list or kind[0] not in tuple(BOUNDARIES):
             raise unfit("kind", "a boundary and a length", str(kind)[:80])
-        kind = kind[0], kept_integer("length", kind[1], 1, MOST)
+        kind = kind[0], kept_integer("length", kind[1], 1, MOST), len(kind) == 3
     return (
         kept_array("weights", state["weights"], np.float64, (size,), 0.0, MOST_WEIGHT),
         kept_array("barred", state["barred"], np.bool_, (size,), 0, 1),
         kept_array("seen", state["seen"], np.int64, (streams,), 0, MOST_ID),
         kind,
     )
-
-
-class EpisodeWeights(Follows):
-    """A weight for every live episode of one buffer, by its number in the table.
-
-    Episodes that were dropped keep their weight until they are drawn.
-
-    Attributes:
-        tree: the weights; it exists from the first draw on.
-    """
-
-    __slots__ = ("_begun", "_index", "_marked", "tree")
-
-    tree: SumTree
-
-    def __init__(self) -> None:
-        self._index: EpisodeIndex | None = None
-        self._marked: tuple[Any, ...] | None = None
-
-    def mark(self) -> None:
-        """Take note of all there is, for `rewind`."""
-        if self._index is None:
-            self._marked = None
-        else:
-            self.tree.mark()
-            self._marked = self._index, self.tree, self._begun.copy()
-
-    def rewind(self) -> None:
-        """Go back to the last `mark`."""
-        if self._marked is None:
-            self._index = None
-            return
-        self._index, self.tree, begun = self._marked  # another tree, if the table has grown
-        self._begun[:] = begun
-        self.tree.rewind()
-
-    def follow(self, index: EpisodeIndex) -> Ints:
-        """Give episodes that began since the last call the weight 1; return them.
-
-        Raises:
-            BadSetting: the sampler already serves another buffer.
-        """
-        if self._index is None:
-            self._index = index
-            self._begun = np.zeros(index.streams, np.int64)
-            self.tree = SumTree(len(index.start))
-        serve(self._index, index)
-        if len(index.start) > self.tree.size:
-            weights = self.tree.weights
-            self.tree = SumTree(len(index.start))
-            self.tree.set(np.arange(len(weights)), weights)
-        fresh = np.array(
-            [
-                index.episode_of(stream, ordinal)
-                for stream in np.flatnonzero(index.begun != self._begun).tolist()
-                for ordinal in range(max(self._begun[stream], index.dropped[stream]), index.begun[stream])
-            ],
-            np.int64,
-        )
-        self._begun[:] = index.begun
-        if len(fresh):
-            self.tree.set(fresh, 1.0)
-        return fresh
-
-    def propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Bools]:
-        """Return episodes by weight, and which of them are live; the others lose their weight."""
-        if self.tree.total <= 0.0:
-            raise anchors.not_enough()
-        episodes = self.tree.find(rng.random(count) * self.tree.total)
-        live = anchors.index.is_live(episodes)
-        if not live.all():
-            self.tree.set(episodes[~live], 0.0)
-        return episodes, live
-
-    def save(self) -> State:
-        """Return the weights by episode, and how many episodes had begun."""
-        return {} if self._index is None else {"weights": self.tree.weights, "begun": self._begun.copy()}
-
-    def load(self, state: Mapping[str, Any], index: EpisodeIndex) -> None:
-        """Take back what `save` returned.
-
-        Raises:
-            BadSetting: it is no such state.
-        """
-        weights, self._begun = checked_episode_weights(state, index.streams, len(index.start))
-        self._index = index
-        self.tree = SumTree(len(weights))
-        self.tree.set(np.arange(len(weights)), weights)
-
-
-def checked_episode_weights(state: Any, streams: int, most: int) -> tuple[Floats, Ints]:
-    """Return the weights and the episodes seen that `EpisodeWeights` saved.
-
-    Args:
-        state: what was saved.
-        streams: of the buffer.
-        most: entries of its table of episodes; the weights are at most as many.
-
-    Raises:
-        BadSetting: it is no such state.
-    """
-    state = kept(state, "weights", "begun")
-    weights = kept_array("weights", state["weights"], np.float64, (None,), 0.0, MOST_WEIGHT)
-    if not 0 < len(weights) <= most:
-        raise unfit("weights", f"at most {most}", f"{len(weights)}")
-    return weights, kept_array("begun", state["begun"], np.int64, (streams,), 0, MOST_ID)

@@ -27,7 +27,7 @@ from reverie.errors import NotEnoughData
 from reverie.index import BOUNDARIES, Anchors, Drawn, EpisodeIndex
 from reverie.samplers import Sampler
 from reverie.spec import Field, StepSpec
-from reverie.testing.twin import Address, Distribution, NaiveBuffer, NaiveRows, NaiveWindow
+from reverie.testing.twin import Address, Distribution, NaiveBuffer, NaiveRows, NaiveWindow, normalised
 
 LEAST_P = 0.001  # a correct distribution falls below this once in a thousand seeds, and the seeds are fixed
 
@@ -102,6 +102,10 @@ class SamplerSuite:
         """Return the probability of each anchor in the first draw of a new sampler, or None to skip that."""
         return None
 
+    def chooses(self, twin: NaiveBuffer, address: Address) -> bool:
+        """Return whether a step lies in an episode that `make` lets its sampler draw from by `where=`."""
+        return True
+
     def test_only_valid_anchors_come_while_steps_come_and_go(self) -> None:
         """No drawn anchor is evicted, not settled yet, or too close to an end, after any adds and evictions."""
         for boundary in self.boundaries:
@@ -124,7 +128,7 @@ class SamplerSuite:
         for boundary in self.boundaries:
             for length in self.lengths:
                 pair = Pair(120, 3, mean_length=12).grow(70, 5, 40)
-                wanted = self.distribution(pair.twin, boundary, length)
+                wanted = self._stated(pair.twin, boundary, length)
                 if wanted:
                     drawn = self.make().draw(Anchors(pair.index, boundary, length), pair.rng, self.draws)
                     p = chi_square_p(addresses(pair.index, drawn), wanted)
@@ -187,8 +191,17 @@ class SamplerSuite:
     def _support(self, twin: NaiveBuffer, boundary: str, length: int) -> set[Address]:
         if not len(twin):
             return set()
+        stated = self._stated(twin, boundary, length)
+        if stated is not None:
+            return set(stated)
+        return {address for address in twin.anchors(boundary, length) if self.chooses(twin, address)}
+
+    def _stated(self, twin: NaiveBuffer, boundary: str, length: int) -> Distribution | None:
+        """Return the distribution, given that the anchor lies in a chosen episode."""
         stated = self.distribution(twin, boundary, length)
-        return twin.anchors(boundary, length) if stated is None else set(stated)
+        if stated is None:
+            return None
+        return normalised({one: share for one, share in stated.items() if self.chooses(twin, one)})
 
 
 def assert_shows(batch: Batch, twin: NaiveBuffer, length: int, boundary: str, burn_in: int = 0) -> None:
