@@ -8,7 +8,7 @@ import pytest
 import reverie as rv
 from reverie.conformance import LEAST_P, Pair, addresses
 from reverie.index import BOUNDARIES, Anchors, Drawn
-from support.distributions import CASES, EveryNth, draw, messy, p_value
+from support.distributions import CASES, EveryNth, a_visit_balanced, draw, given, messy, p_value
 from support.samplers import NAMES
 
 pytestmark = pytest.mark.long
@@ -214,3 +214,48 @@ def test_drawing_with_a_condition_costs_the_batch_until_the_table_changes():
         for _ in range(5):
             sampler.draw(Anchors(index, "inside", 3), pair.rng, 300)
         assert not made, case
+
+
+class Changing:
+    """A condition that the test changes."""
+
+    def __init__(self):
+        self.now = EveryNth(1, (0,))
+
+    def __call__(self, episodes):
+        return self.now(episodes)
+
+    def holds(self, twin, address):
+        return self.now.holds(twin, address)
+
+
+def by_step(pair, boundary, length, where):
+    return a_visit_balanced(pair, boundary, length, "step", 0.0, where)
+
+
+def by_episode(pair, boundary, length, where):
+    return a_visit_balanced(pair, boundary, length, "episode", 0.0, where)
+
+
+STEADY = [case for case in CASES if not case.__name__.startswith("a_visit")] + [by_step, by_episode]
+
+
+@pytest.mark.parametrize("boundary", ["inside", "pad_both", "cross"])
+@pytest.mark.parametrize("case", STEADY)
+def test_a_condition_that_changes_leaves_nothing_behind(case, boundary):
+    """Drawn from all, from few, from others, from all again: each time the exact distribution of what is chosen."""
+    pair, where = messy(17), Changing()
+    sampler, wanted = case(pair, boundary, 3, where)
+    newest = int(pair.buffer.episodes.ids[-1])
+    for number, now in enumerate([FEW, EveryNth(3, (1, 2)), FEW, EveryNth(2, (0,)), EveryNth(1, (0,))]):
+        where.now = now
+        pair.buffer.annotate(episode=newest, round=number)
+        shuffled = isinstance(sampler, rv.Shuffled)
+        if shuffled:
+            sampler = type(sampler)(
+                tiles=sampler.tiles, where=where
+            )  # else the old epoch is drawn to its end
+        found = draw(pair, sampler, boundary, 3, 5_000 if shuffled else 50_000)
+        if not isinstance(sampler, rv.Mixture):
+            assert p_value(found, given(where, pair, wanted)) > LEAST_P, number
+    assert not isinstance(sampler, rv.Mixture) or p_value(found, wanted) > LEAST_P
