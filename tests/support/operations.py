@@ -81,6 +81,13 @@ def _labels(world: World, twin: Twin | None) -> dict[str, Any]:
     return {"task": "carry", "marks": [1, 2.5, None]}
 
 
+def _discarded(world: World, twin: Twin | None) -> list[int]:
+    """The oldest episode that has ended and the newest one, as far as there are any."""
+    episodes = world.buffer.episodes
+    ended = episodes.ids[episodes["ended"] != "running"].tolist()
+    return sorted({*ended[:1], *ended[-1:]})
+
+
 def _chosen(count: int) -> np.ndarray:
     """Ranks of steps all over a buffer of so many."""
     return np.array([0, count // 5, count // 2, count - 40, count - 2, count - 1]).clip(0, count - 1)
@@ -167,6 +174,8 @@ OPERATIONS = {
                            lambda world, twin: observation(0, 1999)),
     "annotate": Operation(lambda world, values: values and world.buffer.annotate(**values),
                           lambda twin, values: values and twin.annotate(0, **values), _labels, needs_steps=True),
+    "discard": Operation(lambda world, numbers: world.buffer.discard(numbers),
+                         lambda twin, numbers: twin.discard(numbers), _discarded, needs_steps=True),
     "write_back": Operation(lambda world, given: world.buffer.write_back(world.batch, **given[1]), _tell_write, _write, needs_steps=True),
     "update_priorities": Operation(lambda world, errors: world.buffer.update_priorities(world.batch, errors), prepare=_drawn,
                                    needs_steps=True),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from reverie.index import RUN
-from reverie.testing import NaiveBuffer, NaiveEpisode, NaiveStep, NaiveStream
+from reverie.testing import Address, NaiveBuffer, NaiveEpisode, NaiveStep, NaiveStream
 
 MOST = 2048  # steps that a stream may come to have
 LENGTHS = (1, 2, 5, 33)  # windows are counted at each
@@ -22,6 +23,7 @@ class Twin(NaiveBuffer):
     Attributes:
         floor: stream -> the first id that a budget left.
         labels: metadata of episodes, by their order.
+        gone: the order of every episode that was discarded.
         promised: stream -> one past the last id that the file must have whatever happens, durability "chunk".
     """
 
@@ -30,6 +32,7 @@ class Twin(NaiveBuffer):
         self.floor = [0] * streams
         self.promised = [0] * streams
         self.labels: dict[int, dict[str, Any]] = {}  # by the order of its episode
+        self.gone: frozenset[int] = frozenset()
 
     @property
     def heads(self) -> list[int]:
@@ -45,6 +48,29 @@ class Twin(NaiveBuffer):
         """Return the ids of the live steps of one stream."""
         live = super().live_ids(stream)
         return range(max(live.start, self.floor[stream]), live.stop)
+
+    def __len__(self) -> int:
+        return len(self.live_steps())
+
+    def live_steps(self) -> list[Address]:
+        """Return every live step, those of discarded episodes left out."""
+        return [one for one in super().live_steps() if self.episode_of(*one).order not in self.gone]
+
+    def anchors(self, boundary: str, length: int) -> set[Address]:
+        """Return the steps that may be drawn; no window of rows shows a discarded episode."""
+        found = super().anchors(boundary, length)
+        if boundary != "cross" or not self.gone:
+            return found
+        return {(stream, step) for stream, step in found if self._shows_none_gone(stream, step, length)}
+
+    def _shows_none_gone(self, stream: int, step: int, length: int) -> bool:
+        rows = self.rows(stream)
+        place = rows.index((step, False))
+        return not {self.episode_of(stream, one).order for one, _ in rows[place : place + length]} & self.gone
+
+    def discard(self, orders: Iterable[int]) -> None:
+        """Take episodes out for good."""
+        self.gone |= frozenset(orders)
 
     def add(self, **step: Any) -> None:
         """Store one step; the run before it is promised when it begins another."""
@@ -86,7 +112,7 @@ class Twin(NaiveBuffer):
         """Return a twin that goes its own way."""
         other = Twin(self.stream_capacity * len(self.streams), len(self.streams))
         other.streams = [NaiveStream(list(record.steps), list(record.episodes)) for record in self.streams]
-        other.labels = self.labels
+        other.labels, other.gone = self.labels, self.gone
         other._begun, other.floor, other.promised = self._begun, list(self.floor), list(self.promised)
         return other
 

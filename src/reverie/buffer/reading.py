@@ -12,7 +12,7 @@ from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
 from reverie.checks import natural, positive
 from reverie.engine import Face, checked_extras, checked_priorities, sampler_of
 from reverie.episode import Episode
-from reverie.index import Anchors, EpisodeTable, check_boundary
+from reverie.index import Anchors, EpisodeTable, check_boundary, kept_steps
 from reverie.samplers import Sampler, check_sampler
 from reverie.spec import StepSpec
 
@@ -23,9 +23,9 @@ class Reading(Face):
     spec: StepSpec
 
     def __len__(self) -> int:
-        """Return the live steps of all streams."""
+        """Return the live steps of all streams, those of discarded episodes left out."""
         with self.engine.reading() as index:
-            return index.live_steps()
+            return kept_steps(index)
 
     @property
     def nbytes(self) -> int:

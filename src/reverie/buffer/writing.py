@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.checks import distinct_streams, natural, stream_number
-from reverie.engine import Face, Intake
+from reverie.engine import Face, Intake, annotate, discard
+from reverie.errors import BadSetting
 from reverie.spec import StepSpec
-from reverie.values import Tree
+from reverie.values import Tree, shown
 
 
 class Writing(Face):
@@ -139,7 +140,29 @@ class Writing(Face):
             BufferClosed: the buffer was closed. FileError: the file cannot be written; nothing has changed.
         """
         number = None if episode is None else natural("episode", episode)
-        self.engine.annotate(stream_number(stream, self.streams), number, values)
+        which = stream_number(stream, self.streams)
+        with self.engine.lock:
+            self.engine.check_writable()
+            annotate(self.engine.index, self.engine.changes, which, number, values)
+
+    def discard(self, episodes: npt.ArrayLike) -> None:
+        """Take ended episodes out for good: nothing is drawn from them any more, and `episodes` lists them no more.
+
+        Under "cross" a window that would run on into one is no window any more: what was recorded before it and what
+        came after it are never joined. The steps keep their place in the ring until new ones take it.
+
+        Args:
+            episodes: an id of `buffer.episodes.ids`, or several, such as
+                `buffer.episodes.ids[buffer.episodes["return"] < 0]`.
+
+        Raises:
+            BadSetting: one of them is not live, or runs. Then none is discarded.
+            BufferClosed: the buffer was closed. FileError: the file cannot be written; nothing has changed.
+        """
+        numbers = _episode_ids(episodes)
+        with self.engine.lock:
+            self.engine.check_writable()
+            discard(self.engine.index, self.engine.changes, numbers)
 
     def cut(self, stream: int = 0, *, final_obs: Tree | None = None) -> None:
         """End the running episode of `stream`: the recording stopped here and goes on elsewhere.
@@ -155,3 +178,14 @@ class Writing(Face):
         with self.engine.lock:
             self.engine.check_writable()
             self.engine.changes.cut(stream_number(stream, self.streams), final)
+
+
+def _episode_ids(episodes: npt.ArrayLike) -> list[int]:
+    """Return ids of episodes, each once."""
+    given = np.atleast_1d(np.asarray(episodes))
+    if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
+        raise BadSetting(
+            f"discard: wanted an id of buffer.episodes.ids, or several, got {shown(episodes)}; "
+            f"a mask chooses them: buffer.episodes.ids[mask]"
+        )
+    return list(dict.fromkeys(given.tolist()))

@@ -55,7 +55,11 @@ def _overview(view: View, path: Path) -> Iterator[str]:
         f"{int(index.head.sum()):,} were added in all"
     )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ends.items()))
-    yield f"episodes    {len(table):,} live{f': {kinds}' if kinds else ''}"
+    gone = len(index.live_episodes()) - len(table)
+    yield (
+        f"episodes    {len(table):,} live{f': {kinds}' if kinds else ''}"
+        f"{f'; {gone:,} more were discarded' if gone else ''}"
+    )
     ended = table[table["ended"] != "running"]
     if len(ended):
         for name, values in (("returns", ended["return"]), ("lengths", ended["length"])):

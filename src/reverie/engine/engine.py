@@ -15,7 +15,6 @@ from reverie.engine.changes import Changes
 from reverie.engine.copies import Copies
 from reverie.engine.episodes import EpisodeReader
 from reverie.engine.gather import Chosen, Gatherer
-from reverie.engine.labels import annotate
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
 from reverie.engine.spans import extend
@@ -292,12 +291,6 @@ class Engine(Shared):
         """Store checked steps of a stream, one after the other."""
         with self.lock:
             extend(self.changes, self.index, self.store, self.finals, stream, steps)
-
-    def annotate(self, stream: int, number: int | None, values: dict[str, Any]) -> None:
-        """Set metadata of the live episode of this number, or of the running one of a stream if it is None."""
-        with self.lock:
-            self.check_writable()
-            annotate(self.index, self.changes, stream, number, values)
 
     # --- bringing it to the disk -----------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import numpy as np
 from reverie.engine.gather import Gatherer
 from reverie.episode import Episode
 from reverie.file import FinalStore
-from reverie.index import NO_FINAL, RUNNING, TERMINATED, TRUNCATED, EpisodeIndex, Ints
+from reverie.index import NO_FINAL, RUNNING, TERMINATED, TRUNCATED, EpisodeIndex, Ints, choice_of_kept
 from reverie.spec import Column, StepSpec
 from reverie.values import tree_build
 
@@ -29,15 +29,19 @@ class EpisodeReader:
 
     def places(self) -> tuple[Ints, Ints]:
         """Return stream and ordinal of all live episodes, oldest first: by these they are found later."""
-        episodes = self._index.live_episodes()
+        episodes, kept = self._index.live_episodes(), choice_of_kept(self._index)
+        if kept is not None:
+            episodes = episodes[kept.chosen.take(episodes)]
         return self._index.stream[episodes], self._index.ordinal[episodes]
 
     def read(self, stream: int, ordinal: int) -> Episode | None:
-        """Return an episode, or None if it is not live any more."""
+        """Return an episode, or None if it is not live any more, or was discarded."""
         index = self._index
         if not index.dropped.item(stream) <= ordinal < index.begun.item(stream):
             return None
-        episode = index.episode_of(stream, ordinal)
+        episode, kept = index.episode_of(stream, ordinal), choice_of_kept(index)
+        if kept is not None and not kept.chosen[episode]:
+            return None
         begun, stop = index.start.item(episode), index.stop.item(episode)
         start, ended = max(begun, index.tail.item(stream)), index.ended.item(episode)
         slots = index.slots(np.array(stream), np.arange(start, stop))

@@ -1,8 +1,9 @@
-"""Metadata of episodes: which episode is meant, and what it has then."""
+"""Metadata of episodes: which episode is meant, and what it has then. To be discarded is metadata, too."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,33 +12,68 @@ import numpy as np
 from reverie.engine.changes import Changes
 from reverie.errors import BadSetting
 from reverie.file import label_text
-from reverie.index import EpisodeIndex
+from reverie.index import DISCARDED, RESERVED, EpisodeIndex
 
 
 def annotate(
-    index: EpisodeIndex, changes: Changes, stream: int, number: int | None, values: dict[str, Any]
+    index: EpisodeIndex, changes: Changes, stream: int, number: int | None, values: Mapping[str, Any]
 ) -> None:
     """Set metadata of the live episode of this number, or of the running one of a stream if it is None.
 
     What was set before under other names stays. The caller holds the lock of the buffer.
 
     Raises:
-        BadSetting: there is no such episode, or JSON has no such values.
+        BadSetting: there is no such episode, or JSON has no such values, or a name is reserved.
     """
     changes.settle()
-    number = _running(index, stream) if number is None else _live(index, number)
-    text = label_text({**index.labels.get(number, {}), **values})
+    for name in values:
+        if name.startswith(RESERVED):
+            raise BadSetting(
+                f"annotate: wanted names that do not begin with {RESERVED!r}, which are reserved, got {name!r}; "
+                f"choose another name"
+            )
+    if number is None:
+        number = _running(index, stream)
+    else:
+        _check_live(index, [number])
+    _set(index, changes, {number: {**index.labels.get(number, {}), **values}})
+
+
+def discard(index: EpisodeIndex, changes: Changes, numbers: Sequence[int]) -> None:
+    """Take live episodes that have ended out for good, all or none. The caller holds the lock of the buffer.
+
+    Raises:
+        BadSetting: one of them is not live, or runs.
+    """
+    changes.settle()
+    _check_live(index, numbers)
+    for stream in np.flatnonzero(index.open_episode >= 0).tolist():
+        if index.newest(stream) in numbers:
+            raise BadSetting(
+                f"discard: wanted episodes that have ended, got {index.newest(stream)}, which runs in stream {stream}; "
+                f"end it first with buffer.cut({stream})"
+            )
+    if numbers:
+        _set(
+            index, changes, {number: {**index.labels.get(number, {}), DISCARDED: True} for number in numbers}
+        )
+
+
+def _set(index: EpisodeIndex, changes: Changes, labels: Mapping[int, Mapping[str, Any]]) -> None:
+    """Set all metadata of these episodes, in the file and in memory."""
+    texts = {number: label_text(label) for number, label in labels.items()}
+    parsed = {number: json.loads(text) for number, text in texts.items()}
 
     def publish() -> None:
-        index.labels[number] = json.loads(text)
+        index.labels.update(parsed)
         index.edits += 1
 
     writer = changes.writer
     if writer is None:
         changes.carry_out(publish, None, None)
     else:
-        happened = partial(writer.has, partial(writer.file.has_annotated, number, text))
-        changes.carry_out(publish, happened, partial(writer.file.annotate, number, text))
+        happened = partial(writer.has, partial(writer.file.has_labelled, texts))
+        changes.carry_out(publish, happened, partial(writer.file.label_all, texts))
 
 
 def _running(index: EpisodeIndex, stream: int) -> int:
@@ -50,14 +86,19 @@ def _running(index: EpisodeIndex, stream: int) -> int:
     return index.order.item(episode)
 
 
-def _live(index: EpisodeIndex, number: int) -> int:
-    newest = np.array(
-        [index.episode_of(stream, begun - 1) for stream, begun in enumerate(index.begun.tolist())]
-    )
-    if number in index.order[newest[(index.begun > index.dropped)]]:
-        return number  # the commonest case, without a look at all of them
-    if number not in index.order[index.live_episodes()]:
-        raise BadSetting(
-            f"episode: wanted one of buffer.episodes.ids, got {number}; it never was, or has been evicted"
-        )
-    return number
+def _check_live(index: EpisodeIndex, numbers: Sequence[int]) -> None:
+    newest = [index.newest(stream) for stream in np.flatnonzero(index.begun > index.dropped).tolist()]
+    labels = index.labels
+    if len(numbers) == 1 and numbers[0] in newest and DISCARDED not in labels.get(numbers[0], {}):
+        return  # the commonest case, without a look at all of them
+    live = {
+        order
+        for order in index.order[index.live_episodes()].tolist()
+        if DISCARDED not in labels.get(order, {})
+    }
+    for number in numbers:
+        if number not in live:
+            raise BadSetting(
+                f"episode: wanted one of buffer.episodes.ids, got {number}; it never was, was discarded, or has been "
+                f"evicted"
+            )

@@ -271,15 +271,19 @@ class Tables(LabelTable):
         if self.has_labels():
             self.db.do("DELETE FROM labels WHERE number NOT IN (SELECT number FROM episodes)")
 
-    def annotate(self, number: int, text: str) -> None:
-        """Set the metadata of an episode that the file has; that of any other comes with the episode."""
-        if self.has_episode(number):
+    def label_all(self, texts: Mapping[int, str]) -> None:
+        """Set the metadata of episodes that the file has; that of any other comes with the episode."""
+        known = {number: text for number, text in texts.items() if self.has_episode(number)}
+        if known:
             with self.db.writing():
-                self.put_label(number, text)
+                for number, text in known.items():
+                    self.put_label(number, text)
 
-    def has_annotated(self, number: int, text: str) -> bool:
-        """Whether an episode has this metadata, or the file does not have the episode."""
-        return not self.has_episode(number) or self.label(number) == text
+    def has_labelled(self, texts: Mapping[int, str]) -> bool:
+        """Whether these episodes have this metadata, those apart that the file does not have."""
+        return all(
+            not self.has_episode(number) or self.label(number) == text for number, text in texts.items()
+        )
 
     def has_episode(self, number: int) -> bool:
         """Whether there is an episode of this number."""

@@ -16,12 +16,13 @@ from reverie.index.arrays import (
     NEVER,
     NO_EPISODE,
     NO_FINAL,
+    RESERVED,
     RUNNING,
     TERMINATED,
     TRUNCATED,
 )
 from reverie.index.boundaries import BOUNDARIES, Boundary, check_boundary
-from reverie.index.choice import Candidates, Choice, choice_of_kept, discarded
+from reverie.index.choice import Candidates, Choice, choice_of_kept, discarded, kept_steps
 from reverie.index.episodes import EpisodeIndex
 from reverie.index.restore import (
     EpisodeColumns,
@@ -45,6 +46,7 @@ __all__ = [
     "NEVER",
     "NO_EPISODE",
     "NO_FINAL",
+    "RESERVED",
     "RUN",
     "RUNNING",
     "TERMINATED",
@@ -69,6 +71,7 @@ __all__ = [
     "check_table_rows",
     "choice_of_kept",
     "discarded",
+    "kept_steps",
     "list_episodes",
     "most_episodes",
     "rebuild",

@@ -16,7 +16,8 @@ ENDS = range(CUT + 1)  # terminated and truncated at once included
 NO_EPISODE = -1
 NO_FINAL = -1
 NEVER = np.iinfo(np.int64).max
-DISCARDED = "reverie:discarded"  # among the metadata of an episode that was taken out
+RESERVED = "reverie:"  # so begin names among the metadata of an episode that are not the user's
+DISCARDED = f"{RESERVED}discarded"  # there if it was taken out
 
 # The columns of the episode table: int64 but for two.
 COLUMNS = ("start", "stop", "settled", "final_slot", "stream", "ordinal", "order", "ended", "total")

@@ -13,6 +13,7 @@ from reverie.index.arrays import DISCARDED, IndexArrays
 from reverie.index.runs import Bools, Ints
 
 _serials = count(1)
+NO_LIMIT = np.iinfo(np.int64).max
 
 
 class Candidates(NamedTuple):
@@ -76,6 +77,10 @@ class Choice:
             limits = np.minimum(self.limits, other.limits)
         return Choice(self.chosen & other.chosen, limits)
 
+    def is_limited(self, episode: int) -> bool:
+        """Whether a window of rows that begins in this episode has to end before the end of the stream."""
+        return self.limits is not None and self.limits.item(episode) != NO_LIMIT
+
     def candidates(
         self, index: IndexArrays, kind: tuple[str, int], bounds: Callable[[Ints], tuple[Ints, Ints]]
     ) -> Candidates:
@@ -114,6 +119,16 @@ def discarded(index: IndexArrays, episodes: Ints) -> Bools:
     return np.isin(index.order[episodes], orders)
 
 
+def kept_steps(index: IndexArrays) -> int:
+    """Return how many live steps there are in episodes that were not discarded."""
+    kept = choice_of_kept(index)
+    if kept is None:
+        return index.live_steps()
+    episodes = index.live_episodes()
+    episodes = episodes[kept.chosen.take(episodes)]
+    return int((index.stop[episodes] - index.live_start(episodes)).sum())
+
+
 def _find_kept(index: IndexArrays) -> Choice | None:
     episodes = index.live_episodes()
     gone = discarded(index, episodes)
@@ -121,9 +136,9 @@ def _find_kept(index: IndexArrays) -> Choice | None:
         return None
     chosen = np.ones(len(index.start), np.bool_)
     chosen[episodes[gone]] = False
-    limits = np.full(len(index.start), np.iinfo(np.int64).max)
+    limits = np.full(len(index.start), NO_LIMIT)
     for stream in np.unique(index.stream[episodes[gone]]).tolist():
-        limit = np.iinfo(np.int64).max
+        limit = NO_LIMIT
         for ordinal in range(index.begun.item(stream) - 1, index.dropped.item(stream) - 1, -1):
             episode = index.episode_of(stream, ordinal)
             limits[episode] = limit

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.index.arrays import CUT, RUNNING, TERMINATED, TRUNCATED
+from reverie.index.choice import choice_of_kept
 from reverie.index.episodes import EpisodeIndex
 from reverie.index.runs import Ints
 
@@ -28,7 +29,7 @@ _NAME_OF = np.array([ENDED_NAMES.get(ended, "") for ended in range(max(ENDED_NAM
 
 
 class EpisodeTable(Sequence[Any]):
-    """The episodes that were live when it was asked for, in the order in which they began.
+    """The episodes that were live, and not discarded, when it was asked for, in the order in which they began.
 
     It is read like the structured array that `np.asarray` makes of it: by number, name of a field, slice or
     mask, and by an array's methods. Whoever asks for its length or for one row does not pay for all of them.
@@ -59,7 +60,8 @@ class EpisodeTable(Sequence[Any]):
         self._head, self._tail, self._open = index.head.copy(), index.tail.copy(), index.open_episode.copy()
         self._begun, self._dropped = index.begun.copy(), index.dropped.copy()
         self._totals = index.total[self._open]  # a running episode's return grows; for others this is unused
-        if len(self) <= FEW:
+        self._kept = choice_of_kept(index)
+        if len(self) <= FEW or self._kept is not None:
             self._copied()
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -141,6 +143,9 @@ class EpisodeTable(Sequence[Any]):
                 counts = (self._begun - self._first()).clip(0)
                 stream = np.repeat(np.arange(len(counts)), counts)
                 ordinal = np.arange(len(stream)) + np.repeat(self._begun - np.cumsum(counts), counts)
+                if self._kept is not None:
+                    kept = self._kept.chosen.take(self._index.episodes_of(stream, ordinal))
+                    stream, ordinal = stream[kept], ordinal[kept]
                 if len(counts) > 1:
                     order = np.argsort(self._index.order[self._index.episodes_of(stream, ordinal)])
                     stream, ordinal = stream[order], ordinal[order]

@@ -157,6 +157,9 @@ def _next_rows(anchors: Anchors, stream: int, cursor: Ints) -> tuple[int, int] |
         if at < first:  # a step whose reward lies behind the tail: no row of its own
             cursor[:] = first, 0
             continue
+        if at >= stop and anchors.choice is not None and anchors.choice.is_limited(here.item()):
+            cursor[:] = index.stop.item(here.item()), 0  # too little is left before a discarded episode
+            continue
         if at >= stop:
             return None
         if cursor[1] and anchors.length > 1 and index.tail[stream] < at == index.start[here.item()]:
