@@ -187,3 +187,65 @@ def test_each_episode_names_its_environment_and_its_seed(mode):
         ]
         assert seeds == [[5, None, None], [6, None, None]]
         assert all(label["env"] == "CartPole-v1" for label in table.metadata)
+
+
+@pytest.mark.parametrize("kind", [None, *MODES])
+def test_a_transform_makes_extra_fields_of_whole_steps(kind: AutoresetMode | None) -> None:
+    """It sees what is stored, what came next, also at an end, and the step's own info; its word is the last."""
+    env = envs_of(kind, tells=True)
+    fields = {
+        "next": rv.Field((3,), "int64"),
+        "seen": rv.Field((7,), "float64"),
+        "clock": rv.Field((), "int64"),
+    }
+    buffer = buffer_for(env, **fields)
+
+    def transform(step: dict[str, Any]) -> dict[str, Any]:
+        assert set(step) == {"obs", "action", "reward", "terminated", "truncated", "next_obs", "info"}
+        flags = [step["terminated"], step["truncated"]]
+        seen = [*step["obs"], step["action"], step["reward"], *flags]
+        return {"next": step["next_obs"], "seen": seen, "clock": -step["info"]["clock"]}
+
+    def policy(obs: Any) -> Any:
+        return np.full(obs.shape[:-1], 12), {"clock": np.full(obs.shape[:-1], 5)}
+
+    record(env, buffer, policy, 20, transform=transform)
+    assert len(buffer) == 20
+    ended = 0
+    for episode in buffer.read_episodes():
+        after = [*episode.obs[1:].tolist(), episode.final_obs.tolist()]
+        assert episode.extras["next"].tolist() == after
+        assert episode.extras["clock"].tolist() == [-(100 * lane + clock) for lane, _, clock in after]
+        seen = episode.extras["seen"]
+        assert np.array_equal(seen[:, :3], episode.obs)
+        assert np.array_equal(seen[:, 3], episode.action)
+        assert np.array_equal(seen[:, 4], episode.reward)
+        assert seen[-1, 5:].tolist() == [episode.terminated, episode.truncated]
+        assert not seen[:-1, 5:].any()
+        ended += episode.terminated + episode.truncated
+    assert ended > 2
+
+
+@pytest.mark.parametrize("kind", [None, AutoresetMode.NEXT_STEP])
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        (lambda step: None, "transform: wanted a dict of extra fields by name, got None"),
+        (lambda step: {"more": 1}, "'more'"),
+    ],
+)
+def test_a_transform_that_is_none_is_refused(kind: AutoresetMode | None, transform: Any, words: str) -> None:
+    env = envs_of(kind)
+    buffer = buffer_for(env)
+    with pytest.raises(rv.SpecMismatch, match=words):
+        record(env, buffer, steps=5, transform=transform)
+    assert len(buffer) == 0
+
+
+def test_a_transform_gives_a_field_for_all_lanes_or_for_none() -> None:
+    env = three(AutoresetMode.SAME_STEP)
+    buffer = buffer_for(env, odd=rv.Field((), "int64"))
+    with pytest.raises(
+        rv.SpecMismatch, match="wanted field 'odd' for every lane, got it for some; return it always"
+    ):
+        record(env, buffer, steps=9, transform=lambda step: {"odd": 1} if step["obs"][0] % 2 else {})

@@ -15,7 +15,7 @@ from reverie.buffer import ReplayBuffer
 from reverie.errors import SpecMismatch
 from reverie.gymnasium.finals import true_final
 from reverie.gymnasium.lanes import for_env, numbers, own, row, rows
-from reverie.gymnasium.policies import Answer
+from reverie.gymnasium.policies import Answer, Transform, told
 from reverie.gymnasium.spaces import played, stored
 from reverie.gymnasium.suitability import autoreset_mode
 from reverie.spec import Field
@@ -30,8 +30,10 @@ ONLY = np.zeros(1, np.int64)  # the one lane of a single environment
 class OnePlayer:
     """Plays a single environment."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], buffer: ReplayBuffer) -> None:
-        self._env, self._buffer = env, buffer
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], buffer: ReplayBuffer, transform: Transform | None
+    ) -> None:
+        self._env, self._buffer, self._transform = env, buffer, transform
         self._obs: Any = None
         self._info: Any = {}
         self._ended = False
@@ -58,12 +60,12 @@ class OnePlayer:
         amount = float(numbers("reward", reward, ()))
         over = [bool(numbers(*pair, ())) for pair in (("terminated", terminated), ("truncated", truncated))]
         self._ended = any(over)
+        step = {"obs": seen, "action": action, "reward": amount, "terminated": over[0], "truncated": over[1]}
+        if self._transform is not None:
+            told_step = {**step, "next_obs": self._stored(self._obs), "info": self._info}
+            extras = {**extras, **told(self._transform, told_step)}
         self._buffer.add(
-            obs=seen,
-            action=action,
-            reward=amount,
-            terminated=over[0],
-            truncated=over[1],
+            **step,
             final_obs=self._stored(self._obs) if self._ended else None,
             **self._from_info(extras),
         )
@@ -108,8 +110,11 @@ class _Row:
 class LanesPlayer:
     """Plays a vector environment, lane i into stream i."""
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], buffer: ReplayBuffer) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], buffer: ReplayBuffer, transform: Transform | None
+    ) -> None:
         self._env, self._buffer, self._mode = env, buffer, autoreset_mode(env)
+        self._transform = transform
         self._obs: Any = None
         self._infos: Any = {}
         self._playing = np.ones(env.num_envs, np.bool_)  # False for lanes whose next row only resets them
@@ -198,6 +203,14 @@ class LanesPlayer:
     def _extras(self, held: _Row, lanes: Array) -> dict[str, Any]:
         each = self._env.num_envs
         given = {name: rows(name, value, each, lanes) for name, value in held.extras.items()}
+        if self._transform is not None:
+            all_told = [told(self._transform, self._step_of(held, lane)) for lane in lanes.tolist()]
+            for name in {name for one in all_told for name in one}:
+                if not all(name in one for one in all_told):
+                    raise SpecMismatch(
+                        f"transform: wanted field {name!r} for every lane, got it for some; return it always"
+                    )
+                given[name] = [one[name] for one in all_told]
         for name in self._buffer.spec.extras:
             if name not in given:
                 given[name] = [self._from_infos(name, held, lane) for lane in lanes.tolist()]
@@ -205,13 +218,40 @@ class LanesPlayer:
 
     def _from_infos(self, name: str, held: _Row, lane: int) -> Any:
         """Return the info that came with a lane's step: under `SAME_STEP` an end's is not the reset's."""
-        infos = held.infos
-        if self._mode is AutoresetMode.SAME_STEP and (held.terminated | held.truncated)[lane]:
-            infos = infos.get("final_info", {})
-        mask = infos.get(f"_{name}")
-        if name not in infos or (mask is not None and not mask[lane]):
+        infos = self._infos_of(held, lane)
+        if not _has(infos, name, lane):
             raise _missing(name, infos)
         return row(name, infos[name], self._env.num_envs, lane)
+
+    def _infos_of(self, held: _Row, lane: int) -> Mapping[str, Any]:
+        if self._mode is AutoresetMode.SAME_STEP and (held.terminated | held.truncated)[lane]:
+            ends: Mapping[str, Any] = held.infos.get("final_info", {})
+            return ends
+        return held.infos
+
+    def _step_of(self, held: _Row, lane: int) -> dict[str, Any]:
+        """Return the step of one lane as a transform sees it."""
+        each, infos = self._env.num_envs, self._infos_of(held, lane)
+        ended = bool((held.terminated | held.truncated)[lane])
+        after = held.final if ended else self._stored(self._obs)
+        names = [
+            name for name in infos if name not in ("final_obs", "final_info") and not name.startswith("_")
+        ]
+        return {
+            "obs": row("obs", held.seen, each, lane),
+            "action": row("action", held.action, each, lane),
+            "reward": held.reward.item(lane),
+            "terminated": bool(held.terminated[lane]),
+            "truncated": bool(held.truncated[lane]),
+            "next_obs": row("obs", after, each, lane),
+            "info": {name: row(name, infos[name], each, lane) for name in names if _has(infos, name, lane)},
+        }
+
+
+def _has(infos: Mapping[str, Any], name: str, lane: int) -> bool:
+    """Whether the infos of a row tell something of this name for a lane."""
+    mask = infos.get(f"_{name}")
+    return name in infos and (mask is None or bool(mask[lane]))
 
 
 def _notes_of(env: Any, seed: int | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Policies: how one is asked, and what it may answer."""
+"""Policies and transforms: how they are asked, and what they may answer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from reverie.errors import SpecMismatch
+from reverie.values import shown
+
 Policy = Callable[..., Any]
 Answer = tuple[Any, dict[str, Any]]  # the action, and the extra fields
+Transform = Callable[[dict[str, Any]], dict[str, Any]]  # a step -> extra fields of it
 REQUIRED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -48,3 +52,19 @@ def _takes_info(policy: Policy) -> bool:
     except (TypeError, ValueError):  # a callable written in C may not tell
         return False
     return sum(each.kind in REQUIRED and each.default is each.empty for each in parameters) >= 2
+
+
+def told(transform: Transform | None, step: dict[str, Any]) -> dict[str, Any]:
+    """Return the extra fields that a transform makes of a step; none without a transform.
+
+    Raises:
+        SpecMismatch: it returns no dict.
+    """
+    if transform is None:
+        return {}
+    extras = transform(step)
+    if not isinstance(extras, dict):
+        raise SpecMismatch(
+            f"transform: wanted a dict of extra fields by name, got {shown(extras)}; return {{}} where there is none"
+        )
+    return extras

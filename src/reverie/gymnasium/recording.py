@@ -16,7 +16,7 @@ from reverie.buffer import ReplayBuffer
 from reverie.checks import positive, seed_number
 from reverie.errors import BadSetting
 from reverie.gymnasium.players import LanesPlayer, OnePlayer
-from reverie.gymnasium.policies import Policy, asked, at_random
+from reverie.gymnasium.policies import Policy, Transform, asked, at_random
 from reverie.gymnasium.suitability import AnyEnv, check_fit, count_lanes
 
 Bools = npt.NDArray[np.bool_]
@@ -57,6 +57,7 @@ def record(
     steps: int = 1_000,
     *,
     seed: int | None = None,
+    transform: Transform | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Recording:
     """Play `env` from a reset and add exactly `steps` steps to `buffer`, true transitions only.
@@ -68,7 +69,7 @@ def record(
     dropped, so `steps` need not divide by N.
 
     The run starts with `env.reset(seed=seed)` and leaves nothing open: episodes still running when it stops,
-    at the end or because the environment, the policy or `on_step` raised, are cut, and so is whatever was
+    at the end or because the environment, the policy, `transform` or `on_step` raised, are cut, and so is whatever was
     open in the buffer before. An exception passes on after that; a run that goes well also stores what each
     cut episode showed when it stopped, so that its last step has its successor.
 
@@ -83,8 +84,9 @@ def record(
     Args:
         env: a `gymnasium.Env`, or a `gymnasium.vector.VectorEnv` that names its autoreset mode.
         buffer: takes the steps; as many streams as lanes, a spec like `StepSpec.from_env(env)`, which may leave out
-            keys of the observation. A field in its `extras` comes from the policy, or else from the `info` of
-            that step, by name; a vector environment's is `infos[name]`, under the mask `infos["_" + name]`.
+            keys of the observation. A field in its `extras` comes from `transform`, or else from the policy, or else
+            from the `info` of that step, by name; a vector environment's is `infos[name]`, under the mask
+            `infos["_" + name]`.
         policy: maps observations to actions: one to one for a single environment, for a vector environment
             arrays (or dicts of arrays) with a leading lane axis to the same. None plays uniformly at random. One
             with two positional parameters without defaults gets (obs, info), where info came with that
@@ -93,6 +95,9 @@ def record(
         steps: steps to add, over all lanes, at least 1.
         seed: seeds the environment (lane i with `seed + i`, as Gymnasium does) and, independently, the random
             actions of `policy=None`. None is different each time.
+        transform: makes extra fields of each step: called once for each step of each lane, before it is added, with a
+            dict of `obs`, `action`, `reward`, `terminated`, `truncated`, `next_obs` (what came of it, also at an end)
+            and `info`, which it must not change; returns a dict of extra fields by name.
         on_step: called after each addition with the number of steps added so far.
 
     Returns:
@@ -104,7 +109,7 @@ def record(
             something that its spaces do not promise, or neither policy nor info has an extra field.
     """
     steps = positive("steps", steps)
-    with Recorder(env, buffer, seed=seed) as recorder:
+    with Recorder(env, buffer, seed=seed, transform=transform) as recorder:
         return recorder.step(policy, steps, on_step=on_step)
 
 
@@ -114,25 +119,36 @@ class Recorder:
     The first `step` resets the environment with `seed`. Steps of a vector environment's row that a call has no
     room for are kept, and the next call adds them first. `close`, or the end of a `with` block, cuts what runs.
 
-    When the environment, the policy or `on_step` raises, the running episodes are cut after their last stored
-    step, without a final observation; the error passes on, and the next `step` begins with a reset.
+    When the environment, the policy, `transform` or `on_step` raises, the running episodes are cut after their last
+    stored step, without a final observation; the error passes on, and the next `step` begins with a reset.
 
     Args:
         env: as for `record`.
         buffer: as for `record`. What was open in it is cut.
-        seed: as for `record`.
+        seed, transform: as for `record`.
 
     Raises:
         BadSetting: an argument that cannot be honoured.
         SpecMismatch: `env` and `buffer` disagree about a field.
     """
 
-    def __init__(self, env: AnyEnv, buffer: ReplayBuffer, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        env: AnyEnv,
+        buffer: ReplayBuffer,
+        *,
+        seed: int | None = None,
+        transform: Transform | None = None,
+    ) -> None:
         self._seed = None if seed is None else seed_number(seed)
         lanes = count_lanes(env)
         check_fit(env, lanes, buffer)
         self._buffer, self._lanes = buffer, lanes
-        self._player = LanesPlayer(env, buffer) if isinstance(env, VectorEnv) else OnePlayer(env, buffer)
+        self._player = (
+            LanesPlayer(env, buffer, transform)
+            if isinstance(env, VectorEnv)
+            else OnePlayer(env, buffer, transform)
+        )
         self._action_space = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
         self._random = at_random(env.action_space, self._seed)
         self._tally = _Tally(lanes)
