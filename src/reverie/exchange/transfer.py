@@ -23,6 +23,7 @@ OURS = {
     "minari": ("minari", "Minari"),
     "iris": ("pt", "Iris"),
     "delta-iris": ("pt", "DeltaIris"),
+    "dreamer": ("dreamer", "Dreamer"),
     "npz": ("plain", "Npz"),
     "imitation": ("plain", "Imitation"),
     "episodes": ("plain", "Episodes"),
