@@ -50,8 +50,9 @@ class Dreamer:
 
     A file has rows: `reward`, `is_first`, `is_last`, `is_terminal`, `action`, observations under names of their own,
     and `stepid` (n, 20) uint8, the chunk's uuid and the row's number. A row shows an observation, what came with it,
-    and the action taken after it, so the final observation of an episode is a row of its own, as under boundary="cross". A
-    stream is a chain of files. Where a file of it is missing the episode is cut, and nothing is spliced.
+    and the action taken after it, so the final observation of an episode is a row of its own, as under
+    boundary="cross". A stream is a chain of files. Where a file of it is missing the episode is cut, and nothing is
+    spliced.
 
     Keys of `action` are "action" and those that begin with "action/". Keys that begin with "log/", and those named by
     `extras=`, become extra fields; all others are observations.
