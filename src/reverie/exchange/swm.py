@@ -148,18 +148,18 @@ class _Columns:
             )
             obs = {ours: self._found[name][rows] for name, ours in self._obs.items()}
             extras = {ours: self._found[name][rows] for name, ours in self._extras.items()}
-            flags: dict[str, Any] = {}
-            for flag, column in self._flags.items():
-                told = np.zeros(0) if column is None else column[rows].reshape(-1).astype(np.bool_)
-                if told[:-1].any() or (running and told[-1:].any()):
-                    raise FileError(
-                        f"{self._source}: wanted {flag} at the last step of an episode only, got it before; "
-                        f"it is damaged"
-                    )
-                flags[flag] = bool(told[-1:].any())
+            told = {flag: None if column is None else column[rows] for flag, column in self._flags.items()}
             action = self._action[rows]
         except OSError as error:
             raise FileError(f"{self._source}: wanted steps {rows}, got them damaged ({error})") from error
+        flags: dict[str, Any] = {}
+        for flag, column in told.items():
+            marks = np.zeros(0, np.bool_) if column is None else column.reshape(-1).astype(np.bool_)
+            if marks[:-1].any() or (running and marks[-1:].any()):
+                raise FileError(
+                    f"{self._source}: wanted {flag} at the last step of an episode only, got it before; it is damaged"
+                )
+            flags[flag] = bool(marks[-1:].any())
         return Episode(
             obs=next(iter(obs.values())) if len(obs) == 1 else obs,
             action=action,
