@@ -98,8 +98,10 @@ class Writing(Face):
     ) -> None:
         """Store T steps of one stream, ends inside included: as T calls of `add`, which are checked beforehand.
 
-        If a value does not fit, nothing is stored. A full disk or Ctrl-C in the middle leaves the first steps, as it
-        would between calls of `add`.
+        It happens as a whole or not at all, in memory and in the file alike. If a value does not fit or the disk is
+        full, nothing is stored; Ctrl-C or a killed process leaves all T steps or none. With `max_bytes` the steps go
+        in one by one, and with `streams` one row of lanes after the other: there the first ones may stay. With a file
+        it holds one more copy of its arguments until it returns.
 
         Args:
             obs, action, **extras: as in `add`, each with a leading axis of T steps.

@@ -17,7 +17,7 @@ from reverie.engine.episodes import EpisodeReader
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
-from reverie.engine.spans import extend
+from reverie.engine.spans import Extender
 from reverie.engine.steps import Steps
 from reverie.episode import Episode
 from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
@@ -290,7 +290,8 @@ class Engine(Shared):
     def extend(self, stream: int, steps: Steps) -> None:
         """Store checked steps of a stream, one after the other."""
         with self.lock:
-            extend(self.changes, self.index, self.store, self.finals, stream, steps)
+            extender = Extender(self.changes, self.memories, self.index, self.store, self.finals)
+            extender.extend(stream, steps)
 
     # --- bringing it to the disk -----------------------------------------------------------------------
 

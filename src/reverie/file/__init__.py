@@ -34,6 +34,7 @@ from reverie.file.state import (
     remember_rest,
 )
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
+from reverie.file.stretches import StretchFiler, StretchRuns
 from reverie.file.verify import LACKS_LOG, verify_file
 from reverie.file.view import Sums, View, viewing
 from reverie.file.writer import Writer
@@ -50,6 +51,8 @@ __all__ = [
     "SamplerStates",
     "Settings",
     "Store",
+    "StretchFiler",
+    "StretchRuns",
     "Sums",
     "Told",
     "View",
