@@ -93,7 +93,8 @@ class Extender:
 
     def _reserve(self, stretch: Stretch, steps: Steps) -> None:
         """See to it that publishing allocates no memory that could be refused."""
-        self._changes.make_room(stretch.reserve)
+        if stretch.lacks_room():
+            self._changes.make_room(stretch.reserve)
         if isinstance(self._finals, Finals) and steps.final is not None:
             ends = int(np.count_nonzero(steps.lanes.ended))
             if self._finals.lacks_room(ends):

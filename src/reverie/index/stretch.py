@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -48,12 +49,19 @@ class Stretch:
         self._goes_on = row >= 0 and not self.sews  # whether the first step goes on with an episode
         self.parts = self._parts(row, ended)
         self._tail, self._dropped = index.tail.item(stream), index.dropped.item(stream)
-        # One past the last id of each episode that ends, oldest first; a step lets go of one episode at the most.
-        self._old = index.begun.item(stream) - self._dropped - self._goes_on
-        ordinals = np.arange(self._dropped, self._dropped + min(self._old, len(ended) + 2))
-        self._stops: list[int] = index.stop[index.episodes_of(np.array(stream), ordinals)].tolist()
-        if self._old == len(ordinals):
-            self._stops += [part.stop for part in self.parts if part.ended]
+        self._old = (
+            index.begun.item(stream) - self._dropped - self._goes_on
+        )  # ended episodes that are live now
+
+    @cached_property
+    def _stops(self) -> list[int]:
+        """One past the last id of each episode that may go, oldest first: a step lets go of one at the most."""
+        count = min(self._old, self.stop - self.first + 2)
+        ordinals = np.arange(self._dropped, self._dropped + count)
+        stops: list[int] = self._index.stop[self._index.episodes_of(np.array(self.stream), ordinals)].tolist()
+        if self._old == count:
+            stops += [part.stop for part in self.parts if part.ended]
+        return stops
 
     def _parts(self, row: int, ended: Ints) -> list[Part]:
         index = self._index
@@ -111,6 +119,8 @@ class Stretch:
         """Return how often the table of episodes has to double before all episodes of the stretch have begun."""
         index, doubled = self._index, 0
         size, free, gone = len(index.start), len(index.free), self._dropped
+        if free >= len(self.parts):
+            return 0
         for part in self.parts:
             if part.begins:
                 dropped = self.dropped_at(part.first + 1)
@@ -123,6 +133,10 @@ class Stretch:
         """Return how many episodes of the stream are live at once at the most, or a little more."""
         begun = self._index.begun.item(self.stream)
         return min(begun - self._dropped + len(self.parts), self._index.capacity + 1)
+
+    def lacks_room(self) -> bool:
+        """Whether `reserve` has to be called before the steps are stored."""
+        return self.growth() > 0 or self._index.by_ordinal.shape[1] <= self.most_live()
 
     def reserve(self) -> None:
         """Make room for the episodes of the stretch; if interrupted, `mend` has to follow.

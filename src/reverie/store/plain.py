@@ -67,8 +67,9 @@ class Ring:
         self, stream: int, first: int, values: Mapping[str, Any], sealed: Mapping[int, Any]
     ) -> None:
         """Store consecutive steps of a stream from the id `first` on, as `PackedRing` does. Twice is fine."""
-        for name, rows in values.items():
-            for slots, steps in self._runs.pieces(stream, first, first + len(rows)):
+        count = len(next(iter(values.values()), ()))
+        for slots, steps in self._runs.pieces(stream, first, first + count):
+            for name, rows in values.items():
                 self.columns[name][slots] = rows[steps]
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
