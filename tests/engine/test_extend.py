@@ -51,10 +51,8 @@ def add_each(buffer, given, stream):
 def tables(path):
     """Everything that a file holds, but for whose it is."""
     with closing(sqlite3.connect(path)) as db:
-        found = {
-            name: db.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
-            for name in ("runs", "steps", "episodes", "arrays")
-        }
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        found = {name: db.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in names - {"meta"}}
         found["meta"] = db.execute(
             "SELECT name, value FROM meta WHERE name != 'identity' ORDER BY 1"
         ).fetchall()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from engine.test_extend import SPEC, add_each, check_equal, steps, tables
+from engine.test_extend import SPEC, add_each, at, check_equal, steps, tables
 
 HOMES = [
     ("ram", "step"),
@@ -47,22 +47,84 @@ def tell(buffer, dice, seed, by_stretches):
 def test_the_file_is_that_of_single_steps(residency, durability, seed, tmp_path):
     """Streams of a few steps, of one run, and of runs of two lengths; closed and opened again with episodes running."""
     capacity = 2 * [3, 32, 50, 64, 100, 2, 33, 96][seed]
-    files = []
-    for number in range(2):
-        path = tmp_path / f"{number}.replay"
-        buffer = rv.ReplayBuffer(
+    paths = [tmp_path / f"{number}.replay" for number in range(2)]
+    buffers = [
+        rv.ReplayBuffer(
             SPEC, capacity, streams=2, seed=0, residency=residency, durability=durability, path=path
         )
-        for chapter in range(3):
+        for path in paths
+    ]
+    for chapter in range(4):
+        for number, buffer in enumerate(buffers):
             tell(buffer, np.random.default_rng([seed, chapter]), 10 * seed + chapter, number == 0)
-            if chapter < 2:
-                buffer.close()
-                buffer = rv.open(path, seed=chapter, episodes=("new", "continue")[chapter])
-        files.append(buffer)
-    check_equal(*files)
-    for buffer in files:
+        check_equal(*buffers)
+        assert tables(paths[0]) == tables(paths[1])  # as they are while they are written
+        for buffer in buffers:
+            buffer.close()
+        assert tables(paths[0]) == tables(paths[1])
+        if chapter < 3:
+            episodes = "continue" if chapter == 1 else "new"
+            buffers = [rv.open(path, seed=chapter, episodes=episodes) for path in paths]
+
+
+@pytest.mark.parametrize("stretch", [1, 2, 31, 40, 70])
+@pytest.mark.parametrize("before", [5, 32, 64, 90])
+@pytest.mark.parametrize("durability", ["step", "chunk"])
+def test_a_recording_that_goes_on_ends_the_last_one(durability, before, stretch, tmp_path):
+    """An episode that ran when the file was closed is cut in it when it would be by single steps."""
+    paths = [tmp_path / f"{number}.replay" for number in range(2)]
+    given, early = steps(3, stretch), steps(4, before)
+    for one in (given, early):
+        one["terminated"][:] = one["truncated"][:] = False
+    buffers = []
+    for number, path in enumerate(paths):
+        with rv.ReplayBuffer(SPEC, 64, seed=0, durability=durability, path=path) as buffer:
+            buffer.extend(**early)
+        buffers.append(rv.open(path, seed=0))
+        if number:
+            add_each(buffers[-1], given, 0)
+        else:
+            buffers[-1].extend(**given)
+    assert tables(paths[0]) == tables(paths[1])
+    check_equal(*buffers)
+    for buffer in buffers:
         buffer.close()
-    assert tables(tmp_path / "0.replay") == tables(tmp_path / "1.replay")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("residency", "durability"), [("ram", None), ("packed", None), *HOMES])
+def test_rows_of_lanes_are_as_many_batches(residency, durability, seed, tmp_path):
+    """(T, lanes, …) leaves what T calls of `add_batch` leave; other streams have steps, too, and recordings go on."""
+    paths = [None, None] if durability is None else [tmp_path / f"{number}.replay" for number in range(2)]
+    buffers = [
+        rv.ReplayBuffer(SPEC, 4 * [32, 50, 2, 100][seed], streams=4, seed=0, residency=residency, durability=durability, path=path)
+        for path in paths
+    ]  # fmt: skip
+    dice = np.random.default_rng(seed)
+    for number in range(6):
+        if number == 3 and durability is not None:
+            for buffer in buffers:
+                buffer.close()
+            buffers = [rv.open(path, seed=0) for path in paths]
+        given, chosen = steps(50 * seed + number, int(dice.integers(0, 70)), 3), dice.permutation(4)[:3]
+        if number % 2:
+            given["final_obs"] = None
+        alone = steps(99 + number, 7)
+        for which, buffer in enumerate(buffers):
+            if which:
+                for place in range(len(given["reward"])):
+                    buffer.add_batch(
+                        **{name: None if rows is None else at(rows, place) for name, rows in given.items()},
+                        streams=chosen,
+                    )
+            else:
+                buffer.extend(**given, streams=chosen)
+            add_each(buffer, alone, int(chosen[0]))
+        check_equal(*buffers)
+        if durability is not None:
+            assert tables(paths[0]) == tables(paths[1])
+    for buffer in buffers:
+        buffer.close()
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -99,9 +99,9 @@ class Writing(Face):
         """Store T steps of one stream, ends inside included: as T calls of `add`, which are checked beforehand.
 
         It happens as a whole or not at all, in memory and in the file alike. If a value does not fit or the disk is
-        full, nothing is stored; Ctrl-C or a killed process leaves all T steps or none. With `max_bytes` the steps go
-        in one by one, and with `streams` one row of lanes after the other: there the first ones may stay. With a file
-        it holds one more copy of its arguments until it returns.
+        full, nothing is stored; Ctrl-C or a killed process leaves all T steps or none. With `max_bytes` alone the steps
+        go in one by one: there the first ones may stay. With a file it holds one more copy of its arguments until it
+        returns.
 
         Args:
             obs, action, **extras: as in `add`, each with a leading axis of T steps.
@@ -118,13 +118,13 @@ class Writing(Face):
         if streams is None:
             which = stream_number(stream, self.streams)
             steps = self._intake.steps(obs, action, reward, terminated, truncated, final_obs, extras)
-            self.engine.extend(which, steps)
+            with self.engine.lock:
+                self.engine.extender.extend(which, steps)
             return
         several = distinct_streams(streams, self.streams)
         rows = self._intake.rows(len(several), obs, action, reward, terminated, truncated, final_obs, extras)
         with self.engine.lock:
-            for lanes in rows:
-                self.engine.changes.add_lanes(several, lanes)
+            self.engine.extender.extend_lanes(several, rows)
 
     def annotate(self, *, stream: int = 0, episode: int | None = None, **values: Any) -> None:
         """Set metadata of an episode: its seed, a task, where it came from. It is kept, and goes, with the episode.

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from reverie.engine.changes import Changes
 from reverie.engine.memories import Memories
 from reverie.engine.steps import Lanes, Steps
-from reverie.file import FinalStore, Store, StretchFiler, StretchRuns
-from reverie.index import NO_FINAL, EpisodeIndex, Stretch
+from reverie.file import FinalStore, Shown, Store, StretchFiler, StretchRuns, put_ended, write_stretches
+from reverie.index import NO_FINAL, EpisodeIndex, Ints, Stretch, reserve_rows, stretches_of
 from reverie.store import Finals, PackedFinals, PackedRing
+
+
+class Filed(NamedTuple):
+    """A stretch, and where it goes."""
+
+    stretch: Stretch
+    values: Mapping[str, Any]  # (steps, …) by column
+    sealed: Mapping[int, Any]  # what a packed store has to be given of each run, by number
+    filer: StretchFiler | None  # None without a file
 
 
 class Extender:
@@ -47,24 +56,85 @@ class Extender:
             self._store_all(stream, steps)
 
     def _store_all(self, stream: int, steps: Steps) -> None:
-        changes, writer = self._changes, self._changes.writer
+        changes = self._changes
         steps = self._owned(steps)
         stretch = Stretch(self._index, stream, steps.lanes.ended)
-        self._reserve(stretch, steps)
-        values = steps.lanes.values
-        if writer is None:
-            changes.carry_out(
-                partial(self._publish, stretch, steps, self._packed(stretch, steps), None), None, None
-            )
+        if stretch.lacks_room():
+            changes.make_room(stretch.reserve)
+        self.reserve_finals(0 if steps.final is None else int(np.count_nonzero(steps.lanes.ended)))
+        filed = self.filed(stretch, steps.lanes.values, lambda step: steps.shown(step - stretch.first))
+        self.carry_out([filed], partial(self._publish_integers, stretch, steps))
+
+    def extend_lanes(self, streams: Ints, rows: list[Lanes]) -> None:
+        """Store rows of lanes, one after the other. A buffer that is held to a number of bytes takes each by itself."""
+        changes = self._changes
+        changes.settle()
+        if changes.check is not None:
+            changes.check()
+        if changes.budget is not None or len(rows) < 2:
+            for lanes in rows:
+                changes.add_lanes(streams, lanes)
             return
-        filer = StretchFiler(
-            writer, self._index, self._store, stretch, values, lambda step: steps.shown(step - stretch.first)
-        )
-        publish = partial(self._publish, stretch, steps, filer.runs.kept, filer)
-        if not filer.is_filed:
+        rows = [
+            lanes if lanes.final is None else lanes._replace(final=changes.owned(lanes.final))
+            for lanes in rows
+        ]
+        values = {name: np.stack([lanes.values[name] for lanes in rows]) for name in rows[0].values}
+        stretches = stretches_of(self._index, streams, np.stack([lanes.ended for lanes in rows]))
+        changes.make_room(partial(reserve_rows, self._index, stretches))
+        self.reserve_finals(sum(int(np.count_nonzero(row.ended)) for row in rows if row.final is not None))
+
+        def shown(lane: int, first: int, step: int) -> Mapping[str, Any] | None:
+            final = rows[step - first].final
+            return None if final is None else {name: column[lane] for name, column in final.items()}
+
+        filed = [
+            self.filed(
+                stretch,
+                {name: column[:, lane] for name, column in values.items()},
+                partial(shown, lane, stretch.first),
+            )
+            for lane, stretch in enumerate(stretches)
+        ]
+        self.carry_out(filed, partial(self._publish_rows, streams, rows, values["reward"], stretches[0]))
+
+    def _publish_rows(self, streams: Ints, rows: list[Lanes], rewards: Any, stretch: Stretch) -> None:
+        """Let the index go on from the heads that it has, row by row; `stretch` is that of the first lane."""
+        index = self._index
+        while (head := index.head.item(stretch.stream)) < stretch.stop:
+            row = head - stretch.first
+            index.found = None
+            slots, freed = index.make_room_many(streams)
+            if freed:
+                self._finals.release(freed)
+            final, ended = rows[row].final, rows[row].ended
+            places = None if final is None else put_ended(self._finals, ended, final)
+            index.commit_many(streams, slots, rewards[row], ended, places)
+
+    def filed(self, stretch: Stretch, values: Mapping[str, Any], shown: Shown) -> Filed:
+        """Return a stretch with what the file and a packed store need of it."""
+        writer, store = self._changes.writer, self._store
+        if writer is not None:
+            filer = StretchFiler(writer, self._index, store, stretch, values, shown)
+            return Filed(stretch, values, filer.runs.kept, filer)
+        if not isinstance(store, PackedRing):
+            return Filed(stretch, values, {}, None)
+        first = store.first_unsealed(stretch.stream, stretch.first)
+        runs = StretchRuns(self._index, store, stretch, values, first)
+        for _ in runs.pack(store.packed_columns):
+            pass
+        return Filed(stretch, values, runs.kept, None)
+
+    def carry_out(self, filed: list[Filed], integers: Callable[[], None]) -> None:
+        """Write stretches of different streams, and publish them; `integers` publishes all but the bytes."""
+        changes = self._changes
+        publish = partial(self._publish, filed, integers)
+        filers = [each.filer for each in filed if each.filer is not None and each.filer.is_filed]
+        if changes.writer is None or not filers:
             changes.carry_out(publish, None, None)
             return
-        changes.carry_out(publish, filer.has, partial(filer.write, self._memories.news()))
+        write = partial(write_stretches, changes.writer, filers, self._memories.news())
+        changes.carry_out(publish, lambda: all(filer.has() for filer in filers), write)
         self._memories.told()
 
     def _owned(self, steps: Steps) -> Steps:
@@ -80,30 +150,21 @@ class Extender:
         final = None if steps.final is None else self._changes.owned(steps.final)
         return Steps(Lanes(values, values["reward"], ended, None), final, steps.rows)
 
-    def _packed(self, stretch: Stretch, steps: Steps) -> Mapping[int, Any]:
-        """Return the runs that a packed store has to seal, where there is no file."""
-        store = self._store
-        if not isinstance(store, PackedRing):
-            return {}
-        first = store.first_unsealed(stretch.stream, stretch.first)
-        runs = StretchRuns(self._index, store, stretch, steps.lanes.values, first)
-        for _ in runs.pack(store.packed_columns):
-            pass
-        return runs.kept
+    def reserve_finals(self, count: int) -> None:
+        """See to it that publishing so many final observations allocates no memory that could be refused."""
+        if isinstance(self._finals, Finals) and self._finals.lacks_room(count):
+            self._changes.make_room(partial(self._finals.reserve_most, count))
 
-    def _reserve(self, stretch: Stretch, steps: Steps) -> None:
-        """See to it that publishing allocates no memory that could be refused."""
-        if stretch.lacks_room():
-            self._changes.make_room(stretch.reserve)
-        if isinstance(self._finals, Finals) and steps.final is not None:
-            ends = int(np.count_nonzero(steps.lanes.ended))
-            if self._finals.lacks_room(ends):
-                self._changes.make_room(partial(self._finals.reserve_most, ends))
+    def _publish(self, filed: list[Filed], integers: Callable[[], None]) -> None:
+        """Store what is decided. After an interrupt it is called again, once `EpisodeIndex.mend` was."""
+        integers()
+        for stretch, values, sealed, filer in filed:
+            self._store.write_stretch(stretch.stream, stretch.first, values, sealed)
+            if filer is not None and filer.complete is not None and isinstance(self._finals, PackedFinals):
+                self._hand_over(stretch.stream, *filer.complete)
 
-    def _publish(
-        self, stretch: Stretch, steps: Steps, sealed: Mapping[int, Any], filer: StretchFiler | None
-    ) -> None:
-        """Store what is decided; after an interrupt, `EpisodeIndex.mend` and this go on where it came."""
+    def _publish_integers(self, stretch: Stretch, steps: Steps) -> None:
+        """Let the index go on from the head that it has, span by span."""
         index, stream = self._index, stretch.stream
         for part in stretch.parts:
             last = part.stop - (part.ended != 0)
@@ -118,9 +179,6 @@ class Extender:
                     if freed:
                         self._finals.release(freed)
                     index.commit_span(stream, slot, steps.lanes.rewards[place : place + count])
-        self._store.write_stretch(stream, stretch.first, steps.lanes.values, sealed)
-        if filer is not None and filer.complete is not None and isinstance(self._finals, PackedFinals):
-            self._hand_over(stream, *filer.complete)
 
     def _publish_step(self, stream: int, steps: Steps, place: int) -> None:
         """Store the integers of a step, and its final observation."""

@@ -34,7 +34,7 @@ from reverie.file.state import (
     remember_rest,
 )
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
-from reverie.file.stretches import StretchFiler, StretchRuns
+from reverie.file.stretches import Shown, StretchFiler, StretchRuns, write_stretches
 from reverie.file.verify import LACKS_LOG, verify_file
 from reverie.file.view import Sums, View, viewing
 from reverie.file.writer import Writer
@@ -50,6 +50,7 @@ __all__ = [
     "ReplayFile",
     "SamplerStates",
     "Settings",
+    "Shown",
     "Store",
     "StretchFiler",
     "StretchRuns",
@@ -77,4 +78,5 @@ __all__ = [
     "snapshot",
     "verify_file",
     "viewing",
+    "write_stretches",
 ]

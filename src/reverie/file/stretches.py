@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class StretchRuns:
 
 
 class StretchFiler:
-    """Writes a stretch that is about to be stored, all of it or nothing.
+    """Puts a stretch that is about to be stored into the file; see `write_stretches`.
 
     Args:
         writer: of the buffer's file.
@@ -109,32 +109,28 @@ class StretchFiler:
         self.is_filed = writer.each_step or self._last is not None
         self.complete: tuple[int, int] | None = None
 
-    def write(self, note: Mapping[str, Any]) -> None:
-        """Write it, and with it the named values of `note`; one transaction."""
+    def put(self) -> None:
+        """Put it, inside of a transaction."""
         writer, stream = self._writer, self._stretch.stream
-        with writer.file.db.writing():
-            for run, packed in self.runs.pack(list(writer.file.columns)):
-                writer.file.put_run(run, packed)
-            if writer.each_step and self._stretch.sews:
-                writer.put_episodes(stream, cut=(None,))
-            if self._last is not None:
-                self._put_episodes(self._last)
-            if writer.each_step:
-                self._put_newest()
-            writer.put_notes(note)
-        self._take_note()
+        for run, packed in self.runs.pack(list(writer.file.columns)):
+            writer.file.put_run(run, packed)
+        if writer.each_step and self._stretch.sews:
+            writer.put_episodes(stream, cut=(None,))
+        if self._last is not None:
+            self._put_episodes(self._last)
+        if writer.each_step:
+            self._put_newest()
 
     def has(self) -> bool:
-        """Whether the file has what `write` was about to write."""
+        """Whether the file has what `put` was about to put, if anything."""
         writer, stream = self._writer, self._stretch.stream
         if not writer.is_here():  # where it has gone, memory decides
             return self.runs.is_packed
         if writer.each_step:
             return writer.marks.filed.item(stream) >= self._stretch.stop
-        assert self._last is not None
-        return writer.marks.sealed.item(stream) >= self._last
+        return self._last is None or writer.marks.sealed.item(stream) >= self._last
 
-    def _take_note(self) -> None:
+    def take_note(self) -> None:
         """Take note of what the file has now."""
         marks, stretch, stream = self._writer.marks, self._stretch, self._stretch.stream
         if self._last is not None:
@@ -202,3 +198,13 @@ class StretchFiler:
             return pack_step(rows[place], rows[place - 1])
         slot = self._stretch.stream * self._index.capacity + (step - 1) % self._index.capacity
         return pack_step(rows[place], self._store.peek(name, slot))
+
+
+def write_stretches(writer: Writer, filers: Sequence[StretchFiler], note: Mapping[str, Any]) -> None:
+    """Write stretches of different streams, and with them the named values of `note`: one transaction."""
+    with writer.file.db.writing():
+        for filer in filers:
+            filer.put()
+        writer.put_notes(note)
+    for filer in filers:
+        filer.take_note()

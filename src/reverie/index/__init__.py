@@ -34,7 +34,7 @@ from reverie.index.restore import (
     table_rows,
 )
 from reverie.index.runs import RUN, Bools, Eviction, Ints, Runs
-from reverie.index.stretch import Part, Stretch, ended_at, total_at
+from reverie.index.stretch import Part, Stretch, ended_at, reserve_rows, stretches_of, total_at
 from reverie.index.table import ENDED_NAMES, EpisodeTable, list_episodes
 from reverie.index.windows import CrossWindows, Drawn, Windows
 
@@ -80,6 +80,8 @@ __all__ = [
     "most_episodes",
     "rebuild",
     "replacement",
+    "reserve_rows",
+    "stretches_of",
     "table_rows",
     "total_at",
 ]

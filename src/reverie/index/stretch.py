@@ -129,6 +129,12 @@ class Stretch:
                     free, size, doubled = free + size, 2 * size, doubled + 1
         return doubled
 
+    @property
+    def needed(self) -> int:
+        """How many more rows of the table the stream may come to take: no more than it has steps, and one."""
+        live = self._index.begun.item(self.stream) - self._dropped
+        return max(0, min(len(self.parts), self._index.capacity + 1 - live))
+
     def most_live(self) -> int:
         """Return how many episodes of the stream are live at once at the most, or a little more."""
         begun = self._index.begun.item(self.stream)
@@ -165,3 +171,32 @@ def total_at(part: Part, head: int, rewards: npt.NDArray[np.float32]) -> float:
 def ended_at(part: Part, head: int) -> int:
     """Return how a part's episode has ended once the head is there."""
     return part.ended if part.stop <= head else RUNNING
+
+
+def stretches_of(index: EpisodeIndex, streams: Ints, ended: Ints) -> list[Stretch]:
+    """Return a stretch for each of several streams, whose steps are stored row by row.
+
+    Args:
+        index: of the buffer.
+        streams: all different; ended: (steps, streams) how each step ends its episode.
+    """
+    found = [Stretch(index, stream, ended[:, lane]) for lane, stream in enumerate(streams.tolist())]
+    begun = [
+        (part.first - stretch.first, lane, place)
+        for lane, stretch in enumerate(found)
+        for place, part in enumerate(stretch.parts)
+        if part.begins
+    ]
+    for order, (_, lane, place) in enumerate(sorted(begun), index.next_order):
+        found[lane].parts[place] = found[lane].parts[place]._replace(order=order)
+    return found
+
+
+def reserve_rows(index: EpisodeIndex, stretches: list[Stretch]) -> None:
+    """Make room for the episodes of stretches that are stored row by row; if interrupted, `mend` has to follow."""
+    while len(index.free) < sum(stretch.needed for stretch in stretches):
+        episodes = len(index.start)
+        index.allocate(2 * episodes)
+        index.free[:0] = range(2 * episodes - 1, episodes - 1, -1)
+    while any(index.by_ordinal.shape[1] <= stretch.most_live() for stretch in stretches):
+        index.widen()
