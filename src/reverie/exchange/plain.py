@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -185,6 +186,21 @@ class Npz:
             "run, and will come back as cut": running,
         }
         return [f"{count:,} episodes {line}" for line, count in lines.items() if count]
+
+
+def bytes_of(arrays: Mapping[str, Array]) -> bytes:
+    """Return arrays by name as the bytes of an npz file."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for name, array in arrays.items():
+            _write(file, name, array)
+    return stream.getvalue()
+
+
+def arrays_in(data: bytes) -> dict[str, Array]:
+    """Return the arrays that `bytes_of` packed."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def vacant_draft(path: Path) -> Path:

@@ -24,6 +24,7 @@ OURS = {
     "iris": ("pt", "Iris"),
     "delta-iris": ("pt", "DeltaIris"),
     "diamond": ("diamond", "Diamond"),
+    "lerobot": ("lerobot", "LeRobot"),
     "d4rl": ("hdf5", "D4rl"),
     "robomimic": ("hdf5", "Robomimic"),
     "swm": ("swm", "StableWorldModel"),
