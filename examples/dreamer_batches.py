@@ -20,12 +20,17 @@ def dreamer_batch(
     stepid = np.zeros((batch_size, context + length, 20), np.uint8)
     for first, number in ((0, np.broadcast_to(batch.stream[:, None], batch.id.shape)), (8, batch.id)):
         stepid[..., first : first + 8] = number.astype(">i8")[..., None].view(np.uint8)
-    taken = {
-        **obs, **batch.extras, "action": batch.action, "reward": batch.reward,
-        "is_first": batch.first_forced().is_first, "is_last": batch.is_last, "is_terminal": batch.is_terminal,
+    rows = {
+        "action": batch.action, "reward": batch.reward, "is_first": batch.first_forced().is_first,
+        "is_last": batch.is_last, "is_terminal": batch.is_terminal,
         "stepid": stepid, "consec": np.zeros(batch.id.shape, np.int32),
     }  # fmt: skip
-    return taken, batch.host
+    twice = [*(obs.keys() & batch.extras), *((obs.keys() | batch.extras) & rows.keys())]
+    if twice:
+        raise ValueError(
+            f"wanted a name for each key of a batch, got {sorted(twice)} twice; rename these fields"
+        )
+    return {**obs, **batch.extras, **rows}, batch.host
 
 
 def main() -> None:

@@ -8,6 +8,11 @@ import torch
 import reverie as rv
 
 
+def tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor whose memory is in the order of its axes."""
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
 def tdmpc2_batch(
     buffer: rv.ReplayBuffer, batch_size: int = 256, horizon: int = 3
 ) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor, None]:
@@ -15,10 +20,11 @@ def tdmpc2_batch(
     batch = buffer.sample(batch_size, horizon, boundary="inside", sampler=rv.EpisodeUniform())
     if not batch.obs_mask.all():
         raise ValueError("a final observation is not known; give `final_obs` with each end")
-    steps = {name: torch.from_numpy(np.ascontiguousarray(array))
-             for name, array in batch.time_major().items() if isinstance(array, np.ndarray)}  # fmt: skip
-    reward, terminated = steps["reward"].unsqueeze(-1), steps["terminated"].float().unsqueeze(-1)
-    return steps["obs"], steps["action"], reward, terminated, None
+    named = batch.time_major()
+    seen = named["obs"]
+    obs = {key: tensor(array) for key, array in seen.items()} if isinstance(seen, dict) else tensor(seen)
+    reward, terminated = (tensor(named[name]).float().unsqueeze(-1) for name in ("reward", "terminated"))
+    return obs, tensor(named["action"]), reward, terminated, None
 
 
 def main() -> None:

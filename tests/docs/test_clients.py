@@ -89,6 +89,18 @@ def test_dreamer_batches_are_rows():
     assert host.id.shape == (200, length)
 
 
+@pytest.mark.parametrize(("obs", "extra", "twice"), [({"a": 1, "reward": 1}, "b", "reward"), ({"a": 1}, "a", "a"), ({"a": 1}, "stepid", "stepid")])  # fmt: skip
+def test_dreamer_batches_have_a_name_for_each_key(obs, extra, twice):
+    """Observations have their own names; no key takes another one's place in silence."""
+    number = rv.Field((), "int64")
+    spec = rv.StepSpec(dict.fromkeys(obs, number), number, {extra: number})
+    buffer = rv.ReplayBuffer(spec, 20, seed=0)
+    for _ in range(10):
+        buffer.add(obs=obs, action=0, reward=0, terminated=False, truncated=False, **{extra: 0})
+    with pytest.raises(ValueError, match=rf"got \['{twice}'\] twice; rename these fields"):
+        client("dreamer")(buffer, batch_size=2, length=3)
+
+
 def test_diamond_batches_are_segments():
     """Every frame, number, flag and final observation of each segment, and zeros around it."""
     buffer = recorded(rv.StepSpec(rv.Field((3, 4, 4), "uint8"), rv.Field((), "int64")))
@@ -146,6 +158,21 @@ def test_tdmpc2_batches_are_slices():
         assert terminated[:, row, 0].tolist() == [0, 0, float(is_end and one.terminated)]
         ends += is_end and not one.running
     assert ends > 20
+
+
+def test_tdmpc2_batches_of_several_observations():
+    """A dict of observations stays one."""
+    spec = rv.StepSpec(
+        {"rgb": rv.Field((1, 2), "uint8"), "state": rv.Field((), "float32")}, rv.Field((1,), "float32")
+    )
+    buffer = rv.ReplayBuffer(spec, 20, seed=0)
+    for step in range(9):
+        obs = {"rgb": np.full((1, 2), step, np.uint8), "state": step}
+        buffer.add(obs=obs, action=[0], reward=step, terminated=False, truncated=False)
+    obs, _, reward, *_ = client("tdmpc2")(buffer, batch_size=5)
+    assert obs["rgb"].shape == (4, 5, 1, 2)
+    np.testing.assert_array_equal(obs["rgb"][:, :, 0, 0], obs["state"])
+    np.testing.assert_array_equal(obs["state"][:3], reward[..., 0])
 
 
 def test_tdmpc2_batches_make_no_observation_up():
