@@ -34,6 +34,7 @@ from reverie.index.restore import (
     table_rows,
 )
 from reverie.index.runs import RUN, Bools, Eviction, Ints, Runs
+from reverie.index.stretch import Part, Stretch, ended_at, reserve_rows, stretches_of, total_at
 from reverie.index.table import ENDED_NAMES, EpisodeTable, list_episodes
 from reverie.index.windows import CrossWindows, Drawn, Windows
 
@@ -63,7 +64,9 @@ __all__ = [
     "EpisodeTable",
     "Eviction",
     "Ints",
+    "Part",
     "Runs",
+    "Stretch",
     "TableRows",
     "Windows",
     "anchors_of",
@@ -71,10 +74,14 @@ __all__ = [
     "check_table_rows",
     "choice_of_kept",
     "discarded",
+    "ended_at",
     "kept_steps",
     "list_episodes",
     "most_episodes",
     "rebuild",
     "replacement",
+    "reserve_rows",
+    "stretches_of",
     "table_rows",
+    "total_at",
 ]
