@@ -137,6 +137,16 @@ def test_a_missing_chunk_cuts_and_never_splices(missing, tmp_path):
     assert any("begin in the middle" in line for line in told) == begins_inside
 
 
+def test_the_action_after_the_last_row_is_told(tmp_path):
+    """A chain that stops in the middle of an episode ends with an action that no step has; a closed one does not."""
+    rows, told = rows_of((5, "terminated"), (3, "open")), []
+    rows["action"][:] = 2
+    buffer = import_from(write(tmp_path / "a", rows), tell=told.append)
+    assert [one.ended for one in buffer.read_episodes()] == ["terminated", "cut"]
+    assert buffer.episodes["length"].tolist() == [5, 2]
+    assert told == ["1 episodes stop without an end: what the action of their last row led to is missing"]
+
+
 def test_streams_are_chains(tmp_path):
     """Two chains in a folder do not mix, whatever their names' order; a chunk that was saved twice counts once."""
     one, other = rows_of(*STORY), rows_of(*OTHER, seed=1)

@@ -228,6 +228,10 @@ class _Source:
             self._lost["rewards came with the first observation of an episode: no step has them"] += 1
         reward, is_last = rows["reward"][1 : steps + 1], bool(ended[steps])
         terminal = bool(rows["is_terminal"][steps])
+        if not is_last and any(rows[key][steps].any() for key in self._action):
+            self._lost[
+                "episodes stop without an end: what the action of their last row led to is missing"
+            ] += 1
         here = {key: part[:steps] for key, part in rows.items()}
         last = {key: part[steps : steps + 1] for key, part in rows.items()}
         yield Episode(
