@@ -11,6 +11,7 @@ from reverie.batch import Batch, RowBatch, SequenceBatch, contents
 from reverie.buffer import ReplayBuffer
 from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
+from reverie.union import Union
 
 __all__ = ["Feed", "feed"]
 
@@ -18,7 +19,7 @@ ArrayBatch = Batch[jax.Array]
 
 
 def feed(
-    buffer: ReplayBuffer,
+    buffer: ReplayBuffer | Union,
     batch_size: int,
     length: int,
     *,
@@ -39,7 +40,7 @@ def feed(
     float64 as float32. `batch.host` has the addresses in full.
 
     Args:
-        buffer: where the batches come from; other threads may add to it meanwhile.
+        buffer: where the batches come from, a buffer or a union of some; other threads may add to it meanwhile.
         batch_size, length, sampler, boundary, burn_in: as for `buffer.sample`.
         device: where the arrays shall lie, a sharding included; None means JAX's default device.
         prefetch: batches kept ready, at least 1.

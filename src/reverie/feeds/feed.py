@@ -19,6 +19,7 @@ from reverie.errors import BadSetting, BufferClosed, WrongProcess
 from reverie.index import check_boundary
 from reverie.process import Bound, watch
 from reverie.samplers import Sampler, check_sampler
+from reverie.union import Union
 
 Made = TypeVar("Made")  # what the thread makes
 Given = TypeVar("Given")  # the batch that is handed out
@@ -33,8 +34,18 @@ class Failure(NamedTuple):
     error: BaseException
 
 
+def check_source(source: object) -> ReplayBuffer | Union:
+    """Return `source` if it is a buffer or a union; raise BadSetting otherwise."""
+    return source if isinstance(source, Union) else check_buffer(source)
+
+
 def check_buffer(buffer: object) -> ReplayBuffer:
     """Return `buffer` if it is one; raise BadSetting otherwise."""
+    if isinstance(buffer, Union):
+        raise BadSetting(
+            "buffer: wanted a ReplayBuffer, got a Union, whose steps lie in several rings; "
+            "make one for each of its parts"
+        )
     if not isinstance(buffer, ReplayBuffer):
         raise BadSetting(
             f"buffer: wanted a ReplayBuffer, got {type(buffer).__name__}; pass the buffer itself"
@@ -43,14 +54,19 @@ def check_buffer(buffer: object) -> ReplayBuffer:
 
 
 def drawing(
-    buffer: ReplayBuffer, batch_size: int, length: int, boundary: str, sampler: Sampler | None, burn_in: int
+    buffer: ReplayBuffer | Union,
+    batch_size: int,
+    length: int,
+    boundary: str,
+    sampler: Sampler | None,
+    burn_in: int,
 ) -> Callable[..., Batch]:
     """Return `buffer.sample` with all it needs, checked now: in the thread it would come late.
 
     Raises:
         BadSetting: an argument of the wrong kind or range.
     """
-    check_buffer(buffer)
+    check_source(buffer)
     batch_size, length = positive("batch_size", batch_size), positive("length", length)
     burn_in = natural("burn_in", burn_in)
     check_boundary(boundary)

@@ -15,12 +15,13 @@ from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 from reverie.spec import StepSpec
 from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, views
+from reverie.union import Union
 
 SLOTS = 2  # pinned blocks: one is filled while the other one is copied
 
 
 def feed(
-    buffer: ReplayBuffer,
+    buffer: ReplayBuffer | Union,
     batch_size: int,
     length: int,
     *,
@@ -42,7 +43,7 @@ def feed(
     the memory that the windows were gathered into.
 
     Args:
-        buffer: where the batches come from; other threads may add to it meanwhile.
+        buffer: where the batches come from, a buffer or a union of some; other threads may add to it meanwhile.
         batch_size, length, sampler, boundary, burn_in: as for `buffer.sample`.
         device: where the tensors shall lie.
         prefetch: batches kept ready, at least 1.
@@ -55,7 +56,8 @@ def feed(
     where = as_device(device)
     way: Plain | Pinned = Plain(draw, where)
     if where.type == "cuda":
-        layout = buffer.engine.layouts.get(boundary == "cross", batch_size, burn_in + length)
+        layouts = buffer.layouts if isinstance(buffer, Union) else buffer.engine.layouts
+        layout = layouts.get(boundary == "cross", batch_size, burn_in + length)
         way = Pinned(draw, buffer.spec, layout, CudaCopies(where))
     return Feed(way.make, way.hand_over, prefetch)
 
