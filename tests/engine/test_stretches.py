@@ -58,6 +58,7 @@ def test_the_file_is_that_of_single_steps(residency, durability, seed, tmp_path)
         for number, buffer in enumerate(buffers):
             tell(buffer, np.random.default_rng([seed, chapter]), 10 * seed + chapter, number == 0)
         check_equal(*buffers)
+        assert buffers[0].nbytes == buffers[1].nbytes
         assert tables(paths[0]) == tables(paths[1])  # as they are while they are written
         for buffer in buffers:
             buffer.close()
@@ -69,8 +70,9 @@ def test_the_file_is_that_of_single_steps(residency, durability, seed, tmp_path)
 
 @pytest.mark.parametrize("stretch", [1, 2, 31, 40, 70])
 @pytest.mark.parametrize("before", [5, 32, 64, 90])
+@pytest.mark.parametrize("capacity", [1, 64])
 @pytest.mark.parametrize("durability", ["step", "chunk"])
-def test_a_recording_that_goes_on_ends_the_last_one(durability, before, stretch, tmp_path):
+def test_a_recording_that_goes_on_ends_the_last_one(durability, capacity, before, stretch, tmp_path):
     """An episode that ran when the file was closed is cut in it when it would be by single steps."""
     paths = [tmp_path / f"{number}.replay" for number in range(2)]
     given, early = steps(3, stretch), steps(4, before)
@@ -78,7 +80,7 @@ def test_a_recording_that_goes_on_ends_the_last_one(durability, before, stretch,
         one["terminated"][:] = one["truncated"][:] = False
     buffers = []
     for number, path in enumerate(paths):
-        with rv.ReplayBuffer(SPEC, 64, seed=0, durability=durability, path=path) as buffer:
+        with rv.ReplayBuffer(SPEC, capacity, seed=0, durability=durability, path=path) as buffer:
             buffer.extend(**early)
         buffers.append(rv.open(path, seed=0))
         if number:

@@ -61,7 +61,7 @@ class Extender:
         stretch = Stretch(self._index, stream, steps.lanes.ended)
         if stretch.lacks_room():
             changes.make_room(stretch.reserve)
-        self.reserve_finals(0 if steps.final is None else int(np.count_nonzero(steps.lanes.ended)))
+        self.reserve_finals(0 if steps.final is None else stretch.most_shown())
         filed = self.filed(stretch, steps.lanes.values, lambda step: steps.shown(step - stretch.first))
         self.carry_out([filed], partial(self._publish_integers, stretch, steps))
 

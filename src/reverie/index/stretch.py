@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.index.arrays import RUNNING
+from reverie.index.arrays import NO_FINAL, RUNNING
 from reverie.index.episodes import EpisodeIndex
 from reverie.index.runs import Ints
 
@@ -128,6 +129,24 @@ class Stretch:
                 if free < 0:
                     free, size, doubled = free + size, 2 * size, doubled + 1
         return doubled
+
+    def most_shown(self) -> int:
+        """Return how many final observations the stream comes to hold at once beyond those of now, if each end has one.
+
+        That of a step is stored before those are let go that have to make room for it.
+        """
+        index, count = self._index, min(self._old, self.stop - self.first + 2)
+        rows = index.episodes_of(np.array(self.stream), np.arange(self._dropped, self._dropped + count))
+        ends = [part for part in self.parts if part.ended]
+        held = [*(index.final_slot[rows] != NO_FINAL).tolist(), *[True] * len(ends)]
+        gone = [0, *accumulate(held)]
+        return max(
+            (
+                place - gone[self.dropped_at(part.stop - 1) - self._dropped]
+                for place, part in enumerate(ends, 1)
+            ),
+            default=0,
+        )
 
     @property
     def needed(self) -> int:

@@ -203,7 +203,9 @@ class Finals:
         Raises:
             TooLarge: there is no memory for them.
         """
-        self.reserve(min(count, self._limit - self._slots + len(self._free)))
+        count = min(count, self._limit - self._slots + len(self._free))
+        while len(self._free) < count:
+            self.reserve(len(self._free) + 1)
 
     def reserve(self, count: int) -> None:
         """Make room for so many more; if interrupted, `retain` has to follow.
