@@ -10,22 +10,38 @@ from reverie.engine.face import Face
 from reverie.engine.gather import Gatherer
 from reverie.engine.labels import annotate, discard
 from reverie.engine.layout import Layout, Layouts, build
+from reverie.engine.selection import (
+    Fields,
+    Wanted,
+    checked_fields,
+    checked_stride,
+    field_names,
+    span_of,
+    wanted,
+)
 from reverie.engine.steps import Intake, Step, checked_extras, checked_priorities, sampler_of
 from reverie.engine.words import describe
 
 __all__ = [
     "Engine",
     "Face",
+    "Fields",
     "Gatherer",
     "Intake",
     "Layout",
     "Layouts",
     "Step",
+    "Wanted",
     "annotate",
     "build",
     "checked_extras",
+    "checked_fields",
     "checked_priorities",
+    "checked_stride",
     "describe",
     "discard",
+    "field_names",
     "sampler_of",
+    "span_of",
+    "wanted",
 ]
