@@ -29,6 +29,7 @@ from reverie.samplers import (
     VisitBalanced,
 )
 from reverie.spec import Field, StepSpec
+from reverie.union import Union
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ __all__ = [
     "StepSpec",
     "TooLarge",
     "Uniform",
+    "Union",
     "VisitBalanced",
     "WrongProcess",
     "__version__",

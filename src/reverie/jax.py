@@ -13,6 +13,7 @@ from reverie.batch import Batch, RowBatch, SequenceBatch, contents, from_content
 from reverie.buffer import ReplayBuffer
 from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
+from reverie.union import Union
 from reverie.values import tree_map
 
 __all__ = ["Feed", "feed"]
@@ -21,7 +22,7 @@ ArrayBatch = Batch[jax.Array]
 
 
 def feed(
-    buffer: ReplayBuffer,
+    buffer: ReplayBuffer | Union,
     batch_size: int,
     length: int,
     *,
@@ -44,7 +45,7 @@ def feed(
     float64 as float32. `batch.host` has the addresses in full.
 
     Args:
-        buffer: where the batches come from; other threads may add to it meanwhile.
+        buffer: where the batches come from, a buffer or a union of some; other threads may add to it meanwhile.
         batch_size, length, sampler, boundary, burn_in, fields, stride: as for `buffer.sample`.
         device: where the arrays shall lie, a sharding included; None means JAX's default device.
         prefetch: batches kept ready, at least 1.

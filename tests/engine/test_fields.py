@@ -260,3 +260,21 @@ def test_a_field_that_is_one_array():
     assert batch.extras == {}
     assert not hasattr(batch, "action")
     assert batch.step_ids().shape == (3, 2)
+
+
+@pytest.mark.parametrize("boundary", ["inside", "cross"])
+def test_a_union_reads_as_few_fields(boundary, monkeypatch):
+    """Of both parts, windows and single steps alike."""
+    parts = [write(rv.ReplayBuffer(spec(), 160, streams=2, seed=seed), 110, seed=seed) for seed in (0, 1)]
+    names = [reads(part, monkeypatch) for part in parts]
+    with rv.Union(parts, seed=2) as union:
+        batch = union.sample(60, 3, boundary=boundary, fields=("obs/camera", "reward"))
+        assert names == [{"obs/camera", "reward"}] * 2
+        assert arrays(batch).keys() & set(LEAVES) == {"obs/camera", "reward"}
+        out = union.sample(60, 3, boundary=boundary, fields=("obs/camera", "reward"), out=batch)
+        assert out is batch
+        steps = union.sample_steps(20, fields=("obs/camera", "extras/value"))
+        assert steps.next_obs["camera"].shape == (20, 3, 8, 8)
+        assert not hasattr(steps, "action")
+        with pytest.raises(rv.BadSetting, match="fields: wanted some of"):
+            union.sample(60, 3, fields=("frames",))

@@ -193,3 +193,21 @@ def test_the_twin_can_be_wrong():
                         train_mask=[True, True, False])  # fmt: skip
     assert thinned(whole, 2).terminated == [True, False]
     assert thinned(whole, 2).obs == [1, 3, 0]
+
+
+@pytest.mark.parametrize("boundary", ALL)
+def test_a_union_shows_every_kth_step_of_its_parts(boundary):
+    """Streams of the second part follow those of the first; what is shown is what each part would show."""
+    pairs = [Pair(120, 3, mean_length=20, seed=seed).grow(95, 30, 41) for seed in (1, 2)]
+    with rv.Union([pair.buffer for pair in pairs], seed=0) as union:
+        batch = union.sample(80, 2, boundary=boundary, burn_in=1, stride=3)
+        assert batch.stride == 3
+        assert union.count_windows(2, boundary, stride=3) == sum(
+            pair.buffer.count_windows(4, boundary) for pair in pairs
+        )
+        assert set(batch.stream.tolist()) == set(range(6))
+        for number, pair in enumerate(pairs):
+            rows = np.flatnonzero(batch.stream // 3 == number)
+            part = batch.map(lambda array, rows=rows: array[rows])
+            part.stream[...] %= 3
+            assert_shows_thinned(part, pair.twin, 2, boundary, 1, 3)

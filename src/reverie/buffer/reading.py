@@ -209,7 +209,8 @@ class Reading(Face):
             WrongProcess: this is a fork's copy of the buffer.
         """
         sampler = sampler_of(check_batch(batch, self.engine.origins.buffer))
-        self.engine.update(sampler, batch, checked_priorities(sampler, batch, td_errors))
+        priorities = checked_priorities(sampler, batch, td_errors)
+        self.engine.update(sampler, batch.stream, batch.anchor, priorities)
 
     def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
         """Store new values of extra fields for the steps of a batch, such as recurrent states or latents.
@@ -225,4 +226,4 @@ class Reading(Face):
             SpecMismatch: an unknown field, or a value that does not fit it. BadSetting: a batch of another buffer.
         """
         ids = check_batch(batch, self.engine.origins.buffer).step_ids()
-        self.engine.rewrite(batch, ids, checked_extras(self.spec.extras, ids, values))
+        self.engine.rewrite(batch.stream, batch.mask, ids, checked_extras(self.spec.extras, ids, values))

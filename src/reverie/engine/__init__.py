@@ -7,7 +7,7 @@ has happened in memory and in the file alike, or in neither: it is decided, writ
 
 from reverie.engine.engine import Engine
 from reverie.engine.face import Face
-from reverie.engine.gather import Gatherer
+from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate, discard
 from reverie.engine.layout import Layout, Layouts, build
 from reverie.engine.selection import (
@@ -23,6 +23,7 @@ from reverie.engine.steps import Intake, Step, checked_extras, checked_prioritie
 from reverie.engine.words import describe
 
 __all__ = [
+    "Chosen",
     "Engine",
     "Face",
     "Fields",

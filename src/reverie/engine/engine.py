@@ -35,7 +35,7 @@ from reverie.file import (
     removed_on_error,
     reserve_for,
 )
-from reverie.index import Anchors, EpisodeIndex, Ints, Windows, anchors_of
+from reverie.index import Anchors, Bools, EpisodeIndex, Ints, Windows, anchors_of
 from reverie.process import Shared, own_stream
 from reverie.samplers import Sampler, Uniform
 from reverie.store import Blocks
@@ -263,21 +263,23 @@ class Engine(Shared):
 
     # --- learning from a batch -------------------------------------------------------------------------
 
-    def update(self, sampler: Sampler, batch: Batch, priorities: npt.NDArray[np.float64]) -> None:
-        """Give the live windows of a batch checked priorities."""
+    def update(
+        self, sampler: Sampler, streams: Ints, anchors: Ints, priorities: npt.NDArray[np.float64]
+    ) -> None:
+        """Give the live ones of these anchors, (B,) each, checked priorities."""
         with self.turn:
             self.check_own()
-            live = self.index.are_live(batch.stream, batch.anchor)
+            live = self.index.are_live(streams, anchors)
             self.memories.using(sampler)
-            sampler.update(self.index, batch.stream[live], batch.anchor[live], priorities[live])
+            sampler.update(self.index, streams[live], anchors[live], priorities[live])
             self.memories.used()
 
-    def rewrite(self, batch: Batch, ids: Ints, values: dict[str, Any]) -> None:
-        """Store checked values of extra fields for those of a batch's steps that are live."""
-        streams = batch.stream[:, None]
+    def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> None:
+        """Store checked values of extra fields for those steps of windows, (B, L), that are real and live."""
+        streams = streams[:, None]
         with self.lock:
             self.check_writable()
-            real = batch.mask & (ids >= 0) & self.index.are_live(streams, ids)
+            real = mask & (ids >= 0) & self.index.are_live(streams, ids)
             chosen = {name: np.asarray(value)[real] for name, value in values.items()}
             self.changes.rewrite(self.index.slots(streams, ids)[real], chosen)
 

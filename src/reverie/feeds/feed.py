@@ -18,6 +18,7 @@ from reverie.checks import positive
 from reverie.engine import Wanted, wanted
 from reverie.errors import BadSetting, BufferClosed, WrongProcess
 from reverie.process import Bound, watch
+from reverie.union import Union
 
 Made = TypeVar("Made")  # what the thread makes
 Given = TypeVar("Given")  # the batch that is handed out
@@ -32,8 +33,18 @@ class Failure(NamedTuple):
     error: BaseException
 
 
+def check_source(source: object) -> ReplayBuffer | Union:
+    """Return `source` if it is a buffer or a union; raise BadSetting otherwise."""
+    return source if isinstance(source, Union) else check_buffer(source)
+
+
 def check_buffer(buffer: object) -> ReplayBuffer:
     """Return `buffer` if it is one; raise BadSetting otherwise."""
+    if isinstance(buffer, Union):
+        raise BadSetting(
+            "buffer: wanted a ReplayBuffer, got a Union, whose steps lie in several rings; "
+            "make one for each of its parts"
+        )
     if not isinstance(buffer, ReplayBuffer):
         raise BadSetting(
             f"buffer: wanted a ReplayBuffer, got {type(buffer).__name__}; pass the buffer itself"
@@ -41,7 +52,7 @@ def check_buffer(buffer: object) -> ReplayBuffer:
     return buffer
 
 
-def drawing(buffer: ReplayBuffer, *how: Any) -> tuple[Wanted, Callable[..., Batch]]:
+def drawing(buffer: ReplayBuffer | Union, *how: Any) -> tuple[Wanted, Callable[..., Batch]]:
     """Return what is wanted of a buffer, checked now, and what draws it: in the thread an error would come late.
 
     Args:
@@ -51,7 +62,7 @@ def drawing(buffer: ReplayBuffer, *how: Any) -> tuple[Wanted, Callable[..., Batc
     Raises:
         BadSetting: an argument of the wrong kind or range.
     """
-    asked = wanted(check_buffer(buffer).spec, *how)
+    asked = wanted(check_source(buffer).spec, *how)
     batch_size, length, *_ = asked
     return asked, partial(
         buffer.sample,

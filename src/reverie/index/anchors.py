@@ -44,6 +44,14 @@ class Anchors:
             return self.candidates().total
         return self._rule.count(self.index, self.length)
 
+    def count_episodes(self) -> int:
+        """Return how many episodes have an anchor."""
+        if self.choice is None and self.boundary == "inside":
+            return self.index.count_episodes(self.length)
+        if self.choice is None and self.boundary != "cross":
+            return int((self.index.begun - self.index.dropped).sum())
+        return len(self.candidates().episodes)
+
     def candidates(self) -> Candidates:
         """Return the episodes that have an anchor, and where their anchors lie: as slow as there are episodes.
 

@@ -224,6 +224,12 @@ class IndexArrays:
         fits = self.settled[special] - self.live_start(special) - (length - 1)
         return int(fits[fits > 0].sum()) + self.lengths.count_windows(length)
 
+    def count_episodes(self, length: int) -> int:
+        """Return how many episodes have a window of `length` settled steps."""
+        special = self.special_episodes()
+        fits = self.settled[special] - self.live_start(special) >= length
+        return int(np.count_nonzero(fits)) + self.lengths.count_episodes(length)
+
     def longest(self) -> int:
         """Return the settled steps of the longest live episode; 0 when there is none."""
         special = self.special_episodes()

@@ -50,6 +50,11 @@ class LengthTable:
         first = np.searchsorted(self._sorted, length)
         return int((self._counts[first:] * (self._sorted[first:] - (length - 1))).sum())
 
+    def count_episodes(self, length: int) -> int:
+        """Return how many episodes have at least `length` steps."""
+        self._refresh()
+        return int(self._counts[np.searchsorted(self._sorted, length) :].sum())
+
     def window_at_rank(self, length: int, rank: Ints, order: Ints) -> tuple[Ints, Ints]:
         """Return (episode, offset into the episode) of the windows with these ranks.
 

@@ -11,7 +11,7 @@ returns `Drawn`.
 """
 
 from reverie.index import Anchors, Drawn
-from reverie.samplers.base import Sampler, check_sampler
+from reverie.samplers.base import LEAST_ACCEPTED, Sampler, Scale, check_sampler
 from reverie.samplers.episode_weights import checked_episode_weights
 from reverie.samplers.fresh import Fresh
 from reverie.samplers.mixture import Mixture
@@ -23,6 +23,7 @@ from reverie.samplers.visits import VisitBalanced
 from reverie.samplers.weights import checked_step_weights
 
 __all__ = [
+    "LEAST_ACCEPTED",
     "Anchors",
     "Drawn",
     "EpisodeUniform",
@@ -31,6 +32,7 @@ __all__ = [
     "Prioritized",
     "Recent",
     "Sampler",
+    "Scale",
     "Shuffled",
     "Uniform",
     "VisitBalanced",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Self
 
@@ -19,6 +19,8 @@ from reverie.values import shown
 LEAST_ACCEPTED = 1 / 8
 
 State = dict[str, Any]
+Scale = tuple[float, int]  # the sum of weights, and of how many steps
+Floats = npt.NDArray[np.float64]
 Proposal = tuple[Ints, Ints, Bools]  # episode and id of live steps, and which of them are valid anchors
 
 
@@ -66,12 +68,54 @@ class Sampler(ABC):
             NotEnoughData: there is none; `raise anchors.not_enough()`.
         """
 
+    def mass(self, anchors: Anchors, exact: bool) -> float:
+        """Return the weight of all that `offer` may give: a union draws from its parts in proportion to it.
+
+        Args:
+            anchors: the valid ones now, narrowed.
+            exact: the weight of the valid anchors alone, however long it takes to add it up.
+
+        Raises:
+            BadSetting: draws of this sampler from several buffers have no meaning.
+        """
+        raise BadSetting(
+            f"sampler: wanted one that can draw from a union, got {type(self).__name__}, which has no `mass` and no "
+            f"`offer`; write them, give the union weights, or draw from one buffer"
+        )
+
+    def offer(self, anchors: Anchors, rng: np.random.Generator, count: int, exact: bool) -> Drawn:
+        """Return what comes of `count` tries, of which each gives an anchor of weight w with probability w / mass.
+
+        Args:
+            anchors: as for `mass`; rng: the source of randomness; count: at least 1.
+            exact: no try is in vain.
+        """
+        return self.draw(anchors, rng, count)
+
+    def scale(self, anchors: Anchors) -> Scale | None:
+        """Return what importance weights are told from after an `offer`; None where there are none."""
+        return None
+
+    def reweigh(self, weight: Floats, own: Scale, whole: Scale) -> Floats:
+        """Return the importance weights that anchors of a part have in the union, from those in the part."""
+        return weight
+
+    def imitate(self, original: Any) -> None:  # noqa: B027  # most have none that may change
+        """Take over the settings that a user may change, from the sampler that this one is the copy of."""
+
+    def for_part(self, streams: int, of: int) -> Sampler:
+        """Return the sampler that a part of a union draws with, from `streams` of the `of` streams of all parts."""
+        return self
+
+    def agree(self, others: Sequence[Any]) -> None:  # noqa: B027  # most have nothing in common
+        """Take over what has to be the same in this sampler and those of the other parts of a union."""
+
     def update(  # noqa: B027  # most samplers keep no priorities
-        self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: npt.NDArray[np.float64]
+        self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Floats
     ) -> None:
         """Take new priorities of anchors that are still live."""
 
-    def window_priorities(self, td_errors: npt.NDArray[np.floating], mask: Bools) -> npt.NDArray[np.float64]:
+    def window_priorities(self, td_errors: npt.NDArray[np.floating], mask: Bools) -> Floats:
         """Return one priority for each window from its steps' TD errors (B, L); only where priorities are kept."""
         raise BadSetting(
             f"update_priorities: wanted a batch drawn by Prioritized, got one drawn by {type(self).__name__}; "
@@ -175,7 +219,7 @@ def by_episode(
     anchors: Anchors,
     rng: np.random.Generator,
     count: int,
-    weigh: Callable[[Ints, Ints, Ints], npt.NDArray[np.float64]],
+    weigh: Callable[[Ints, Ints, Ints], Floats],
     pick: Callable[[Ints, Ints, Ints], Ints],
     steady: Hashable = None,
 ) -> tuple[Ints, Ints]:
@@ -204,6 +248,20 @@ def by_episode(
         raise anchors.not_enough()
     chosen = np.minimum(np.searchsorted(ends, rng.random(count) * ends[-1], side="right"), len(episodes) - 1)
     return episodes[chosen], pick(episodes[chosen], first[chosen], stop[chosen])
+
+
+def interval_mass(anchors: Anchors, weigh: Callable[[Ints, Ints, Ints], Floats]) -> float:
+    """Return the summed weight of all valid anchors, by going through all live episodes."""
+    candidates = anchors.candidates()
+    if not len(candidates.episodes):
+        return 0.0
+    return float(weigh(candidates.episodes, candidates.first, candidates.stop).sum())
+
+
+def only_good(proposal: Proposal) -> Drawn:
+    """Return the anchors among proposed steps."""
+    episodes, ids, good = proposal
+    return Drawn(episodes[good], ids[good])
 
 
 def uniform_between(rng: np.random.Generator, first: Ints, stop: Ints) -> Ints:

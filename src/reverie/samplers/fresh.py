@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,32 @@ class Fresh(Sampler):
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return up to `count` tiles, and anchors of the fallback for the rest."""
         anchors = self.narrow(anchors)
-        self._index = serve(self._index, anchors.index)
-        tiles = self._next_tiles(anchors, self._cursor_now(anchors.index), count)
+        tiles = self.tiles(anchors, count)
         found = len(tiles.ids)
         if found == count:
             return tiles
         rest = self.fallback.draw(anchors, rng, count - found)
         parts = [(tiles, np.arange(found)), (rest, np.arange(found, count))]
         return join(parts, anchors, rng, count)
+
+    def tiles(self, anchors: Anchors, count: int) -> Drawn:
+        """Return up to `count` tiles that were not shown yet."""
+        self._index = serve(self._index, anchors.index)
+        return self._next_tiles(anchors, self._cursor_now(anchors.index), count)
+
+    def imitate(self, original: Any) -> None:
+        """Let the fallback take over settings."""
+        self.fallback.imitate(original.fallback)
+
+    def agree(self, others: Sequence[Any]) -> None:
+        """Let the fallbacks agree."""
+        self.fallback.agree([other.fallback for other in others])
+
+    def for_part(self, streams: int, of: int) -> Fresh:
+        """Return one for a part of a union."""
+        part = copy(self)
+        part.fallback = self.fallback.for_part(streams, of)
+        return part
 
     def _cursor_now(self, index: EpisodeIndex) -> Ints:
         """Return the cursor, moved past what was evicted."""

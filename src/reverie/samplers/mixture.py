@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -44,15 +45,35 @@ class Mixture(Sampler):
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors."""
         anchors = self.narrow(anchors)
-        which = np.minimum(
-            np.searchsorted(np.cumsum(self.weights), rng.random(count), side="right"), len(self.samplers) - 1
-        )
+        which = self.choose(rng, count)
         parts = []
         for part, sampler in enumerate(self.samplers):
             positions = np.flatnonzero(which == part)
             if len(positions):
                 parts.append((sampler.draw(anchors, rng, len(positions)), positions))
         return join(parts, anchors, rng, count)
+
+    def choose(self, rng: np.random.Generator, count: int) -> Ints:
+        """Return the number of a part for each of `count` windows, by weight."""
+        ends = np.cumsum(self.weights)
+        which: Ints = np.searchsorted(ends, rng.random(count), side="right")
+        return np.minimum(which, len(self.samplers) - 1)
+
+    def imitate(self, original: Any) -> None:
+        """Let the parts take over settings."""
+        for sampler, other in zip(self.samplers, original.samplers, strict=True):
+            sampler.imitate(other)
+
+    def agree(self, others: Sequence[Any]) -> None:
+        """Let the parts agree, each with its like."""
+        for place, sampler in enumerate(self.samplers):
+            sampler.agree([other.samplers[place] for other in others])
+
+    def for_part(self, streams: int, of: int) -> Mixture:
+        """Return one for a part of a union."""
+        part = copy(self)
+        part.samplers = tuple(sampler.for_part(streams, of) for sampler in self.samplers)
+        return part
 
     def update(self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Any) -> None:
         """Pass priorities on to every part: they belong to the steps, whoever drew them."""

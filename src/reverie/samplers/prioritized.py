@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from reverie.checks import number
 from reverie.index import Anchors, Bools, Drawn, EpisodeIndex, Ints
-from reverie.samplers.base import Sampler, State
+from reverie.samplers.base import Sampler, Scale, State, only_good
 from reverie.samplers.kept import kept, kept_number
 from reverie.samplers.sumtree import Floats
 from reverie.samplers.weights import StepWeights
@@ -60,10 +60,46 @@ class Prioritized(Sampler):
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors and their importance weights."""
         anchors = self.narrow(anchors)
-        self._resume(anchors.index)
-        fresh = self._steps.follow(anchors.index, self._highest**self.alpha)
+        fresh = self._follow(anchors.index)
         episodes, ids = self._steps.draw(anchors, rng, count, fresh)
         return Drawn(episodes, ids, self._importance(anchors.index, episodes, ids))
+
+    def mass(self, anchors: Anchors, exact: bool) -> float:
+        """Return the weight of all steps that are not known to be no anchor, or of the anchors alone."""
+        self._steps.prepare(anchors, self._follow(anchors.index))
+        return self._steps.mass(anchors, exact)
+
+    def offer(self, anchors: Anchors, rng: np.random.Generator, count: int, exact: bool) -> Drawn:
+        """Return what comes of `count` tries, with importance weights in this part."""
+        if exact:
+            drawn = Drawn(*self._steps.enumerate(anchors, rng, count))
+        else:
+            drawn = only_good(self._steps.propose(anchors, rng, count))
+        return drawn._replace(weight=self._importance(anchors.index, drawn.episodes, drawn.ids))
+
+    def scale(self, anchors: Anchors) -> Scale:
+        """Return the weight of all steps that can be drawn, and how many they are."""
+        return self._steps.tree.total, anchors.index.live_steps() - self._steps.tree.barred
+
+    def reweigh(self, weight: Floats, own: Scale, whole: Scale) -> Floats:
+        """Return what the weights are where the mean priority is that of the union."""
+        if not (own[0] > 0 and whole[0] > 0):
+            return weight
+        share: Floats = weight * ((own[0] / own[1]) / (whole[0] / whole[1])) ** -self.beta
+        return share
+
+    def imitate(self, original: Any) -> None:
+        """Take over all exponents."""
+        self.alpha, self.beta, self.eta = original.alpha, original.beta, original.eta
+        self.epsilon = original.epsilon
+
+    def agree(self, others: Sequence[Any]) -> None:
+        """Let new steps of all parts enter at the highest priority of all."""
+        self._highest = max(self._highest, *(other._highest for other in others))  # noqa: SLF001  # its like
+
+    def _follow(self, index: EpisodeIndex) -> Ints:
+        self._resume(index)
+        return self._steps.follow(index, self._highest**self.alpha)
 
     def _importance(self, index: EpisodeIndex, episodes: Ints, ids: Ints) -> Floats:
         tree = self._steps.tree
@@ -87,8 +123,7 @@ class Prioritized(Sampler):
 
     def update(self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Floats) -> None:
         """Set the priorities of live anchors."""
-        self._resume(index)
-        self._steps.follow(index, self._highest**self.alpha)
+        self._follow(index)
         if len(ids):
             self._highest = max(self._highest, float(priorities.max()))
             self._steps.tree.set(index.slots(stream, ids), priorities**self.alpha)

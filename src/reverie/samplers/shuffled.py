@@ -52,28 +52,45 @@ class Shuffled(Sampler):
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return the next `count` anchors in line."""
         anchors = self.narrow(anchors)
+        taken: list[Drawn] = []
+        missing, begun = count, 0
+        while missing:
+            if not self.left(anchors):
+                if begun > count:
+                    raise anchors.not_enough()  # epochs whose anchors are all gone at once
+                self.begin(anchors, rng)
+                begun += 1
+            taken.append(self.take(anchors, missing))
+            missing -= len(taken[-1].ids)
+        episodes, ids = (
+            np.concatenate([getattr(one, name) for one in taken]) for name in ("episodes", "ids")
+        )
+        return Drawn(episodes, ids, None, self._offsets(anchors, count))
+
+    def left(self, anchors: Anchors) -> int:
+        """Return how many anchors of the epoch were not drawn yet, evicted ones included."""
         self._index = serve(self._index, anchors.index)
         if self._epoch and not len(self._order):
             self._resume(anchors.index)
-        episodes, ids = [], []
-        missing, begun = count, 0
-        while missing:
-            if not self._epoch or self._epoch["place"] >= len(self._order):
-                if begun > count:
-                    raise anchors.not_enough()  # epochs whose anchors are all gone at once
-                self._begin(anchors, rng)
-                begun += 1
-            place = self._epoch["place"]
-            rank = self._order[place : place + missing]
-            self._epoch["place"] = place + len(rank)
-            more_episodes, more_ids = self._resolve(anchors, rank)
-            episodes.append(more_episodes)
-            ids.append(more_ids)
-            missing -= len(more_ids)
-        offset = np.zeros(count, np.int64) if self.tiles and anchors.boundary == "pad_both" else None
-        return Drawn(np.concatenate(episodes), np.concatenate(ids), None, offset)
+        return len(self._order) - int(self._epoch["place"]) if self._epoch else 0
 
-    def _begin(self, anchors: Anchors, rng: np.random.Generator) -> None:
+    def take(self, anchors: Anchors, count: int) -> Drawn:
+        """Return the next `count` anchors of the epoch, those left out that are no anchors any more."""
+        place = self._epoch["place"]
+        rank = self._order[place : place + count]
+        self._epoch["place"] = place + len(rank)
+        episodes, ids = self._resolve(anchors, rank)
+        return Drawn(episodes, ids, None, self._offsets(anchors, len(ids)))
+
+    def _offsets(self, anchors: Anchors, count: int) -> Ints | None:
+        return np.zeros(count, np.int64) if self.tiles and anchors.boundary == "pad_both" else None
+
+    def begin(self, anchors: Anchors, rng: np.random.Generator) -> None:
+        """Begin an epoch over the anchors that there are now.
+
+        Raises:
+            NotEnoughData: there is none.
+        """
         episodes, first, stop, *_ = anchors.candidates()
         if not len(episodes):
             raise anchors.not_enough()

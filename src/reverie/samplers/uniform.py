@@ -43,6 +43,10 @@ class Uniform(Sampler):
 
         return Drawn(*try_then_count(count, propose, enumerate_rest))
 
+    def mass(self, anchors: Anchors, exact: bool) -> float:
+        """Return how many anchors there are."""
+        return float(anchors.count())
+
 
 class EpisodeUniform(Sampler):
     """Episodes alike, and the anchor uniform inside: IRIS's choice.
@@ -101,6 +105,19 @@ class EpisodeUniform(Sampler):
         if self.weights is not None and choice_of_kept(anchors.index) is not None:
             return Drawn(*enumerate_rest(count))  # the parts are those of the episodes that are left
         return Drawn(*try_then_count(count, propose, enumerate_rest))
+
+    def mass(self, anchors: Anchors, exact: bool) -> float:
+        """Return how many episodes have an anchor.
+
+        Raises:
+            BadSetting: it has weights for parts by age.
+        """
+        if self.weights is not None:
+            raise BadSetting(
+                "sampler: wanted EpisodeUniform() for a union, got one with weights: the ages of episodes of several "
+                "buffers cannot be compared; leave the weights out, or give the union weights"
+            )
+        return float(anchors.count_episodes())
 
     def rewind(self) -> None:
         """Forget what was counted: it is counted again when next needed."""

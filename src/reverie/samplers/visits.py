@@ -10,7 +10,15 @@ import numpy as np
 from reverie.checks import number
 from reverie.errors import BadSetting
 from reverie.index import Anchors, Drawn, EpisodeIndex, Ints
-from reverie.samplers.base import Proposal, Sampler, State, by_episode, try_then_count, uniform_between
+from reverie.samplers.base import (
+    Proposal,
+    Sampler,
+    State,
+    by_episode,
+    only_good,
+    try_then_count,
+    uniform_between,
+)
 from reverie.samplers.episode_weights import EpisodeWeights
 from reverie.samplers.kept import kept, kept_array, unfit
 from reverie.samplers.sumtree import Floats
@@ -72,35 +80,73 @@ class VisitBalanced(Sampler):
         return self._draw_episodes(anchors, rng, count)
 
     def _draw_steps(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
-        index, weights = anchors.index, self._steps
-        fresh = weights.follow(index, 1.0)
-        self._forget(fresh, weights.tree.size)
-        episodes, ids = weights.draw(anchors, rng, count, fresh)
-        slots = index.slots(index.stream.take(episodes), ids)
-        weights.tree.set(slots, self._count(slots))
-        return Drawn(episodes, ids)
+        fresh = self._follow(anchors.index)
+        return self._counted(anchors.index, *self._steps.draw(anchors, rng, count, fresh))
 
     def _draw_episodes(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
-        weights = self._episodes
-        self._forget(weights.follow(anchors.index), weights.tree.size)
-        weights.obey(anchors)
+        self._follow(anchors.index)
+        self._episodes.obey(anchors)
+        drawn = try_then_count(
+            count,
+            lambda wanted: self._propose(anchors, rng, wanted),
+            lambda missing: self._enumerate(anchors, rng, missing),
+        )
+        return self._counted(anchors.index, *drawn)
 
-        def propose(wanted: int) -> Proposal:
-            episodes, live = weights.propose(anchors, rng, wanted)
-            first, stop = anchors.bounds(episodes)
-            return episodes, uniform_between(rng, first, np.maximum(stop, first + 1)), live & (stop > first)
+    def mass(self, anchors: Anchors, exact: bool) -> float:
+        """Return the weight of all episodes or steps not known to have no anchor, or of those with one alone."""
+        if self._loaded:
+            self._resume(anchors.index, self._loaded)
+        fresh = self._follow(anchors.index)
+        if self.by == "step":
+            self._steps.prepare(anchors, fresh)
+            return self._steps.mass(anchors, exact)
+        self._episodes.obey(anchors)
+        if exact:
+            return float(self._episodes.tree.weights_at(anchors.candidates().episodes).sum())
+        return self._episodes.tree.total
 
-        def enumerate_rest(missing: int) -> tuple[Ints, Ints]:
-            return by_episode(
-                anchors,
-                rng,
-                missing,
-                lambda episodes, first, stop: weights.tree.weights_at(episodes),
-                lambda episodes, first, stop: uniform_between(rng, first, stop),
-            )
+    def offer(self, anchors: Anchors, rng: np.random.Generator, count: int, exact: bool) -> Drawn:
+        """Return what comes of `count` tries, and count what is drawn."""
+        if self.by == "step":
+            drawn = self._steps.enumerate(anchors, rng, count) if exact else None
+            found = only_good(self._steps.propose(anchors, rng, count)) if drawn is None else Drawn(*drawn)
+        elif exact:
+            found = Drawn(*self._enumerate(anchors, rng, count))
+        else:
+            found = only_good(self._propose(anchors, rng, count))
+        return self._counted(anchors.index, found.episodes, found.ids)
 
-        episodes, ids = try_then_count(count, propose, enumerate_rest)
-        weights.tree.set(episodes, self._count(episodes))
+    def _follow(self, index: EpisodeIndex) -> Ints:
+        """Take in what is new; return it."""
+        if self.by == "step":
+            fresh, tree = self._steps.follow(index, 1.0), self._steps.tree
+        else:
+            fresh, tree = self._episodes.follow(index), self._episodes.tree
+        self._forget(fresh, tree.size)
+        return fresh
+
+    def _propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:
+        episodes, live = self._episodes.propose(anchors, rng, count)
+        first, stop = anchors.bounds(episodes)
+        return episodes, uniform_between(rng, first, np.maximum(stop, first + 1)), live & (stop > first)
+
+    def _enumerate(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
+        return by_episode(
+            anchors,
+            rng,
+            count,
+            lambda episodes, first, stop: self._episodes.tree.weights_at(episodes),
+            lambda episodes, first, stop: uniform_between(rng, first, stop),
+        )
+
+    def _counted(self, index: EpisodeIndex, episodes: Ints, ids: Ints) -> Drawn:
+        """Count what was drawn."""
+        if self.by == "step":
+            slots = index.slots(index.stream.take(episodes), ids)
+            self._steps.tree.set(slots, self._count(slots))
+        else:
+            self._episodes.tree.set(episodes, self._count(episodes))
         return Drawn(episodes, ids)
 
     def _forget(self, fresh: Ints, size: int) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from reverie.index import BOUNDARIES, Anchors, Bools, Choice, EpisodeIndex, Ints
-from reverie.samplers.base import Follows, Proposal, State, by_episode, serve, try_then_count
+from reverie.samplers.base import (
+    Follows,
+    Proposal,
+    State,
+    by_episode,
+    interval_mass,
+    serve,
+    try_then_count,
+)
 from reverie.samplers.kept import kept, kept_array, kept_integer, unfit
 from reverie.samplers.sumtree import Floats, SumTree
 from reverie.values import MOST, MOST_ID
@@ -127,24 +135,38 @@ class StepWeights(Follows):
             anchors: the valid ones; rng: the source of randomness; count: how many to draw.
             fresh: what `follow` returned.
         """
+        self.prepare(anchors, fresh)
+        return try_then_count(
+            count,
+            lambda wanted: self.propose(anchors, rng, wanted),
+            lambda missing: self.enumerate(anchors, rng, missing),
+        )
+
+    def prepare(self, anchors: Anchors, fresh: Ints) -> None:
+        """Bar what can be no anchor now, as far as it is known; `fresh` is what `follow` returned."""
         kind = (anchors.boundary, anchors.length, anchors.choice is not None)
         if self._kind != kind:  # other steps than before may have to be barred
             self.tree.release()
             self._kind, self._obeyed = kind, None
-        index = anchors.index
         if anchors.choice is not None:
             self._obey(anchors, anchors.choice, fresh)
-        return try_then_count(
+
+    def enumerate(self, anchors: Anchors, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
+        """Return `count` valid anchors by their weights, by going through all live episodes."""
+        index = anchors.index
+        return by_episode(
+            anchors,
+            rng,
             count,
-            lambda wanted: self._propose(anchors, rng, wanted),
-            lambda missing: by_episode(
-                anchors,
-                rng,
-                missing,
-                lambda episodes, first, stop: self._interval_weights(index, episodes, first, stop),
-                lambda episodes, first, stop: self._pick(index, rng, episodes, first, stop),
-            ),
+            lambda episodes, first, stop: self.interval_weights(index, episodes, first, stop),
+            lambda episodes, first, stop: self._pick(index, rng, episodes, first, stop),
         )
+
+    def mass(self, anchors: Anchors, exact: bool) -> float:
+        """Return the weight of all steps that are not barred, or of the valid anchors alone."""
+        if exact:
+            return interval_mass(anchors, lambda *intervals: self.interval_weights(anchors.index, *intervals))
+        return self.tree.total
 
     def _obey(self, anchors: Anchors, choice: Choice, fresh: Ints) -> None:
         """Bar the steps of the episodes that are not chosen, and those of no others that can be drawn."""
@@ -169,7 +191,7 @@ class StepWeights(Follows):
             self.tree.set(again, self.tree.weights_at(again))
         self._obeyed = choice.serial, orders[left_out]
 
-    def _propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:
+    def propose(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Proposal:
         """Return `count` steps with probability in proportion to their weights among those not barred."""
         index = anchors.index
         if self.tree.total <= 0.0:
@@ -188,7 +210,7 @@ class StepWeights(Follows):
                 self.tree.bar(np.unique(slots[hopeless]))
         return episodes, ids, good
 
-    def _interval_weights(self, index: EpisodeIndex, episodes: Ints, first: Ints, stop: Ints) -> Floats:
+    def interval_weights(self, index: EpisodeIndex, episodes: Ints, first: Ints, stop: Ints) -> Floats:
         """Return the summed weight of `first <= id < stop` for each episode."""
         return np.array([self._of(index, *one).sum() for one in zip(episodes, first, stop, strict=True)])
 

@@ -49,6 +49,8 @@ class Where:
     def narrow(self, anchors: Anchors) -> Anchors:
         """Return those of the anchors that lie in an episode that meets the condition."""
         choice, before = self._choice(anchors.index), anchors.choice
+        if before is choice or (self._joined is not None and before is self._joined[2]):
+            return anchors  # narrowed already
         if before is not None:
             if self._joined is None or self._joined[0] is not before or self._joined[1] is not choice:
                 self._joined = before, choice, before & choice

@@ -14,12 +14,13 @@ from reverie.engine import Layout
 from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, views
+from reverie.union import Union
 
 SLOTS = 2  # pinned blocks: one is filled while the other one is copied
 
 
 def feed(
-    buffer: ReplayBuffer,
+    buffer: ReplayBuffer | Union,
     batch_size: int,
     length: int,
     *,
@@ -43,7 +44,7 @@ def feed(
     the memory that the windows were gathered into.
 
     Args:
-        buffer: where the batches come from; other threads may add to it meanwhile.
+        buffer: where the batches come from, a buffer or a union of some; other threads may add to it meanwhile.
         batch_size, length, sampler, boundary, burn_in, fields, stride: as for `buffer.sample`.
         device: where the tensors shall lie.
         prefetch: batches kept ready, at least 1.
@@ -56,9 +57,8 @@ def feed(
     where = as_device(device)
     way: Plain | Pinned = Plain(draw, where)
     if where.type == "cuda":
-        layout = buffer.engine.layouts.get(
-            wanted.cross, wanted.batch_size, wanted.shown, fields=wanted.fields
-        )
+        layouts = buffer.layouts if isinstance(buffer, Union) else buffer.engine.layouts
+        layout = layouts.get(wanted.cross, wanted.batch_size, wanted.shown, fields=wanted.fields)
         way = Pinned(draw, layout, CudaCopies(where))
     return Feed(way.make, way.hand_over, prefetch)
 

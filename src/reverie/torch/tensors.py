@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,10 @@ from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.engine import Layout
 from reverie.errors import BadSetting
+from reverie.union import Union
 
 TensorBatch = Batch[torch.Tensor]
+Source = TypeVar("Source", bound=ReplayBuffer | Union)
 # The widest integers that divide a row: moving 8 bytes at a time is several times faster than one.
 WORDS = ((8, torch.int64), (4, torch.int32), (2, torch.int16), (1, torch.uint8))
 
@@ -47,7 +49,7 @@ def tensor_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-def check_dtypes(buffer: ReplayBuffer) -> ReplayBuffer:
+def check_dtypes(buffer: Source) -> Source:
     """Return `buffer` if its fields can be tensors; raise BadSetting otherwise."""
     for column in buffer.spec.columns():
         try:

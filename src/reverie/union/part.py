@@ -1,0 +1,208 @@
+"""A part of a union: what it is asked, and how a buffer of this process answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from reverie.batch import Batch
+from reverie.buffer import ReplayBuffer
+from reverie.engine import Chosen, Fields, span_of
+from reverie.index import Anchors, Drawn
+from reverie.samplers import Sampler, Scale
+from reverie.spec import StepSpec
+from reverie.store import Blocks
+
+
+@dataclass(frozen=True)
+class Request:
+    """What windows a union wants, and which sampler is to draw them.
+
+    Attributes:
+        length, boundary, burn_in, fields, stride: as for `sample`, checked.
+        key: which of the union's samplers; each part has one of its own for it.
+        path: where in that sampler the one stands that draws: numbers of parts of a `Mixture`, -1 for the fallback
+            of a `Fresh`. Each one on the way narrows what is drawn from.
+        exact: no try may be in vain, however long that takes.
+    """
+
+    length: int
+    boundary: str
+    burn_in: int
+    key: int
+    path: tuple[int, ...] = ()
+    exact: bool = False
+    fields: Fields = None
+    stride: int = 1
+
+    def below(self, place: int) -> Request:
+        """Return the request for a sampler in the sampler."""
+        return replace(self, path=(*self.path, place))
+
+
+class Answer(NamedTuple):
+    """What a part answered.
+
+    Attributes:
+        mass: at that moment.
+        batch: what was drawn, as a batch of the part; None if nothing was.
+        scale: what the batch's importance weights are told from.
+        broken: the mass was above the envelope, and nothing was drawn.
+    """
+
+    mass: float
+    batch: Batch | None = None
+    scale: Scale | None = None
+    broken: bool = False
+
+
+class Part(Protocol):
+    """What a union asks of each of its parts. Every call is one moment of the part.
+
+    Attributes:
+        spec: its fields. streams: how many it has.
+    """
+
+    spec: StepSpec
+    streams: int
+
+    def learn(self, key: int, sampler: Sampler) -> None:
+        """Draw with this sampler, which is the part's own from now on, when asked for `key`."""
+
+    def mass(self, request: Request) -> float:
+        """Return the weight of all that a try may give."""
+
+    def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Answer:
+        """Return what comes of tries, each of which succeeds with probability mass / envelope."""
+
+    def take_back(self, request: Request) -> None:
+        """Let the sampler forget the last draw."""
+
+    def tiles(self, request: Request, count: int) -> Answer:
+        """Return up to `count` tiles that a `Fresh` has not shown yet."""
+
+    def left(self, request: Request) -> int:
+        """Return how many windows of the epoch of a `Shuffled` were not taken yet."""
+
+    def begin(self, request: Request, rng: np.random.Generator) -> int:
+        """Begin an epoch of a `Shuffled`, if there is a window; return how many there are."""
+
+    def take(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
+        """Return the next `count` windows of the epoch, but those that were evicted meanwhile."""
+
+    def sample(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
+        """Return `count` windows as the part alone would draw them."""
+
+
+class LocalPart:
+    """A buffer of this process.
+
+    Attributes:
+        buffer: see above. owned: whether the union opened it, and closes it.
+        samplers: its own, by key.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, owned: bool) -> None:
+        self.buffer, self.owned = buffer, owned
+        self.spec, self.streams = buffer.spec, buffer.streams
+        self.samplers: dict[int, Sampler] = {}
+        self._blocks = Blocks()
+
+    def learn(self, key: int, sampler: Sampler) -> None:
+        self.samplers[key] = sampler
+
+    def mass(self, request: Request) -> float:
+        engine = self.buffer.engine
+        with engine.turn:
+            engine.check_open()
+            sampler, anchors = self._find(request)
+            if engine.index.is_empty():
+                return 0.0
+            engine.memories.drawing(self.samplers[request.key])
+            mass = sampler.mass(anchors, request.exact)
+            engine.memories.used()
+            return mass
+
+    def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Answer:
+        with self._drawing(request) as (sampler, anchors):
+            mass = 0.0 if anchors.index.is_empty() else sampler.mass(anchors, request.exact)
+            if mass > envelope:
+                return Answer(mass, broken=True)
+            good = tries if mass == envelope else int(rng.binomial(tries, mass / envelope))
+            if mass <= 0.0:
+                return Answer(mass)
+            drawn = sampler.offer(anchors, rng, good, request.exact) if good else None
+            batch = None if drawn is None else self._gathered(request, anchors, rng, drawn)
+            return Answer(mass, batch, sampler.scale(anchors))
+
+    def take_back(self, request: Request) -> None:
+        with self.buffer.engine.turn:
+            self.samplers[request.key].rewind()
+
+    def tiles(self, request: Request, count: int) -> Answer:
+        with self._drawing(request) as (sampler, anchors):
+            drawn = sampler.tiles(anchors, count)
+            return Answer(len(drawn.ids), self._gathered(request, anchors, None, drawn))
+
+    def left(self, request: Request) -> int:
+        with self._drawing(request) as (sampler, anchors):
+            return int(sampler.left(anchors))
+
+    def begin(self, request: Request, rng: np.random.Generator) -> int:
+        with self._drawing(request) as (sampler, anchors):
+            if anchors.index.is_empty() or not anchors.count():
+                return 0
+            sampler.begin(anchors, rng)
+            return int(sampler.left(anchors))
+
+    def take(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
+        with self._drawing(request) as (sampler, anchors):
+            drawn = sampler.take(anchors, count)
+            return Answer(len(drawn.ids), self._gathered(request, anchors, rng, drawn))
+
+    def sample(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
+        with self._drawing(request) as (sampler, anchors):
+            if anchors.index.is_empty():
+                raise anchors.not_enough()
+            drawn = sampler.draw(anchors, rng, count)
+            return Answer(count, self._gathered(request, anchors, rng, drawn))
+
+    @contextmanager
+    def _drawing(self, request: Request) -> Iterator[tuple[Any, Anchors]]:
+        """Hold the part still; what its sampler remembers is as before if anything is raised inside."""
+        engine = self.buffer.engine
+        with engine.turn:
+            engine.check_open()
+            engine.memories.drawing(self.samplers[request.key])
+            yield self._find(request)
+            engine.memories.used()
+
+    def _find(self, request: Request) -> tuple[Sampler, Anchors]:
+        """Return the sampler that is meant, and the anchors that those on the way to it leave."""
+        sampler: Any = self.samplers[request.key]
+        span = span_of(request.length, request.stride)
+        anchors = Anchors(self.buffer.engine.index, request.boundary, span, stride=request.stride)
+        anchors = sampler.narrow(anchors)
+        for place in request.path:
+            sampler = sampler.fallback if place < 0 else sampler.samplers[place]
+            anchors = sampler.narrow(anchors)
+        return sampler, anchors
+
+    def _gathered(
+        self, request: Request, anchors: Anchors, rng: np.random.Generator | None, drawn: Drawn
+    ) -> Batch | None:
+        """Return what was drawn as a batch."""
+        count, engine = len(drawn.ids), self.buffer.engine
+        if not count:
+            return None
+        windows = anchors.windows(drawn, request.burn_in, np.random.default_rng(0) if rng is None else rng)
+        length = request.burn_in + request.length
+        layout = engine.layouts.get(request.boundary == "cross", count, length, fields=request.fields)
+        batch = layout.allocate(self._blocks)
+        origin = engine.origins.of(self.samplers[request.key])
+        engine.gatherer.fill(Chosen(windows, drawn.weight, origin), layout, batch)
+        return batch

@@ -1,0 +1,345 @@
+"""A union of buffers: what it shows, and what is given back to it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.batch import Batch, Origins, StepBatch, check_batch, contents, from_contents, note_origin
+from reverie.buffer import ReplayBuffer
+from reverie.buffer import open as open_file
+from reverie.checks import seed_number
+from reverie.engine import Layouts, checked_extras, checked_priorities, sampler_of, wanted
+from reverie.episode import Episode
+from reverie.errors import BadSetting, SpecMismatch
+from reverie.process import Bound
+from reverie.samplers import Sampler, Uniform
+from reverie.spec import StepSpec
+from reverie.store import Blocks
+from reverie.union.draws import Draws, Piece
+from reverie.union.part import LocalPart, Request
+from reverie.values import shown, tree_map
+
+PartLike = ReplayBuffer | str | os.PathLike[str]
+
+
+class Union(Bound):
+    """Several buffers drawn from as one: offline and online data, many data sets, one file for each game.
+
+    A union has the reading face of a buffer, and feeds take it. What it draws is the parts' data of that moment; other
+    threads and processes may add to them. Streams are numbered through: those of the second part follow those of the
+    first, in `batch.stream` and `episodes`.
+
+    Each part has a copy of every sampler that is drawn with, which remembers what it drew from that part and is kept by
+    that part's file. Settings such as `Prioritized.beta` are taken from the sampler that the user holds. The union has
+    random numbers of its own, which no file keeps.
+
+    Args:
+        parts: buffers, and paths of replay files, which are opened for reading; at least one, each of them once.
+        weights: one number for each part, which need not sum to 1: a row comes from a part with this probability, and
+            there from what the sampler draws of it alone, importance weights included. (0.5, 0.5) is RLPD's half and
+            half (Ball et al., 2023). A part with a weight above 0 must have a window. None: the parts are one; every
+            sampler draws from all their windows, episodes and steps with the distribution that it documents.
+        seed: fixes every random choice; None draws one from the operating system.
+
+    Attributes:
+        parts: the buffers, in order. spec: the fields, which all of them share.
+        streams, capacity: of all parts together.
+        layouts: what a batch of it is laid out by.
+
+    Raises:
+        BadSetting: no part, one that is given twice, or weights of another number or sum.
+        SpecMismatch: parts whose fields differ; the message names the field.
+        FileError: a path that cannot be opened.
+    """
+
+    _instead = "make a union there, of the paths of the files"
+
+    def __init__(
+        self,
+        parts: Sequence[PartLike],
+        weights: Sequence[float] | None = None,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        given = _checked_parts(parts)
+        shares = None if weights is None else _checked_weights(weights, len(given))
+        rng = np.random.default_rng(None if seed is None else seed_number(seed))
+        self._parts: list[LocalPart] = []
+        try:
+            for part in given:
+                if isinstance(part, ReplayBuffer):
+                    self._parts.append(LocalPart(part, owned=False))
+                else:
+                    self._parts.append(LocalPart(open_file(part, mode="r"), owned=True))
+            self.spec = _common_spec([part.spec for part in self._parts])
+        except BaseException:
+            self.close()
+            raise
+        self.streams = sum(part.streams for part in self._parts)
+        self.capacity = sum(part.buffer.capacity for part in self._parts)
+        self._firsts = np.cumsum(
+            [0, *(part.streams for part in self._parts)]
+        )  # a part's first stream, and the end
+        self._rng, self._lock = rng, threading.RLock()
+        self._draws = Draws(self._parts, shares, rng)
+        self.layouts, self._blocks, self._origins = Layouts(self.spec), Blocks(), Origins()
+        self._keys: weakref.WeakKeyDictionary[Sampler, int] = weakref.WeakKeyDictionary()
+        self._next_key = 0
+        self._uniform = Uniform()
+
+    @property
+    def parts(self) -> tuple[ReplayBuffer, ...]:
+        """The buffers, in order."""
+        return tuple(part.buffer for part in self._parts)
+
+    # --- what there is ---------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return the live steps of all parts."""
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory of all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def episodes(self) -> npt.NDArray[np.void]:
+        """The live episodes of all parts, those of the first part first, as a structured array."""
+        tables = [np.asarray(part.episodes) for part in self.parts]
+        for first, table in zip(self._firsts.tolist(), tables, strict=False):
+            table["stream"] += first
+        return np.concatenate(tables)
+
+    def read_episodes(self) -> Iterator[Episode]:
+        """Read the live episodes of all parts one at a time, those of the first part first."""
+        for first, part in zip(self._firsts.tolist(), self.parts, strict=False):
+            for episode in part.read_episodes():
+                yield replace(episode, stream=episode.stream + first)
+
+    def count_windows(self, length: int, boundary: str = "inside", *, stride: int = 1) -> int:
+        """Return how many different anchors there are now for such windows, in all parts."""
+        return sum(part.count_windows(length, boundary, stride=stride) for part in self.parts)
+
+    def __repr__(self) -> str:
+        parts = "\n  ".join(repr(part) for part in self.parts)
+        return f"Union({len(self):,} steps of {len(self._parts)} parts:\n  {parts})"
+
+    # --- sampling --------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        boundary: str = "inside",
+        sampler: Sampler | None = None,
+        burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
+        out: Batch | None = None,
+    ) -> Batch:
+        """Return `batch_size` windows of `length` steps; see `ReplayBuffer.sample`.
+
+        Rows of different parts stand in random order. `VisitBalanced` counts what it drew between the rounds of a
+        batch, of which there is one as a rule. `Recent(newest=n)` takes `n // streams` steps of each stream of all
+        parts.
+
+        Args:
+            batch_size, length, boundary, sampler, burn_in, fields, stride, out: as for `ReplayBuffer.sample`. The
+                sampler has not drawn from a buffer before.
+
+        Raises:
+            NotEnoughData: there is no valid window yet.
+            BadSetting: an argument of the wrong kind or range; or a sampler whose draws from several buffers have no
+                meaning: `EpisodeUniform(weights)`, and one of your own without `mass`.
+            TooLarge: memory cannot hold the batch. BufferClosed: a part was closed.
+        """
+        asked = wanted(self.spec, batch_size, length, boundary, sampler, burn_in, fields, stride)
+        chosen = self._uniform if asked.sampler is None else asked.sampler
+        with self._lock:
+            layout = self.layouts.get(asked.cross, asked.batch_size, asked.shown, out, asked.fields)
+            request = Request(
+                asked.length,
+                asked.boundary,
+                asked.burn_in,
+                self._key(chosen),
+                fields=asked.fields,
+                stride=asked.stride,
+            )
+            pieces = self._draws.draw(request, chosen, asked.batch_size)
+            for number, answer in pieces:
+                if answer.batch is not None:
+                    answer.batch.stream[...] += self._firsts[number]
+            if len(pieces) == 1 and out is None and pieces[0][1].batch is not None:
+                batch = pieces[0][1].batch
+            else:
+                batch = layout.allocate(self._blocks) if out is None else out
+                self._put_together(pieces, layout.arrays(batch), layout.arrays)
+            note_origin(batch, self._origins.of(chosen), asked.stride)
+            return batch
+
+    def _put_together(self, pieces: list[Piece], arrays: dict[str, Any], arrays_of: Any) -> None:
+        """Copy the rows of all pieces to places of a batch, in random order."""
+        size = len(arrays["stream"])
+        places = self._rng.permutation(size) if len(pieces) > 1 else np.arange(size)
+        for _, answer in pieces:
+            if answer.batch is not None:
+                here, places = places[: len(answer.batch)], places[len(answer.batch) :]
+                for name, array in arrays_of(answer.batch).items():
+                    arrays[name][here] = array
+
+    def sample_steps(self, batch_size: int, *, fields: Iterable[str] | None = None) -> StepBatch:
+        """Return `batch_size` single steps with their successors; see `ReplayBuffer.sample_steps`."""
+        there = contents(self.sample(batch_size, 1, fields=fields))
+
+        def at(place: int, name: str) -> Any:
+            return tree_map(lambda array: array[:, place].copy(), there[name])
+
+        names = {"obs", "action", "reward", "terminated", "truncated", "extras"} & there.keys()
+        values = {name: at(0, name) for name in names}
+        if "obs" in there:
+            values["next_obs"] = at(1, "obs")
+        values |= {"next_obs_mask": at(1, "obs_mask"), "stream": there["stream"], "id": there["start"]}
+        batch: StepBatch = from_contents(StepBatch, values)
+        return batch
+
+    def _key(self, sampler: Sampler) -> int:
+        """Return the key of a sampler that is drawn with; the first time, every part gets one of its own."""
+        key = self._keys.get(sampler)
+        if key is None:
+            key, self._next_key = self._next_key, self._next_key + 1
+            for part in self._parts:
+                part.learn(key, deepcopy(sampler).for_part(part.streams, self.streams))
+            self._keys[sampler] = key
+            weakref.finalize(sampler, _forget, [part.samplers for part in self._parts], key).atexit = False
+        for part in self._parts:
+            part.samplers[key].imitate(sampler)
+        return key
+
+    # --- learning from a batch -------------------------------------------------------------------------
+
+    def update_priorities(self, batch: Batch, td_errors: npt.ArrayLike) -> None:
+        """Give the windows of a batch new priorities, each in its part; see `ReplayBuffer.update_priorities`."""
+        sampler = sampler_of(check_batch(batch, self._origins.buffer))
+        priorities = checked_priorities(sampler, batch, td_errors)
+        with self._lock:
+            key = self._key(sampler)
+            own = [part.samplers[key] for part in self._parts]
+            for number, rows in self._rows(batch):
+                stream = batch.stream[rows] - self._firsts[number]
+                engine = self._parts[number].buffer.engine
+                engine.update(own[number], stream, batch.anchor[rows], priorities[rows])
+            for one in own:
+                one.agree(own)
+
+    def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
+        """Store new values of extra fields for the steps of a batch, each in its part.
+
+        See `ReplayBuffer.write_back`. Parts that are open for reading refuse it; those before them have taken theirs.
+        """
+        ids = check_batch(batch, self._origins.buffer).step_ids()
+        checked = checked_extras(self.spec.extras, ids, values)
+        with self._lock:
+            for number, rows in self._rows(batch):
+                stream = batch.stream[rows] - self._firsts[number]
+                chosen = {name: np.asarray(value)[rows] for name, value in checked.items()}
+                self._parts[number].buffer.engine.rewrite(stream, batch.mask[rows], ids[rows], chosen)
+
+    def _rows(self, batch: Batch) -> list[tuple[int, npt.NDArray[np.int64]]]:
+        """Return the parts that a batch shows, and which of its rows belong to each."""
+        owner = np.searchsorted(self._firsts, batch.stream, side="right") - 1
+        return [(number, np.flatnonzero(owner == number)) for number in np.unique(owner).tolist()]
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the files that the union opened; buffers that were given to it stay open. Twice is fine."""
+        for part in self._parts:
+            if part.owned:
+                part.buffer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _forget(samplers: list[dict[int, Sampler]], key: int) -> None:
+    """Let the parts' copies of a sampler go that nobody holds any more."""
+    for known in samplers:
+        known.pop(key, None)
+
+
+def _checked_parts(parts: object) -> list[PartLike]:
+    if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence) or not parts:
+        raise BadSetting(f"parts: wanted a list of buffers and paths, got {shown(parts)}; give at least one")
+    for part in parts:
+        if not isinstance(part, (ReplayBuffer, str, os.PathLike)):
+            raise BadSetting(
+                f"parts: wanted buffers and paths of replay files, got {shown(part)}; "
+                f"a drop-in buffer is opened by its path"
+            )
+    named = [id(part) if isinstance(part, ReplayBuffer) else os.path.realpath(part) for part in parts]
+    named += [
+        os.path.realpath(part.path)
+        for part in parts
+        if isinstance(part, ReplayBuffer) and part.path is not None
+    ]
+    if len(set(named)) < len(named):
+        raise BadSetting(
+            "parts: wanted each buffer and each file once, got one twice; use weights= to count it more"
+        )
+    return list(parts)
+
+
+def _checked_weights(weights: object, count: int) -> npt.NDArray[np.float64]:
+    try:
+        shares = np.asarray(weights, np.float64)
+        good = shares.shape == (count,) and bool((shares >= 0).all()) and 0 < shares.sum() < np.inf
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise BadSetting(
+            f"weights: wanted {count} numbers that are not negative, one for each part, and not all 0, got "
+            f"{shown(weights)}; (0.5, 0.5) takes half from each of two"
+        )
+    normed: npt.NDArray[np.float64] = shares / shares.sum()
+    return normed
+
+
+def _common_spec(specs: list[StepSpec]) -> StepSpec:
+    """Return the spec of all parts.
+
+    Raises:
+        SpecMismatch: one has other fields than the first.
+    """
+    first = {column.name: column.field for column in specs[0].columns()}
+    for number, spec in enumerate(specs[1:], 1):
+        fields = {column.name: column.field for column in spec.columns()}
+        for name in sorted(first.keys() | fields.keys()):
+            wanted, got = first.get(name), fields.get(name)
+            shape = (
+                None
+                if wanted is None or got is None
+                else (wanted.shape, wanted.dtype) == (got.shape, got.dtype)
+            )
+            if not shape:
+                raise SpecMismatch(
+                    f"field {name!r}: wanted {wanted or 'none'} in part {number} of the union, as in part 0, got "
+                    f"{got or 'none'}; record or import the parts with the same fields"
+                )
+    return specs[0]
