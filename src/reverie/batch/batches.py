@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch.absent import MAY_LACK, Partial, has
+from reverie.batch.frameworks import as_tensors
 from reverie.batch.origin import Origin
 from reverie.batch.trees import named, shown_trees
 from reverie.errors import BadSetting
@@ -109,6 +110,22 @@ class _Windows(Partial, Generic[ArrayT]):
         values = {name: tree_map(fn, tree) for name, tree in contents(self).items()}
         drawn = self._drawn if self._origin is None else without_fields(self.host)
         return from_contents(type(self), values, None, drawn, self._stride)
+
+    def torch(self, device: object = "cpu") -> Any:
+        """Return the batch in torch's tensors on a device: `batch.torch("cuda")`.
+
+        On the CPU they look at the batch's own memory: what is written to one is in the other, and a batch that is
+        filled again with `out=` changes them. To a CUDA device everything goes in one copy from pinned memory, which
+        the stream that is current takes in its turn; nobody waits. `host` of what is returned is this batch's flags
+        and addresses.
+
+        Args:
+            device: a torch.device, or its name.
+
+        Raises:
+            BadSetting: PyTorch is not installed, has no such device, or has not the dtype of a field.
+        """
+        return as_tensors(self, device)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the batch holds by name: arrays, and dicts of arrays. They are the same arrays."""

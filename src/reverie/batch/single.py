@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from reverie.batch.absent import MAY_LACK, Partial, has
 from reverie.batch.batches import Bools, Floats, Ints
+from reverie.batch.frameworks import as_tensors
 from reverie.batch.trees import named, shown_trees
 from reverie.values import Tree, tree_map
 
@@ -56,6 +57,10 @@ class StepBatch(Partial):
     def map(self, fn: Callable[[Any], Any]) -> dict[str, Any]:
         """Return `fn` of every array by name, in a dict: single steps on a device are no batch that we know."""
         return {name: tree_map(fn, tree) for name, tree in self.as_dict().items()}
+
+    def torch(self, device: object = "cpu") -> Any:
+        """Return every array by name as a tensor on a device, in a dict; see `SequenceBatch.torch`."""
+        return as_tensors(self, device)
 
     def __repr__(self) -> str:
         return shown_trees(f"StepBatch({len(self)} steps", self.as_dict())

@@ -9,13 +9,14 @@ from reverie.engine.engine import Engine
 from reverie.engine.face import Face
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate, discard
-from reverie.engine.layout import Layout, Layouts, build
+from reverie.engine.layout import Layout, Layouts, build, build_partial
 from reverie.engine.selection import (
     Fields,
     Wanted,
     checked_fields,
     checked_stride,
     field_names,
+    is_read,
     span_of,
     wanted,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Wanted",
     "annotate",
     "build",
+    "build_partial",
     "checked_extras",
     "checked_fields",
     "checked_priorities",
@@ -42,6 +44,7 @@ __all__ = [
     "describe",
     "discard",
     "field_names",
+    "is_read",
     "sampler_of",
     "span_of",
     "wanted",

@@ -17,7 +17,7 @@ from reverie import buffer as buffers
 from reverie.batch import Batch, RowBatch, SequenceBatch, contents, from_contents
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive, seed_number
-from reverie.engine import checked_stride, field_names, wanted
+from reverie.engine import checked_fields, checked_stride, field_names, wanted
 from reverie.errors import BadSetting
 from reverie.index import check_boundary
 from reverie.samplers import Sampler, check_sampler
@@ -116,11 +116,14 @@ class SequenceDataset(IterableDataset[TensorBatch]):
                     "num_workers: wanted 0 with a buffer in memory, which workers cannot see change; "
                     "give the dataset the path of a replay file, or use reverie.torch.feed"
                 )
-            return check_dtypes(self._source)
+            return self._checked(self._source)
         # An open file must not be used on the other side of a fork.
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), check_dtypes(open_reader(self._source))
+            self._opened = os.getpid(), self._checked(open_reader(self._source))
         return self._opened[1]
+
+    def _checked(self, buffer: ReplayBuffer) -> ReplayBuffer:
+        return check_dtypes(buffer, checked_fields(buffer.spec, self._how["fields"]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}

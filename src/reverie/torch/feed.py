@@ -53,7 +53,7 @@ def feed(
         BadSetting: an argument of the wrong kind or range, or a device that is not there.
     """
     wanted, draw = drawing(buffer, batch_size, length, boundary, sampler, burn_in, fields, stride)
-    check_dtypes(buffer)
+    check_dtypes(buffer, wanted.fields)
     where = as_device(device)
     way: Plain | Pinned = Plain(draw, where)
     if where.type == "cuda":
