@@ -6,6 +6,7 @@ __all__ = [
     "BadSetting",
     "BufferClosed",
     "BufferFull",
+    "FieldNotRead",
     "FileError",
     "FileMissing",
     "FileTaken",
@@ -37,6 +38,12 @@ class NotEnoughData(ReplayError, ValueError):
 
 class NoWeight(NotEnoughData):
     """There are windows of the asked kind, and the sampler gives every one of them the weight 0."""
+
+
+class FieldNotRead(ReplayError, AttributeError, KeyError):
+    """A batch was asked for a field that `fields=` left out when it was drawn."""
+
+    __str__ = Exception.__str__  # KeyError would show the message as Python writes a string
 
 
 class BufferFull(ReplayError, OverflowError):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy.typing as npt
 
-from reverie.batch import Batch, RowBatch, SequenceBatch, contents
+from reverie.batch import Batch, RowBatch, SequenceBatch, contents, from_contents
 from reverie.buffer import ReplayBuffer
 from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 from reverie.union import Union
+from reverie.values import tree_map
 
 __all__ = ["Feed", "feed"]
 
@@ -27,6 +30,8 @@ def feed(
     sampler: Sampler | None = None,
     boundary: str = "inside",
     burn_in: int = 0,
+    fields: Iterable[str] | None = None,
+    stride: int = 1,
     prefetch: int = 2,
 ) -> Feed[Any, ArrayBatch]:
     """Return an iterator of batches on `device`, drawn and moved ahead of time in one background thread.
@@ -41,14 +46,14 @@ def feed(
 
     Args:
         buffer: where the batches come from, a buffer or a union of some; other threads may add to it meanwhile.
-        batch_size, length, sampler, boundary, burn_in: as for `buffer.sample`.
+        batch_size, length, sampler, boundary, burn_in, fields, stride: as for `buffer.sample`.
         device: where the arrays shall lie, a sharding included; None means JAX's default device.
         prefetch: batches kept ready, at least 1.
 
     Raises:
         BadSetting: an argument of the wrong kind or range.
     """
-    draw = drawing(buffer, batch_size, length, boundary, sampler, burn_in)
+    _, draw = drawing(buffer, batch_size, length, boundary, sampler, burn_in, fields, stride)
 
     def put(array: npt.NDArray[Any]) -> jax.Array:
         placed: jax.Array = jax.device_put(array, device)
@@ -62,10 +67,17 @@ def feed(
     return Feed(make, lambda made: made, prefetch)
 
 
-def _flatten(batch: ArrayBatch) -> tuple[tuple[Any, ...], None]:
+def _flatten(batch: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
     """Return the arrays alone: addresses in NumPy would compile a jitted function anew for each batch."""
-    return tuple(contents(batch).values()), None
+    # JAX knows plain dicts; one that lacks fields is another class.
+    values = {name: tree_map(lambda array: array, tree) for name, tree in contents(batch).items()}
+    return tuple(values.values()), tuple(values)
 
 
-jax.tree_util.register_pytree_node(SequenceBatch, _flatten, lambda _, parts: SequenceBatch(*parts))
-jax.tree_util.register_pytree_node(RowBatch, _flatten, lambda _, parts: RowBatch(*parts))
+def _unflatten(kind: Any, names: tuple[str, ...], parts: tuple[Any, ...]) -> ArrayBatch:
+    batch: ArrayBatch = from_contents(kind, dict(zip(names, parts, strict=True)))
+    return batch
+
+
+for kind in (SequenceBatch, RowBatch):
+    jax.tree_util.register_pytree_node(kind, _flatten, partial(_unflatten, kind))

@@ -49,6 +49,11 @@ def n_step(batch: Batch, n: int, gamma: float) -> NStep:
             f"batch: wanted a batch as sample() returns it, got {batch!r}; steps alone have no return, "
             f"and of a batch on a device pass batch.host"
         )
+    if batch.stride > 1:
+        raise BadSetting(
+            f"batch: wanted windows of every step, got stride={batch.stride}, and the rewards between are not there; "
+            f"draw with stride=1"
+        )
     count, length = batch.reward.shape
     if isinstance(batch, SequenceBatch):
         reward, steps = batch.reward, batch.mask

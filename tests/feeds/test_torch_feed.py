@@ -178,8 +178,8 @@ def test_pinned_slots_are_refilled_only_when_copied():
             self.wait(copy)
 
     buffer, twin, copies = frames(), frames(), LateCopies()
-    draw = drawing(buffer, 5, 4, "pad_left", None, 1)
-    way = Pinned(draw, buffer.spec, buffer.engine.layouts.get(False, 5, 5), copies)
+    _, draw = drawing(buffer, 5, 4, "pad_left", None, 1)
+    way = Pinned(draw, buffer.engine.layouts.get(False, 5, 5), copies)
     with Feed(way.make, way.hand_over, 4) as batches:
         held = [next(batches) for _ in range(10)]
     assert copies.blocks == SLOTS == 2

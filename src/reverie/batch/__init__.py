@@ -4,6 +4,7 @@ A batch is arrays by name, in NumPy or on a device, and the addresses of its ste
 travel by pickle, and that its buffer knows it again.
 """
 
+from reverie.batch.absent import MAY_LACK, PartialTree
 from reverie.batch.batches import (
     ARRAYS,
     ArrayT,
@@ -13,18 +14,20 @@ from reverie.batch.batches import (
     Ints,
     RowBatch,
     SequenceBatch,
-    StepBatch,
     check_batch,
     contents,
+    from_contents,
     note_origin,
     note_parts,
     without_fields,
 )
 from reverie.batch.origin import KEPT, Origin, Origins
+from reverie.batch.single import StepBatch
 
 __all__ = [
     "ARRAYS",
     "KEPT",
+    "MAY_LACK",
     "ArrayT",
     "Batch",
     "Bools",
@@ -32,11 +35,13 @@ __all__ = [
     "Ints",
     "Origin",
     "Origins",
+    "PartialTree",
     "RowBatch",
     "SequenceBatch",
     "StepBatch",
     "check_batch",
     "contents",
+    "from_contents",
     "note_origin",
     "note_parts",
     "without_fields",

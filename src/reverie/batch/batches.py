@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from operator import methodcaller
 from typing import (
     TYPE_CHECKING,
@@ -20,6 +20,8 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
+from reverie.batch.absent import MAY_LACK, Partial, has
+from reverie.batch.frameworks import as_tensors
 from reverie.batch.origin import Origin
 from reverie.batch.trees import named, shown_trees
 from reverie.errors import BadSetting
@@ -52,13 +54,14 @@ FLOAT, FLAG, ID = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
 STEPS, STEPS_AND_LAST, NO_TIME = 0, 1, None
 
 
-class _Windows(Generic[ArrayT]):
+class _Windows(Partial, Generic[ArrayT]):
     """What both kinds of batch can do, in the arrays of any framework."""
 
     __slots__ = ()
-    reward: ArrayT
     is_first: ArrayT
+    mask: ArrayT
     stream: ArrayT
+    _stride: int
     _origin: Origin | None
     _parts: object
     _drawn: Batch | None
@@ -72,6 +75,11 @@ class _Windows(Generic[ArrayT]):
     def parts(self) -> object:
         """The notes of the layout that made the batch. With them it is filled again without another check."""
         return self._parts
+
+    @property
+    def stride(self) -> int:
+        """How many steps lie between one position and the next: `stride` of `sample`. On a device see `host`."""
+        return self._stride
 
     @property
     def drawn(self) -> Batch | None:
@@ -101,7 +109,23 @@ class _Windows(Generic[ArrayT]):
         """Return a batch whose every array is `fn` of this one's: `batch.map(lambda t: t.to("cuda"))`."""
         values = {name: tree_map(fn, tree) for name, tree in contents(self).items()}
         drawn = self._drawn if self._origin is None else without_fields(self.host)
-        return type(self)(**values, _drawn=drawn)  # type: ignore[call-arg]  # both children are dataclasses
+        return from_contents(type(self), values, None, drawn, self._stride)
+
+    def torch(self, device: object = "cpu") -> Any:
+        """Return the batch in torch's tensors on a device: `batch.torch("cuda")`.
+
+        On the CPU they look at the batch's own memory: what is written to one is in the other, and a batch that is
+        filled again with `out=` changes them. To a CUDA device everything goes in one copy from pinned memory, which
+        the stream that is current takes in its turn; nobody waits. `host` of what is returned is this batch's flags
+        and addresses.
+
+        Args:
+            device: a torch.device, or its name.
+
+        Raises:
+            BadSetting: PyTorch is not installed, has no such device, or has not the dtype of a field.
+        """
+        return as_tensors(self, device)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the batch holds by name: arrays, and dicts of arrays. They are the same arrays."""
@@ -140,7 +164,13 @@ class _Windows(Generic[ArrayT]):
         else:
             forced = first.clone()  # type: ignore[attr-defined]  # a tensor
             forced[:, 0] = True
-        return replace(self, is_first=forced)  # type: ignore[type-var]  # both children are dataclasses
+        return self._with(is_first=forced)
+
+    def _with(self, **changes: Any) -> Self:
+        """Return the batch with other contents under some names."""
+        values = contents(self) | changes
+        batch: Self = from_contents(type(self), values, self._origin, self._drawn, self._stride)
+        return batch
 
     def pin_memory(self) -> Any:
         """Return the batch in pinned memory: what a torch DataLoader with pin_memory=True calls.
@@ -154,7 +184,7 @@ class _Windows(Generic[ArrayT]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `parts` are left out: they describe the memory of these arrays.
-        return _restored, (type(self), tuple(contents(self).values()), self._origin, self._drawn)
+        return from_contents, (type(self), contents(self), self._origin, self._drawn, self._stride)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -201,14 +231,15 @@ class SequenceBatch(_Windows[ArrayT]):
     _parts: object = field(default=None, init=False)
     _origin: Origin | None = None
     _drawn: Batch | None = None
+    _stride: int = 1
 
     def step_ids(self) -> Ints:
         """Return the id of the step at each position, (B, L) in NumPy; meaningless where `mask` is False."""
         start: Ints = self.host.start  # type: ignore[union-attr]  # the host is a SequenceBatch, too
-        return start[:, None] + np.arange(self.reward.shape[1])
+        return start[:, None] + self.host.stride * np.arange(self.mask.shape[1])
 
     def __repr__(self) -> str:
-        batch, length = self.reward.shape
+        batch, length = self.mask.shape
         return shown_trees(f"SequenceBatch({batch} windows of {length} steps", contents(self))
 
 
@@ -255,6 +286,7 @@ class RowBatch(_Windows[ArrayT]):
     _parts: object = field(default=None, init=False)
     _origin: Origin | None = None
     _drawn: Batch | None = None
+    _stride: int = 1
 
     def step_ids(self) -> Ints:
         """Return the id of the step at each position, (B, L) in NumPy; -1 where there is none."""
@@ -262,7 +294,7 @@ class RowBatch(_Windows[ArrayT]):
         return ids
 
     def __repr__(self) -> str:
-        batch, length = self.reward.shape
+        batch, length = self.mask.shape
         return shown_trees(f"RowBatch({batch} windows of {length} rows", contents(self))
 
 
@@ -296,19 +328,32 @@ ARRAYS: dict[Any, tuple[BatchArray, ...]] = {kind: _arrays_of(kind) for kind in 
 def contents(batch: _Windows[Any]) -> dict[str, Any]:
     """Return what a batch holds by name, in the order of its constructor: arrays, and trees of arrays."""
     names = ("obs", "action", *(array.name for array in ARRAYS[type(batch)]), "extras")
-    return {name: getattr(batch, name) for name in names}
+    return {name: getattr(batch, name) for name in names if name not in MAY_LACK or has(batch, name)}
+
+
+def from_contents(kind: Any, values: Mapping[str, Any], *notes: Any) -> Any:
+    """Return the batch of this kind that holds what `contents` gave; it lacks the fields that are not there.
+
+    Args:
+        kind: SequenceBatch, RowBatch, or StepBatch, which has no notes.
+        values: arrays, and trees of arrays, by name.
+        *notes: the origin, the batch that was drawn, and the stride, as far as they are known.
+    """
+    absent = MAY_LACK.intersection(field.name for field in fields(kind)) - values.keys()
+    noted = dict(zip(("_origin", "_drawn", "_stride"), notes, strict=False))
+    batch = kind(**values, **dict.fromkeys(absent), **noted)
+    for name in absent:
+        object.__delattr__(batch, name)
+    return batch
 
 
 def without_fields(batch: Batch) -> Batch:
-    """Return the batch's flags and addresses alone, copied."""
-    copies: dict[str, Any] = {name: getattr(batch, name).copy() for name, _, _ in ARRAYS[type(batch)]}
-    return replace(batch, obs={}, action={}, extras={}, **copies)
-
-
-def _restored(
-    kind: Callable[..., Any], values: tuple[Any, ...], origin: Origin | None, drawn: Batch | None
-) -> Any:
-    return kind(*values, origin, drawn)
+    """Return the batch's flags and addresses alone, copied, and its rewards if it has them."""
+    there = contents(batch)
+    copies: dict[str, Any] = {name: there[name].copy() for name, *_ in ARRAYS[type(batch)] if name in there}
+    values = {"obs": {}, "action": {}, "extras": {}, **copies}
+    alone: Batch = from_contents(type(batch), values, batch.origin, batch.drawn, batch.stride)
+    return alone
 
 
 def note_parts(batch: Batch, parts: object) -> None:
@@ -316,9 +361,10 @@ def note_parts(batch: Batch, parts: object) -> None:
     object.__setattr__(batch, "_parts", parts)
 
 
-def note_origin(batch: Batch, origin: Origin) -> None:
-    """Set `origin` of a batch: one that is filled again may come from another sampler than before."""
+def note_origin(batch: Batch, origin: Origin, stride: int) -> None:
+    """Set `origin` and `stride` of a batch: one that is filled again may have been drawn otherwise before."""
     object.__setattr__(batch, "_origin", origin)
+    object.__setattr__(batch, "_stride", stride)
 
 
 def check_batch(value: object, buffer: str) -> Batch:
@@ -338,49 +384,3 @@ def check_batch(value: object, buffer: str) -> Batch:
             "pass it to the buffer whose sample() returned it"
         )
     return value
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class StepBatch:
-    """B single steps with their successors: `SequenceBatch` for L = 1, without the time axis.
-
-    Attributes:
-        obs, next_obs: (B, …) the field's dtype, or dicts of such arrays.
-        action: (B, …); reward: (B,) float32; terminated, truncated: (B,) bool.
-        next_obs_mask: (B,) bool; False where the final observation was never given.
-        stream, id: (B,) int64; the address of each step.
-        extras: the spec's extra fields by name, each (B, …).
-    """
-
-    obs: Tree
-    action: Tree
-    reward: Floats
-    terminated: Bools
-    truncated: Bools
-    next_obs: Tree
-    next_obs_mask: Bools
-    stream: Ints
-    id: Ints
-    extras: dict[str, npt.NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def step_ids(self) -> Ints:
-        """Return the id of each step, (B,)."""
-        return self.id
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what the batch holds by name: arrays, and dicts of arrays. They are the same arrays."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
-
-    def __getitem__(self, name: str) -> Any:
-        """Return what has this name, as in a SequenceBatch."""
-        return named(self.as_dict(), name)
-
-    def map(self, fn: Callable[[Any], Any]) -> dict[str, Any]:
-        """Return `fn` of every array by name, in a dict: single steps on a device are no batch that we know."""
-        return {name: tree_map(fn, tree) for name, tree in self.as_dict().items()}
-
-    def __repr__(self) -> str:
-        return shown_trees(f"StepBatch({len(self)} steps", self.as_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from reverie.batch.absent import MAY_LACK, PartialTree, not_read
 from reverie.values import tree_leaves
 
 
@@ -11,12 +12,15 @@ def named(trees: dict[str, Any], name: str) -> Any:
     """Return what stands under a name, in which a slash leads into a dict.
 
     Raises:
+        FieldNotRead: the batch was drawn without it.
         KeyError: there is nothing of that name.
     """
     found: Any = trees
     for part in str(name).split("/"):
         if not isinstance(found, dict) or part not in found:
             there = sorted(path[1:] for path, _ in tree_leaves("", trees))
+            if isinstance(found, PartialTree) or name in MAY_LACK:
+                raise not_read(name, there)
             raise KeyError(f"wanted one of {there}, got {name!r}")
         found = found[part]
     return found

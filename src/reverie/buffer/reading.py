@@ -9,11 +9,20 @@ from typing import Literal, overload
 import numpy.typing as npt
 
 from reverie.batch import Batch, RowBatch, SequenceBatch, StepBatch, check_batch
-from reverie.checks import natural, positive
-from reverie.engine import Face, checked_extras, checked_priorities, sampler_of
+from reverie.checks import positive
+from reverie.engine import (
+    Face,
+    checked_extras,
+    checked_fields,
+    checked_priorities,
+    checked_stride,
+    sampler_of,
+    span_of,
+    wanted,
+)
 from reverie.episode import Episode
 from reverie.index import Anchors, EpisodeTable, check_boundary, kept_steps
-from reverie.samplers import Sampler, check_sampler
+from reverie.samplers import Sampler
 from reverie.spec import StepSpec
 
 
@@ -79,11 +88,12 @@ class Reading(Face):
                 )
         return [(streams.item(number), ordinals.item(number)) for number in wanted]
 
-    def count_windows(self, length: int, boundary: str = "inside") -> int:
-        """Return how many different anchors there are now for windows of `length` steps."""
+    def count_windows(self, length: int, boundary: str = "inside", *, stride: int = 1) -> int:
+        """Return how many different anchors there are now for windows of `length` steps, `stride` steps apart."""
         length = positive("length", length)
+        span = span_of(length, checked_stride(length, stride))
         with self.engine.reading() as index:
-            return Anchors(index, check_boundary(boundary), length).count()
+            return Anchors(index, check_boundary(boundary), span).count()
 
     # --- sampling --------------------------------------------------------------------------------------
 
@@ -96,6 +106,8 @@ class Reading(Face):
         boundary: Literal["cross"],
         sampler: Sampler | None = None,
         burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
         out: RowBatch | None = None,
     ) -> RowBatch: ...
 
@@ -108,6 +120,8 @@ class Reading(Face):
         boundary: Literal["inside", "pad_right", "pad_left", "pad_both"] = "inside",
         sampler: Sampler | None = None,
         burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
         out: SequenceBatch | None = None,
     ) -> SequenceBatch: ...
 
@@ -120,6 +134,8 @@ class Reading(Face):
         boundary: str,
         sampler: Sampler | None = None,
         burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
         out: Batch | None = None,
     ) -> Batch: ...
 
@@ -131,6 +147,8 @@ class Reading(Face):
         boundary: str = "inside",
         sampler: Sampler | None = None,
         burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
         out: Batch | None = None,
     ) -> Batch:
         """Return `batch_size` windows of `length` steps. `docs/semantics.md` defines every word of this.
@@ -143,6 +161,9 @@ class Reading(Face):
             sampler: chooses the anchors of the windows; None takes every valid one with equal probability.
             burn_in: steps of context put before each window; never from another episode, masked where there
                 are none, and left out of `train_mask`.
+            fields: names of what is to be read, such as `("obs/camera", "action", "extras/latent")`; nothing else is,
+                and the batch has nothing else but flags, masks and addresses. None reads all fields.
+            stride: steps from one step of a window, or of its context, to the next; those between are not shown.
             out: a batch returned earlier for the same sizes; it is filled again and returned. Without it
                 the batch owns its memory, and no later call changes it.
 
@@ -151,24 +172,27 @@ class Reading(Face):
 
         Raises:
             NotEnoughData: there is no valid window yet.
-            BadSetting: an argument of the wrong kind or range. TooLarge: memory cannot hold the batch.
+            BadSetting: an argument of the wrong kind or range, or a name that no field has.
+            TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
-        batch_size, length = positive("batch_size", batch_size), positive("length", length)
-        burn_in = natural("burn_in", burn_in)
-        if sampler is not None:
-            check_sampler("sampler", sampler)
-        return self.engine.draw(batch_size, length, boundary, sampler, burn_in, out)
+        asked = wanted(self.spec, batch_size, length, boundary, sampler, burn_in, fields, stride)
+        return self.engine.draw(asked, out)
 
-    def sample_steps(self, batch_size: int) -> StepBatch:
+    def sample_steps(self, batch_size: int, *, fields: Iterable[str] | None = None) -> StepBatch:
         """Return `batch_size` single steps with their successors, every settled step being equally likely.
+
+        Args:
+            batch_size: steps to draw, with replacement, at least 1.
+            fields: as for `sample`; "obs" reads successors, too.
 
         Raises:
             NotEnoughData: no step has a known successor yet.
-            BadSetting: `batch_size` is no positive integer. TooLarge: memory cannot hold the batch.
+            BadSetting: `batch_size` is no positive integer, or no such field. TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
         """
-        return self.engine.draw_steps(positive("batch_size", batch_size))
+        batch_size = positive("batch_size", batch_size)
+        return self.engine.draw_steps(batch_size, checked_fields(self.spec, fields))
 
     # --- learning from a batch -------------------------------------------------------------------------
 

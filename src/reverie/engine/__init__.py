@@ -9,7 +9,17 @@ from reverie.engine.engine import Engine
 from reverie.engine.face import Face
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate, discard
-from reverie.engine.layout import Layout, Layouts, build
+from reverie.engine.layout import Layout, Layouts, build, build_partial
+from reverie.engine.selection import (
+    Fields,
+    Wanted,
+    checked_fields,
+    checked_stride,
+    field_names,
+    is_read,
+    span_of,
+    wanted,
+)
 from reverie.engine.steps import Intake, Step, checked_extras, checked_priorities, sampler_of
 from reverie.engine.words import describe
 
@@ -17,16 +27,25 @@ __all__ = [
     "Chosen",
     "Engine",
     "Face",
+    "Fields",
     "Gatherer",
     "Intake",
     "Layout",
     "Layouts",
     "Step",
+    "Wanted",
     "annotate",
     "build",
+    "build_partial",
     "checked_extras",
+    "checked_fields",
     "checked_priorities",
+    "checked_stride",
     "describe",
     "discard",
+    "field_names",
+    "is_read",
     "sampler_of",
+    "span_of",
+    "wanted",
 ]

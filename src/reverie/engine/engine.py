@@ -17,6 +17,7 @@ from reverie.engine.episodes import EpisodeReader
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
+from reverie.engine.selection import Fields, Wanted
 from reverie.engine.spans import Extender
 from reverie.episode import Episode
 from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
@@ -208,22 +209,15 @@ class Engine(Shared):
         """Return what takes the turn to read, and settles what an interrupt left; the buffer may be closed."""
         return _Reading(self)
 
-    def draw(
-        self,
-        batch_size: int,
-        length: int,
-        boundary: str,
-        sampler: Sampler | None,
-        burn_in: int,
-        out: Batch | None,
-    ) -> Batch:
-        """Return windows of checked sizes; see `ReplayBuffer.sample`."""
+    def draw(self, wanted: Wanted, out: Batch | None) -> Batch:
+        """Return the windows that were asked for; see `ReplayBuffer.sample`."""
         with self.turn:
             self.check_open()
-            anchors = anchors_of(self.index, boundary, length)
-            layout = self.layouts.get(boundary == "cross", batch_size, burn_in + length, out)
+            anchors = anchors_of(self.index, wanted.boundary, wanted.span, wanted.stride)
+            layout = self.layouts.get(wanted.cross, wanted.batch_size, wanted.shown, out, wanted.fields)
             batch = layout.allocate(self._blocks) if out is None else out
-            chosen = self.choose(anchors, batch_size, burn_in, self._uniform if sampler is None else sampler)
+            sampler = self._uniform if wanted.sampler is None else wanted.sampler
+            chosen = self.choose(anchors, wanted.batch_size, wanted.burn_in, sampler)
             self.gatherer.fill(chosen, layout, batch)
             self.memories.used()
         return batch
@@ -236,7 +230,7 @@ class Engine(Shared):
         windows = anchors.windows(drawn, burn_in, memories.rng)
         return Chosen(windows, drawn.weight, self.origins.of(sampler))
 
-    def draw_steps(self, batch_size: int) -> StepBatch:
+    def draw_steps(self, batch_size: int, fields: Fields = None) -> StepBatch:
         """Return single steps; see `ReplayBuffer.sample_steps`."""
         with self.turn:
             self.check_open()
@@ -246,7 +240,7 @@ class Engine(Shared):
             rng = self.memories.rng
             windows = anchors.windows(self._uniform.draw(anchors, rng, batch_size), 0, rng)
             assert isinstance(windows, Windows)
-            return self.gatherer.steps(windows, self.settings.spec)
+            return self.gatherer.steps(windows, self.settings.spec, fields)
 
     # --- reading episodes ------------------------------------------------------------------------------
 

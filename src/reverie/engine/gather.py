@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch, note_origin
-from reverie.engine.layout import Layout, Parts
+from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch, from_contents, note_origin
+from reverie.engine.layout import Layout, Parts, partial_tree, read_trees
+from reverie.engine.selection import Fields, is_read
 from reverie.file import FinalStore, Store
 from reverie.index import NO_FINAL, TERMINATED, TRUNCATED, CrossWindows, EpisodeIndex, Ints, Windows
 from reverie.spec import Column, StepSpec
 from reverie.store import Ring
-from reverie.values import tree_build
 
 Array = npt.NDArray[Any]
 
@@ -30,14 +29,12 @@ class Chosen(NamedTuple):
 class Gatherer:
     """Fills batches from a store, its final observations and the episode index."""
 
-    __slots__ = ("_columns", "_finals", "_index", "_names", "_obs_names", "_plain", "_store")
+    __slots__ = ("_columns", "_finals", "_index", "_plain", "_store")
 
     def __init__(
         self, columns: tuple[Column, ...], index: EpisodeIndex, store: Store, finals: FinalStore
     ) -> None:
         self._columns = columns
-        self._names = [*(column.name for column in columns), "reward"]
-        self._obs_names = [column.name for column in columns if column.is_obs]
         self._index = index
         self._store = store
         self._finals = finals
@@ -51,12 +48,12 @@ class Gatherer:
             self._sequences(windows, batch, layout.parts(batch))
         else:
             assert isinstance(batch, RowBatch)
-            self._rows(windows, batch, layout.parts(batch).arrays)
+            self._rows(windows, batch, layout.parts(batch))
         if weight is None:
             batch.weight.fill(1.0)
         else:
             batch.weight[...] = weight
-        note_origin(batch, origin)
+        note_origin(batch, origin, windows.stride)
 
     # --- sequences inside one episode ------------------------------------------------------------------
 
@@ -64,7 +61,7 @@ class Gatherer:
         index = self._index
         # An end inside the window can only be its last real step; its successor lies beside the ring.
         at_end = (windows.stop == index.stop.take(windows.episode)).nonzero()[0]
-        self._fields(windows, at_end, parts.arrays)
+        self._fields(windows, at_end, parts)
         for flags in parts.off:
             flags.fill(0)
         batch.stream[...] = windows.stream
@@ -72,22 +69,26 @@ class Gatherer:
         batch.anchor[...] = windows.anchor
         opens = (windows.first == index.start.take(windows.episode)).nonzero()[0]
         if len(opens):
-            batch.is_first[opens, windows.first[opens] - windows.start[opens]] = True
+            offset = windows.first[opens] - windows.start[opens]
+            if windows.stride > 1:
+                offset = -(-offset // windows.stride)  # it may lie before the first position that is real
+            batch.is_first[opens, offset] = True
         if windows.whole:
             for flags in parts.on:
                 flags.fill(1)
         else:
-            self._blank_padding(windows, batch, parts.arrays)
+            self._blank_padding(windows, batch, parts)
             batch.train_mask[...] = batch.mask
         if windows.burn_in:
             batch.train_mask[:, : windows.burn_in] = False
         if len(at_end):
-            self._ends(windows, at_end, batch, parts.arrays)
+            self._ends(windows, at_end, batch, parts)
 
-    def _fields(self, windows: Windows, at_end: Ints, arrays: Mapping[str, Array]) -> None:
+    def _fields(self, windows: Windows, at_end: Ints, parts: Parts) -> None:
         """Copy the stored values; `_ends` fills in what follows an episode's last step."""
         length, capacity = windows.length, self._index.capacity
-        if not windows.whole:
+        layout, arrays = parts.layout, parts.arrays
+        if windows.stride > 1 or not windows.whole:
             slots = self._clipped_slots(windows, at_end)
         else:
             first = windows.start % capacity
@@ -95,16 +96,15 @@ class Gatherer:
             if self._index.streams > 1:
                 first += windows.stream * capacity
             if self._plain is not None and not wraps:
-                for name in self._names:
+                for name, _ in layout.reads:
                     self._plain.gather_spans(name, first, arrays[name])
                 return
             slots = self._slots(windows)
             if len(at_end):
                 slots[at_end, length] = slots[at_end, length - 1]
         step_slots = np.ascontiguousarray(slots[:, :length])
-        for column in self._columns:
-            self._store.gather(column.name, slots if column.is_obs else step_slots, arrays[column.name])
-        self._store.gather("reward", step_slots, arrays["reward"])
+        for name, is_obs in layout.reads:
+            self._store.gather(name, slots if is_obs else step_slots, arrays[name])
 
     def _slots(self, windows: Windows) -> Ints:
         """Return the slot of every step and of the id after the last one, (B, L+1), of whole windows."""
@@ -116,30 +116,28 @@ class Gatherer:
         return slots
 
     def _clipped_slots(self, windows: Windows, at_end: Ints) -> Ints:
-        """Return slots (B, L+1) as above; on padding, and where no successor is stored, some live step's."""
-        ids = windows.start[:, None] + np.arange(windows.length + 1)
+        """Return slots (B, L+1) of all positions; on padding, and where no successor is stored, some live step's."""
+        ids = windows.start[:, None] + windows.offsets()
         last = windows.stop.copy()
         last[at_end] -= 1
         np.clip(ids, windows.first[:, None], last[:, None], out=ids)
         return ids % self._index.capacity + (windows.stream * self._index.capacity)[:, None]
 
-    def _blank_padding(self, windows: Windows, batch: SequenceBatch, arrays: Mapping[str, Array]) -> None:
+    def _blank_padding(self, windows: Windows, batch: SequenceBatch, parts: Parts) -> None:
         """Set the masks, and zero what they leave out."""
-        ids = windows.start[:, None] + np.arange(windows.length + 1)
+        ids = windows.start[:, None] + windows.offsets()
         begun = ids >= windows.first[:, None]
-        np.logical_and(begun, ids <= windows.stop[:, None], out=batch.obs_mask)
         np.logical_and(begun[:, :-1], ids[:, :-1] < windows.stop[:, None], out=batch.mask)
+        # The position behind the last real one shows the observation that followed.
+        np.logical_and(begun, np.arange(windows.length + 1) <= windows.behind()[:, None], out=batch.obs_mask)
         no_step, no_obs = ~batch.mask, ~batch.obs_mask
-        for column in self._columns:
-            arrays[column.name][no_obs if column.is_obs else no_step] = 0
-        batch.reward[no_step] = 0.0
+        for name, is_obs in parts.layout.reads:
+            parts.arrays[name][no_obs if is_obs else no_step] = 0
 
-    def _ends(
-        self, windows: Windows, at_end: Ints, batch: SequenceBatch, arrays: Mapping[str, Array]
-    ) -> None:
+    def _ends(self, windows: Windows, at_end: Ints, batch: SequenceBatch, parts: Parts) -> None:
         """Mark the ends and put the final observations in their places."""
-        index = self._index
-        rows, last = windows.episode[at_end], (windows.stop - windows.start)[at_end]
+        index, arrays, names = self._index, parts.arrays, parts.layout.obs_names
+        rows, last = windows.episode[at_end], windows.behind(at_end)
         ended = index.ended[rows]
         batch.terminated[at_end, last - 1] = ended & TERMINATED != 0
         batch.truncated[at_end, last - 1] = ended & TRUNCATED != 0
@@ -148,36 +146,38 @@ class Gatherer:
         batch.obs_mask[at_end, last] = known
         if np.count_nonzero(known) < len(known):
             shown, where = at_end[~known], last[~known]
-            for name in self._obs_names:
+            for name in names:
                 arrays[name][shown, where] = arrays[name][shown, where - 1]
             at_end, last, places = at_end[known], last[known], places[known]
         if len(places):
-            for name in self._obs_names:
+            for name in names:
                 arrays[name][at_end, last] = self._finals.gather(name, places)
 
     # --- rows that cross episodes ----------------------------------------------------------------------
 
-    def _rows(self, windows: CrossWindows, batch: RowBatch, arrays: Mapping[str, Array]) -> None:
-        index = self._index
+    def _rows(self, windows: CrossWindows, batch: RowBatch, parts: Parts) -> None:
+        index, layout, arrays = self._index, parts.layout, parts.arrays
         row, closing, mask = windows.episode, windows.closing, windows.mask
         base = (windows.stream * index.capacity)[:, None]
         anchor = windows.anchor[:, None]  # stands in where there is nothing to read
         # A closing row shows its episode's last frame until a final observation is put there.
         slots = base + np.where(mask, windows.id - closing, anchor) % index.capacity
-        for column in self._columns:
-            out = arrays[column.name]
-            self._store.gather(column.name, slots, out)
-            out[~mask if column.is_obs else ~mask | closing] = 0
-        opens = (windows.id == index.start[row]) & mask
-        # The reward that came with a row is that of the step before.
-        none = opens | ~mask
-        self._store.gather(
-            "reward", base + np.where(none, anchor, windows.id - 1) % index.capacity, batch.reward
-        )
-        batch.reward[none] = 0.0
-        batch.is_first[...] = opens
-        batch.is_last[...] = closing
-        batch.is_terminal[...] = closing & (index.ended[row] & TERMINATED != 0)
+        opens = windows.opens(index.start)
+        for name, is_obs in layout.reads:
+            out = arrays[name]
+            if name == "reward":
+                # The reward that came with a row is that of the step before.
+                nothing = opens | ~mask
+                came = base + np.where(nothing, anchor, windows.id - 1) % index.capacity
+                self._store.gather(name, came, out)
+            else:
+                nothing = ~mask if is_obs else ~mask | closing
+                self._store.gather(name, slots, out)
+            out[nothing] = 0
+        begins, closes = (opens, closing) if windows.marks is None else windows.marks
+        batch.is_first[...] = begins
+        batch.is_last[...] = closes
+        batch.is_terminal[...] = closes & (index.ended[row] & TERMINATED != 0)
         batch.mask[...] = mask
         batch.train_mask[...] = mask
         batch.train_mask[:, : windows.burn_in] = False
@@ -189,13 +189,12 @@ class Gatherer:
         known = closing & (places != NO_FINAL)
         batch.obs_mask[closing & ~known] = False
         if known.any():
-            for column in self._columns:
-                if column.is_obs:
-                    arrays[column.name][known] = self._finals.gather(column.name, places[known])
+            for name in layout.obs_names:
+                arrays[name][known] = self._finals.gather(name, places[known])
 
     # --- single steps ----------------------------------------------------------------------------------
 
-    def steps(self, windows: Windows, spec: StepSpec) -> StepBatch:
+    def steps(self, windows: Windows, spec: StepSpec, fields: Fields = None) -> StepBatch:
         """Return single steps with their successors; the windows are of length 1."""
         index = self._index
         slots = self._slots(windows)
@@ -205,6 +204,8 @@ class Gatherer:
         values: dict[str, Array] = {}
         following: dict[str, Array] = {}
         for column in self._columns:
+            if not is_read(column.name, fields):
+                continue
             values[column.name] = self.values(column, here)
             if column.is_obs:
                 following[column.name] = self.values(column, after)
@@ -216,19 +217,20 @@ class Gatherer:
         next_obs_mask[at_end] = known
         for name, rows in following.items():
             rows[at_end[known]] = self._finals.gather(name, places[known])
-        reward = self.rewards(here)
-        return StepBatch(
-            obs=tree_build("obs", spec.obs, values),
-            action=tree_build("action", spec.action, values),
-            reward=reward,
-            terminated=ended & TERMINATED != 0,
-            truncated=ended & TRUNCATED != 0,
-            next_obs=tree_build("obs", spec.obs, following),
-            next_obs_mask=next_obs_mask,
-            stream=windows.stream.copy(),
-            id=windows.start.copy(),
-            extras={name: values[f"extras/{name}"] for name in spec.extras},
-        )
+        contents: dict[str, Any] = {
+            "terminated": ended & TERMINATED != 0,
+            "truncated": ended & TRUNCATED != 0,
+            "next_obs_mask": next_obs_mask,
+            "stream": windows.stream.copy(),
+            "id": windows.start.copy(),
+        }
+        if is_read("reward", fields):
+            contents["reward"] = self.rewards(here)
+        contents |= read_trees(spec, values)
+        if following:
+            contents["next_obs"] = partial_tree("obs", spec.obs, following)
+        batch: StepBatch = from_contents(StepBatch, contents)
+        return batch
 
     def rewards(self, slots: Ints) -> npt.NDArray[np.float32]:
         """Return the rewards of the steps at `slots`, as a fresh array."""

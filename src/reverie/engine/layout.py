@@ -10,11 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import ARRAYS, ArrayT, Batch, RowBatch, SequenceBatch, note_parts
+from reverie.batch import (
+    ARRAYS,
+    ArrayT,
+    Batch,
+    PartialTree,
+    RowBatch,
+    SequenceBatch,
+    contents,
+    from_contents,
+    note_parts,
+)
+from reverie.engine.selection import Fields, is_read
 from reverie.errors import BadSetting
 from reverie.spec import StepSpec
 from reverie.store import ALIGNMENT, RECYCLE_FROM, Blocks, check_room
-from reverie.values import tree_build, tree_leaves
+from reverie.values import Tree, tree_build, tree_leaves
 
 Array = npt.NDArray[Any]
 
@@ -55,17 +66,42 @@ class Layout:
         spec: the fields.
         kind: SequenceBatch, or RowBatch for windows that cross episodes.
         batch, length: windows, and steps or rows of each, context included.
+        fields: the flat names of those that the batch shall have, "reward" included; None for all.
+
+    Attributes:
+        leaves, nbytes: the arrays, and the bytes of the block.
+        reads: (name, whether it is an observation) of what is read from a store, rewards included.
+        obs_names: the names of observations among these.
     """
 
-    __slots__ = ("_kind", "_others", "_runs", "_spec", "leaves", "nbytes")
+    __slots__ = (
+        "_kind",
+        "_others",
+        "_runs",
+        "_spec",
+        "_whole",
+        "leaves",
+        "nbytes",
+        "obs_names",
+        "reads",
+    )
 
-    def __init__(self, spec: StepSpec, kind: type[Batch], batch: int, length: int) -> None:
+    def __init__(
+        self, spec: StepSpec, kind: type[Batch], batch: int, length: int, fields: Fields = None
+    ) -> None:
         self._spec = spec
         self._kind = kind
-        self._others = ARRAYS[kind]
+        self._whole = fields is None
+        self._others = [
+            array for array in ARRAYS[kind] if array.name != "reward" or is_read("reward", fields)
+        ]
+        columns = [column for column in spec.columns() if is_read(column.name, fields)]
+        self.reads = [(column.name, column.is_obs) for column in columns]
+        self.reads += [("reward", False)] if is_read("reward", fields) else []
+        self.obs_names = [column.name for column in columns if column.is_obs]
         self.leaves: list[Leaf] = []
         self.nbytes = 0
-        for column in spec.columns():
+        for column in columns:
             steps = length + 1 if column.is_obs and kind is SequenceBatch else length
             self._place(column.name, (batch, steps, *column.field.shape), column.field.dtype)
         for name, dtype, more in self._others:
@@ -95,9 +131,14 @@ class Layout:
         return self._batch(arrays, *([(block[run],) for run in self._runs] or ((), ())))
 
     def _batch(self, arrays: dict[str, Array], off: tuple[Array, ...], on: tuple[Array, ...]) -> Batch:
-        batch = build(self._kind, self._spec, arrays)
+        batch: Batch = self.build(arrays)
         note_parts(batch, Parts(self, arrays, off, on))
         return batch
+
+    def build(self, arrays: Mapping[str, ArrayT], drawn: Batch | None = None) -> Batch[ArrayT]:
+        """Return the batch that `arrays` hold under the flat names of `leaves`; `drawn` is as for `build`."""
+        make = build if self._whole else build_partial
+        return make(self._kind, self._spec, arrays, drawn)
 
     def _flags(self, arrays: dict[str, Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         return (pick_off(arrays), pick_on(arrays)) if self._runs else ((), ())
@@ -125,6 +166,12 @@ class Layout:
         if isinstance(parts, Parts) and parts.layout is self:
             return out
         arrays = self.arrays(out)
+        more = sorted(arrays.keys() - {leaf.name for leaf in self.leaves})
+        if more:
+            raise BadSetting(
+                f"out: wanted a batch that has the fields to be read alone, got one with {more} as well; "
+                f"pass a batch that sample() returned for the same fields="
+            )
         for leaf in self.leaves:
             array: Any = arrays.get(leaf.name)
             got = "none" if array is None else f"a {type(array).__name__}"  # such as a tensor
@@ -144,10 +191,7 @@ class Layout:
 
     def arrays(self, batch: Batch) -> dict[str, Array]:
         """Return the arrays of a batch by flat name."""
-        arrays = field_arrays(batch)
-        for name, _, _ in self._others:
-            arrays[name] = getattr(batch, name)
-        return arrays
+        return {name[1:]: array for name, array in tree_leaves("", contents(batch))}
 
 
 class Layouts:
@@ -161,23 +205,25 @@ class Layouts:
 
     def __init__(self, spec: StepSpec) -> None:
         self._spec = spec
-        self._known: dict[tuple[bool, int, int], Layout] = {}
+        self._known: dict[tuple[bool, int, int, Fields], Layout] = {}
 
-    def get(self, cross: bool, batch: int, length: int, out: object = None) -> Layout:
+    def get(self, cross: bool, batch: int, length: int, out: object = None, fields: Fields = None) -> Layout:
         """Return the layout of `batch` windows of `length` steps, or rows where windows cross episodes.
+
+        `fields` are as for a Layout.
 
         Raises:
             BadSetting: `out` is not None, and not laid out so.
             TooLarge: memory cannot hold such a batch.
         """
-        layout = self._known.get((cross, batch, length))
+        layout = self._known.get((cross, batch, length, fields))
         if layout is None:
-            layout = Layout(self._spec, RowBatch if cross else SequenceBatch, batch, length)
+            layout = Layout(self._spec, RowBatch if cross else SequenceBatch, batch, length, fields)
             wanted = layout.nbytes + WORK_BYTES * batch * length
             check_room(wanted, f"batch of {batch:,} windows of {length:,} steps")
             if len(self._known) >= self.KEPT:
                 self._known.clear()
-            self._known[cross, batch, length] = layout
+            self._known[cross, batch, length, fields] = layout
         if out is not None:
             layout.check(out)
         return layout
@@ -202,10 +248,30 @@ def build(
     return batch
 
 
-def field_arrays(batch: Batch) -> dict[str, Array]:
-    """Return the arrays of the spec's fields by flat name."""
-    arrays = dict(tree_leaves("obs", batch.obs))
-    arrays.update(tree_leaves("action", batch.action))
-    for name, array in batch.extras.items():
-        arrays[f"extras/{name}"] = array
-    return arrays
+def build_partial(
+    kind: type[Batch], spec: StepSpec, arrays: Mapping[str, ArrayT], drawn: Batch | None = None
+) -> Batch[ArrayT]:
+    """Return the same where `arrays` lack some of the fields: the batch lacks them, too."""
+    values: dict[str, Any] = {
+        array.name: arrays[array.name] for array in ARRAYS[kind] if array.name in arrays
+    }
+    batch: Batch[ArrayT] = from_contents(kind, values | read_trees(spec, arrays), None, drawn)
+    return batch
+
+
+def read_trees(spec: StepSpec, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of "obs" and "action" of which something was read, and "extras" in any case."""
+    likes = {"obs": spec.obs, "action": spec.action, "extras": spec.extras}
+    trees = {name: partial_tree(name, like, arrays) for name, like in likes.items()}
+    found = {name: tree for name, tree in trees.items() if tree is not None}
+    return {"extras": PartialTree("extras", {}) if spec.extras else {}, **found}
+
+
+def partial_tree(name: str, like: Tree, arrays: Mapping[str, Any]) -> Any:
+    """Return the leaves of a tree that `arrays` have, or None if they have none of them."""
+    if not isinstance(like, Mapping):
+        return arrays.get(name)
+    children = {key: partial_tree(f"{name}/{key}", child, arrays) for key, child in like.items()}
+    there = {key: child for key, child in children.items() if child is not None}
+    whole = len(there) == len(like)
+    return (there if whole else PartialTree(name, there)) if there else None

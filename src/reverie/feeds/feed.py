@@ -14,11 +14,10 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
-from reverie.checks import natural, positive
+from reverie.checks import positive
+from reverie.engine import Wanted, wanted
 from reverie.errors import BadSetting, BufferClosed, WrongProcess
-from reverie.index import check_boundary
 from reverie.process import Bound, watch
-from reverie.samplers import Sampler, check_sampler
 from reverie.union import Union
 
 Made = TypeVar("Made")  # what the thread makes
@@ -53,26 +52,28 @@ def check_buffer(buffer: object) -> ReplayBuffer:
     return buffer
 
 
-def drawing(
-    buffer: ReplayBuffer | Union,
-    batch_size: int,
-    length: int,
-    boundary: str,
-    sampler: Sampler | None,
-    burn_in: int,
-) -> Callable[..., Batch]:
-    """Return `buffer.sample` with all it needs, checked now: in the thread it would come late.
+def drawing(buffer: ReplayBuffer | Union, *how: Any) -> tuple[Wanted, Callable[..., Batch]]:
+    """Return what is wanted of a buffer, checked now, and what draws it: in the thread an error would come late.
+
+    Args:
+        buffer: where the batches come from.
+        *how: what `wanted` takes, from `batch_size` to `stride`.
 
     Raises:
         BadSetting: an argument of the wrong kind or range.
     """
-    check_source(buffer)
-    batch_size, length = positive("batch_size", batch_size), positive("length", length)
-    burn_in = natural("burn_in", burn_in)
-    check_boundary(boundary)
-    if sampler is not None:
-        check_sampler("sampler", sampler)
-    return partial(buffer.sample, batch_size, length, boundary=boundary, sampler=sampler, burn_in=burn_in)
+    asked = wanted(check_source(buffer).spec, *how)
+    batch_size, length, *_ = asked
+    return asked, partial(
+        buffer.sample,
+        batch_size,
+        length,
+        boundary=asked.boundary,
+        sampler=asked.sampler,
+        burn_in=asked.burn_in,
+        fields=asked.fields,
+        stride=asked.stride,
+    )
 
 
 class Feed(Bound, Generic[Made, Given]):

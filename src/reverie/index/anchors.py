@@ -16,21 +16,25 @@ class Anchors:
     """The valid anchors of one boundary rule and length, as a sampler sees them: ids, never bytes.
 
     Args:
-        index, boundary, length: see below.
+        index, boundary, length, stride: see below.
         choice: the episodes that may have anchors, if not all that were not discarded.
 
     Attributes:
         index: the integers of the buffer.
         boundary: the rule's name; length: steps (or rows) of a window, without context.
+        stride: every `stride`-th step of a window is shown, the first and the last one included.
         choice: the episodes that may have anchors; None: all that are live.
     """
 
-    __slots__ = ("_rule", "boundary", "choice", "index", "length")
+    __slots__ = ("_rule", "boundary", "choice", "index", "length", "stride")
 
-    def __init__(self, index: EpisodeIndex, boundary: str, length: int, choice: Choice | None = None) -> None:
+    def __init__(
+        self, index: EpisodeIndex, boundary: str, length: int, choice: Choice | None = None, stride: int = 1
+    ) -> None:
         self.index = index
         self.boundary = boundary
         self.length = length
+        self.stride = stride
         self.choice = choice_of_kept(index) if choice is None else choice
         self._rule = BOUNDARIES[boundary]
 
@@ -113,22 +117,46 @@ class Anchors:
                 good &= ids < self.bounds(episodes)[1]
         return good
 
+    def offsets(self, rng: np.random.Generator, count: int) -> Ints:
+        """Return where in `count` windows their anchors stand, in steps, under the rule that has it at random."""
+        return rng.integers(0, (self.length - 1) // self.stride + 1, count) * self.stride
+
     def windows(self, drawn: Drawn, burn_in: int, rng: np.random.Generator) -> Windows | CrossWindows:
-        """Return the window of each anchor; `rng` is for rules that place the anchor at random."""
-        return self._rule.windows(self.index, drawn, self.length, burn_in, rng)
+        """Return the window of each anchor; `rng` is for rules that place the anchor at random.
+
+        Args:
+            drawn: the anchors.
+            burn_in: positions of context before each.
+            rng: see above.
+        """
+        stride = self.stride
+        if stride == 1:
+            return self._rule.windows(self.index, drawn, self.length, burn_in, rng)
+        if self.boundary == "pad_both" and drawn.offset is None:
+            drawn = drawn._replace(offset=self.offsets(rng, len(drawn.ids)))
+        windows = self._rule.windows(self.index, drawn, self.length, burn_in * stride, rng)
+        if isinstance(windows, Windows):
+            return windows.strided(stride)
+        return windows.strided(stride, windows.opens(self.index.start))
 
 
-def anchors_of(index: EpisodeIndex, boundary: object, length: int) -> Anchors:
+def anchors_of(index: EpisodeIndex, boundary: object, length: int, stride: int = 1) -> Anchors:
     """Return the anchors for a boundary rule by name and a length, of a buffer that holds something.
+
+    Args:
+        index: of the buffer.
+        boundary: the rule's name.
+        length, stride: as for Anchors.
 
     Raises:
         BadSetting: no such rule, or a length that can never fit.
         NotEnoughData: nothing is live.
     """
-    anchors = Anchors(index, check_boundary(boundary), length)
+    anchors = Anchors(index, check_boundary(boundary), length, stride=stride)
     if boundary == "inside" and length > index.capacity:
         raise BadSetting(
-            f"length: wanted at most the {index.capacity} steps that a stream keeps, got {length}; "
+            f"length: wanted at most the {index.capacity} steps that a stream keeps, got {length}"
+            f"{f' with stride={stride}' * (stride > 1)}; "
             f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
         )
     if index.is_empty():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,17 +13,20 @@ from reverie.index.runs import Bools, Ints
 
 @dataclass(slots=True)
 class Windows:
-    """The addresses of B windows of L steps, context included; all arrays are (B,) int64.
+    """The addresses of B windows of L positions, context included; all arrays are (B,) int64.
+
+    Position p stands for the step `start + stride * p`.
 
     Attributes:
         length: L.
-        burn_in: how many of the L steps are context, at the front.
+        burn_in: how many of the L positions are context, at the front.
         stream: the stream of each window.
         episode: the episode of each window.
         anchor: the id that the sampler drew.
         start: the id at position 0; before `first` there is padding, so it may be negative.
         first, stop: the real steps are `first <= id < stop`.
-        whole: no window holds padding (then first == start and stop == start + L).
+        whole: no window holds padding (then first == start and stop is one past the last position's step).
+        stride: steps from one position to the next.
     """
 
     length: int
@@ -35,6 +38,25 @@ class Windows:
     first: Ints
     stop: Ints
     whole: bool
+    stride: int = 1
+
+    def strided(self, stride: int) -> Windows:
+        """Return these windows with every `stride`-th step of them for a position; context is as many steps."""
+        length = (self.length - 1) // stride + 1
+        return replace(self, length=length, burn_in=self.burn_in // stride, stride=stride)
+
+    def offsets(self) -> Ints:
+        """Return (L+1,) int64: how far behind `start` each position lies, and the step after the last one."""
+        if self.stride == 1:
+            return np.arange(self.length + 1)
+        offsets = np.arange(self.length + 1) * self.stride
+        offsets[-1] = offsets[-2] + 1
+        return offsets
+
+    def behind(self, some: Ints | slice = slice(None)) -> Ints:
+        """Return the position behind the last real one, of some windows."""
+        real = self.stop[some] - self.start[some]
+        return real if self.stride == 1 else (real - 1) // self.stride + 1
 
 
 @dataclass(slots=True)
@@ -48,6 +70,10 @@ class CrossWindows:
         id: (B, L) int64; the step there; at a closing row one past the episode's last.
         closing: (B, L) bool; the row shows the observation after an episode's last step.
         mask: (B, L) bool; False on padding, of which there is only some before the anchor.
+        marks: where not every row is shown: (opens, closes), each (B, L) bool. An episode begins at this row or at
+            one that is not shown between it and the row before; the row's own episode closes at this row or at one
+            that is not shown before the next row.
+        stride: rows from one that is shown to the next.
     """
 
     burn_in: int
@@ -57,6 +83,46 @@ class CrossWindows:
     id: Ints
     closing: Bools
     mask: Bools
+    marks: tuple[Bools, Bools] | None = None
+    stride: int = 1
+
+    def opens(self, start: Ints) -> Bools:
+        """Return which rows open an episode; `start` has the first step of each episode."""
+        opens: Bools = (self.id == start[self.episode]) & self.mask
+        return opens
+
+    def strided(self, stride: int, opens: Bools) -> CrossWindows:
+        """Return these windows with every `stride`-th row of them alone.
+
+        Args:
+            stride: rows from one that is shown to the next; the last row is one of them.
+            opens: (B, L) bool; the row opens an episode.
+        """
+        kept = slice(None, None, stride)
+        return replace(
+            self,
+            burn_in=self.burn_in // stride,
+            episode=self.episode[:, kept],
+            id=self.id[:, kept],
+            closing=self.closing[:, kept],
+            mask=self.mask[:, kept],
+            marks=(_since(opens, stride), _until(self.closing, stride)),
+            stride=stride,
+        )
+
+
+def _since(marked: Bools, stride: int) -> Bools:
+    """Return (B, rows shown) bool: a row is marked that is shown there, or one between it and the one shown before."""
+    batch, length = marked.shape
+    shown: Bools = np.zeros((batch, (length - 1) // stride + 1), np.bool_)
+    shown[:, 0] = marked[:, 0]
+    shown[:, 1:] = marked[:, 1:].reshape(batch, -1, stride).any(axis=2)
+    return shown
+
+
+def _until(marked: Bools, stride: int) -> Bools:
+    """Return (B, rows shown) bool: a row is marked that is shown there, or one between it and the next one shown."""
+    return _since(marked[:, ::-1], stride)[:, ::-1]
 
 
 class Drawn(NamedTuple):

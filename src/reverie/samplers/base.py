@@ -281,7 +281,7 @@ def join(parts: list[tuple[Drawn, Ints]], anchors: Anchors, rng: np.random.Gener
         if drawn.offset is not None:
             offset[positions] = drawn.offset
         elif anchors.boundary == "pad_both":
-            offset[positions] = rng.integers(0, anchors.length, len(positions))
+            offset[positions] = anchors.offsets(rng, len(positions))
     weighted = any(drawn.weight is not None for drawn, _ in parts)
     return Drawn(
         episodes, ids, weight if weighted else None, offset if anchors.boundary == "pad_both" else None

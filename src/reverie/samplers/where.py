@@ -55,7 +55,7 @@ class Where:
             if self._joined is None or self._joined[0] is not before or self._joined[1] is not choice:
                 self._joined = before, choice, before & choice
             choice = self._joined[2]
-        return Anchors(anchors.index, anchors.boundary, anchors.length, choice)
+        return Anchors(anchors.index, anchors.boundary, anchors.length, choice, anchors.stride)
 
     def _choice(self, index: EpisodeIndex) -> Choice:
         episodes = index.moment_of_episodes()

@@ -4,5 +4,6 @@ from reverie.feeds import Feed
 from reverie.torch.dataset import SequenceDataset
 from reverie.torch.feed import feed
 from reverie.torch.mirror import DeviceMirror
+from reverie.torch.tensors import to_device
 
-__all__ = ["DeviceMirror", "Feed", "SequenceDataset", "feed"]
+__all__ = ["DeviceMirror", "Feed", "SequenceDataset", "feed", "to_device"]

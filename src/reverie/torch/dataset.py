@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count as count_up
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from reverie import buffer as buffers
-from reverie.batch import Batch, RowBatch, SequenceBatch, contents
+from reverie.batch import Batch, RowBatch, SequenceBatch, contents, from_contents
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive, seed_number
-from reverie.engine import build
+from reverie.engine import checked_fields, checked_stride, field_names, wanted
 from reverie.errors import BadSetting
 from reverie.index import check_boundary
 from reverie.samplers import Sampler, check_sampler
@@ -46,7 +46,7 @@ class SequenceDataset(IterableDataset[TensorBatch]):
 
     Args:
         source: the path of a replay file, or a buffer, with which `num_workers` must be 0.
-        batch_size, length, boundary, sampler, burn_in: as for `buffer.sample`.
+        batch_size, length, boundary, sampler, burn_in, fields, stride: as for `buffer.sample`.
         seed: fixes every random choice; None takes one from the operating system.
         batches: batches of an epoch, of all workers together; None goes on for ever.
 
@@ -63,18 +63,21 @@ class SequenceDataset(IterableDataset[TensorBatch]):
         boundary: str = "inside",
         sampler: Sampler | None = None,
         burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
         seed: int | None = None,
         batches: int | None = None,
     ) -> None:
         super().__init__()
         self._source = source if isinstance(source, ReplayBuffer) else Path(source)
-        self._sizes = positive("batch_size", batch_size), positive("length", length)
-        sampler = None if sampler is None else check_sampler("sampler", sampler)
-        check_boundary(boundary)
+        length, burn_in = positive("length", length), natural("burn_in", burn_in)
+        self._sizes = positive("batch_size", batch_size), length
         self._how: dict[str, Any] = {
-            "boundary": boundary,
-            "sampler": sampler,
-            "burn_in": natural("burn_in", burn_in),
+            "boundary": check_boundary(boundary),
+            "sampler": None if sampler is None else check_sampler("sampler", sampler),
+            "burn_in": burn_in,
+            "fields": field_names(fields),  # the file has the spec that says what there is
+            "stride": checked_stride(length + burn_in, stride),
         }
         self._seed = seed_number(seed)
         self._batches = None if batches is None else positive("batches", batches)
@@ -98,14 +101,13 @@ class SequenceDataset(IterableDataset[TensorBatch]):
             yield self._draw(buffer, rng)
 
     def _draw(self, buffer: ReplayBuffer, rng: np.random.Generator) -> TensorBatch:
-        batch_size, length = self._sizes
-        boundary = self._how["boundary"]
-        layout = buffer.engine.layouts.get(boundary == "cross", batch_size, length + self._how["burn_in"])
+        how = wanted(buffer.spec, *self._sizes, **self._how)
+        layout = buffer.engine.layouts.get(how.cross, how.batch_size, how.shown, fields=how.fields)
         block = torch.empty(layout.nbytes, dtype=torch.uint8)
         out = layout.over(block.numpy())
         with buffer.engine.drawing_with(rng):
-            buffer.sample(batch_size, length, **self._how, out=out)
-        return build(type(out), buffer.spec, views(layout, block))
+            buffer.sample(*self._sizes, **self._how, out=out)
+        return layout.build(views(layout, block))
 
     def _reader(self) -> ReplayBuffer:
         if isinstance(self._source, ReplayBuffer):
@@ -114,11 +116,14 @@ class SequenceDataset(IterableDataset[TensorBatch]):
                     "num_workers: wanted 0 with a buffer in memory, which workers cannot see change; "
                     "give the dataset the path of a replay file, or use reverie.torch.feed"
                 )
-            return check_dtypes(self._source)
+            return self._checked(self._source)
         # An open file must not be used on the other side of a fork.
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), check_dtypes(open_reader(self._source))
+            self._opened = os.getpid(), self._checked(open_reader(self._source))
         return self._opened[1]
+
+    def _checked(self, buffer: ReplayBuffer) -> ReplayBuffer:
+        return check_dtypes(buffer, checked_fields(buffer.spec, self._how["fields"]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -149,11 +154,11 @@ def _reduce(batch: TensorBatch) -> Any:
         offset = int(tensor.storage_offset()) * tensor.element_size()
         return Part(tensor.dtype, tuple(tensor.shape), offset, tensor.nbytes)
 
-    if isinstance(batch.reward, torch.Tensor):
+    if isinstance(batch.mask, torch.Tensor):
         parts = {name: tree_map(place, tree) for name, tree in contents(batch).items()}
     if len(storages) != 1 or not all(tensor.is_contiguous() for tensor in tensors):
         return batch.__reduce_ex__(2)
-    block = torch.empty(0, dtype=torch.uint8, device=batch.reward.device).set_(storages.popitem()[1])
+    block = torch.empty(0, dtype=torch.uint8, device=batch.mask.device).set_(storages.popitem()[1])
     # A batch that a worker made has no other one, and None need not travel.
     drawn = () if batch.drawn is None else (batch.drawn,)
     return _restore, (type(batch), parts, block, *drawn)
@@ -165,7 +170,8 @@ def _restore(
     def view(part: Part) -> torch.Tensor:
         return block.narrow(0, part.offset, part.nbytes).view(part.dtype).view(part.shape)
 
-    batch: TensorBatch = kind(**{name: tree_map(view, tree) for name, tree in parts.items()}, _drawn=drawn)
+    values = {name: tree_map(view, tree) for name, tree in parts.items()}
+    batch: TensorBatch = from_contents(kind, values, None, drawn)
     return batch
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,10 +10,9 @@ import torch
 
 from reverie.batch import Batch, without_fields
 from reverie.buffer import ReplayBuffer
-from reverie.engine import Layout, build
+from reverie.engine import Layout
 from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
-from reverie.spec import StepSpec
 from reverie.torch.tensors import TensorBatch, as_device, as_tensor, check_dtypes, views
 from reverie.union import Union
 
@@ -29,6 +28,8 @@ def feed(
     sampler: Sampler | None = None,
     boundary: str = "inside",
     burn_in: int = 0,
+    fields: Iterable[str] | None = None,
+    stride: int = 1,
     prefetch: int = 2,
 ) -> Feed[Any, TensorBatch]:
     """Return an iterator of batches on `device`, drawn ahead of time in one background thread.
@@ -44,21 +45,21 @@ def feed(
 
     Args:
         buffer: where the batches come from, a buffer or a union of some; other threads may add to it meanwhile.
-        batch_size, length, sampler, boundary, burn_in: as for `buffer.sample`.
+        batch_size, length, sampler, boundary, burn_in, fields, stride: as for `buffer.sample`.
         device: where the tensors shall lie.
         prefetch: batches kept ready, at least 1.
 
     Raises:
         BadSetting: an argument of the wrong kind or range, or a device that is not there.
     """
-    draw = drawing(buffer, batch_size, length, boundary, sampler, burn_in)
-    check_dtypes(buffer)
+    wanted, draw = drawing(buffer, batch_size, length, boundary, sampler, burn_in, fields, stride)
+    check_dtypes(buffer, wanted.fields)
     where = as_device(device)
     way: Plain | Pinned = Plain(draw, where)
     if where.type == "cuda":
         layouts = buffer.layouts if isinstance(buffer, Union) else buffer.engine.layouts
-        layout = layouts.get(boundary == "cross", batch_size, burn_in + length)
-        way = Pinned(draw, buffer.spec, layout, CudaCopies(where))
+        layout = layouts.get(wanted.cross, wanted.batch_size, wanted.shown, fields=wanted.fields)
+        way = Pinned(draw, layout, CudaCopies(where))
     return Feed(way.make, way.hand_over, prefetch)
 
 
@@ -104,16 +105,12 @@ class Pinned:
 
     Args:
         draw: `buffer.sample` with all it needs but `out`.
-        spec: the fields.
         layout: where the arrays of a batch lie in a block.
         copies: allocates pinned blocks and copies them.
     """
 
-    def __init__(
-        self, draw: Callable[..., Batch], spec: StepSpec, layout: Layout, copies: CudaCopies
-    ) -> None:
+    def __init__(self, draw: Callable[..., Batch], layout: Layout, copies: CudaCopies) -> None:
         self._draw = draw
-        self._spec = spec
         self._layout = layout
         self._copies = copies
         blocks = [copies.pinned(layout.nbytes) for _ in range(SLOTS)]
@@ -133,8 +130,7 @@ class Pinned:
 
     def hand_over(self, made: OnItsWay) -> TensorBatch:
         self._copies.hand_over(made.block, made.there)
-        arrays = views(self._layout, made.block)
-        return build(type(made.host), self._spec, arrays, made.host)
+        return self._layout.build(views(self._layout, made.block), made.host)
 
 
 class CudaCopies:

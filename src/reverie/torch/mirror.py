@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,13 +13,12 @@ import torch
 
 from reverie.batch import Batch, without_fields
 from reverie.buffer import ReplayBuffer
-from reverie.checks import natural, positive
-from reverie.engine import Engine, Gatherer, Layout, Layouts, build
+from reverie.engine import Engine, Fields, Gatherer, Layout, Layouts, build, build_partial, is_read, wanted
 from reverie.errors import BadSetting
 from reverie.feeds import check_buffer
-from reverie.index import NO_FINAL, RUNNING, Ints, anchors_of
+from reverie.index import NO_FINAL, RUNNING, EpisodeIndex, Ints, anchors_of
 from reverie.process import Bound, Refused, watch
-from reverie.samplers import Sampler, Uniform, check_sampler
+from reverie.samplers import Sampler, Uniform
 from reverie.spec import Field, StepSpec
 from reverie.torch.columns import PADDING, Derived, DeviceColumn, Plan
 from reverie.torch.tensors import TensorBatch, as_device, check_dtypes, tensor_dtype, views
@@ -114,14 +113,16 @@ class DeviceMirror(Bound):
         boundary: str = "inside",
         sampler: Sampler | None = None,
         burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
         obs: str = "obs",
     ) -> TensorBatch:
         """Return `batch_size` windows of `length` steps on the device, as `buffer.sample` would draw them.
 
         Args:
-            batch_size, length, boundary, sampler, burn_in: as for `buffer.sample`.
+            batch_size, length, boundary, sampler, burn_in, fields, stride: as for `buffer.sample`.
             obs: what stands in `batch.obs`: the observations, or the derived column of this name in their
-                place, (B, L+1, *its shape), of final observations too and zero on padding.
+                place, (B, L+1, *its shape), of final observations too and zero on padding, whatever `fields` are.
 
         Raises:
             NotEnoughData: there is no valid window yet.
@@ -129,23 +130,24 @@ class DeviceMirror(Bound):
             BufferClosed: the buffer was closed.
             WrongProcess: the mirror was made before this process was forked.
         """
-        batch_size, length = positive("batch_size", batch_size), positive("length", length)
-        burn_in = natural("burn_in", burn_in)
-        sampler = self._uniform if sampler is None else check_sampler("sampler", sampler)
+        asked = wanted(self._buffer.spec, batch_size, length, boundary, sampler, burn_in, fields, stride)
+        chooser = self._uniform if asked.sampler is None else asked.sampler
         derived = None if obs == "obs" else self._named(obs)
         engine = self._engine
         with self._lock:
             with engine.turn:
                 engine.check_open()
-                anchors = anchors_of(engine.index, boundary, length)
+                anchors = anchors_of(engine.index, asked.boundary, asked.span, asked.stride)
                 self._follow()
-                layout = self._layouts.get(boundary == "cross", batch_size, burn_in + length)
+                own = own_names(asked.fields, self._planned, derived is not None)
+                layout = self._layouts.get(asked.cross, asked.batch_size, asked.shown, fields=own)
                 block = self._host_block(layout.nbytes)
                 batch = layout.over(block.numpy())
-                self._gatherer.fill(engine.choose(anchors, batch_size, burn_in, sampler), layout, batch)
+                chosen = engine.choose(anchors, asked.batch_size, asked.burn_in, chooser)
+                self._gatherer.fill(chosen, layout, batch)
                 engine.memories.used()
             # The buffer may go on: what lies here changes only in _follow.
-            return self._gather(layout, block, batch, derived)
+            return self._gather(layout, block, batch, derived, asked.fields)
 
     def update(self, name: str | None = None) -> None:
         """Upload what is new; then make the values of derived column `name`, where one is given, for all live steps.
@@ -157,7 +159,8 @@ class DeviceMirror(Bound):
             with self._engine.turn:
                 self._engine.check_open()
                 self._follow()
-                rows, places = self._live_rows(), self._live_finals()
+                index = self._engine.index
+                rows, places = _live_rows(index), _live_finals(index)
             if derived is not None:
                 derived.make(rows, places, self._look)
 
@@ -268,19 +271,20 @@ class DeviceMirror(Bound):
     # --- gathering -------------------------------------------------------------------------------------
 
     def _gather(
-        self, layout: Layout, block: torch.Tensor, batch: Batch, derived: Derived | None
+        self, layout: Layout, block: torch.Tensor, batch: Batch, derived: Derived | None, fields: Fields
     ) -> TensorBatch:
         """Return the planned batch; the caller holds the mirror's lock."""
         rows = places = np.zeros(0, np.int64)
         at: Ints | None = None
-        if "obs" in self._planned:
-            rows, at, places = self._split(batch.obs)
         host = without_fields(batch)
+        planned_names = [name for name in self._planned if hasattr(batch, name)]
+        if "obs" in planned_names:
+            rows, at, places = self._split(batch.obs)
         arrays = views(layout, block.to(self._device, non_blocking=True))
-        for name in self._planned:
+        for name in planned_names:
             planned = arrays.pop(name)
             plan = Plan(planned.flatten(), None, None)
-            columns = {leaf: column for leaf, column in self._columns.items() if leaf.split("/")[0] == name}
+            columns = self._columns_of(name, fields)
             if name == "obs":
                 if at is not None:
                     plan = plan._replace(at=self._to_device(at), places=self._to_device(places))
@@ -292,7 +296,16 @@ class DeviceMirror(Bound):
         spec = self._buffer.spec
         if derived is not None:
             spec = StepSpec(ADDRESS, spec.action, spec.extras)  # one leaf stands for the whole observation
-        return build(type(host), spec, arrays, host)
+        make = build if fields is None else build_partial
+        return make(type(host), spec, arrays, host)
+
+    def _columns_of(self, name: str, fields: Fields) -> dict[str, DeviceColumn]:
+        """Return the columns of a mirrored field that are read."""
+        return {
+            leaf: column
+            for leaf, column in self._columns.items()
+            if leaf.split("/")[0] == name and is_read(leaf, fields)
+        }
 
     def _split(self, addresses: npt.NDArray[Any]) -> tuple[Ints, Ints | None, Ints]:
         """Take the final observations out of a plan: return (rows, where, places); where is None for none."""
@@ -312,21 +325,35 @@ class DeviceMirror(Bound):
                 leaves[name] = self._columns[name].gather_finals(self._to_device(places))
         return tree_build("obs", self._buffer.spec.obs, leaves)
 
-    def _live_rows(self) -> Ints:
-        index = self._engine.index
-        parts = [
-            stream * index.capacity
-            + np.arange(index.tail.item(stream), index.head.item(stream)) % index.capacity
-            for stream in range(index.streams)
-        ]
-        return np.concatenate(parts) + 1
 
-    def _live_finals(self) -> Ints:
-        index = self._engine.index
-        rows = index.live_episodes()
-        places = index.final_slot[rows[index.ended[rows] != RUNNING]]
-        known: Ints = places[places != NO_FINAL]
-        return known
+def _live_rows(index: EpisodeIndex) -> Ints:
+    """Return the rows of all live steps."""
+    parts = [
+        stream * index.capacity + np.arange(index.tail.item(stream), index.head.item(stream)) % index.capacity
+        for stream in range(index.streams)
+    ]
+    return np.concatenate(parts) + 1
+
+
+def _live_finals(index: EpisodeIndex) -> Ints:
+    """Return the places of all live final observations."""
+    rows = index.live_episodes()
+    places = index.final_slot[rows[index.ended[rows] != RUNNING]]
+    known: Ints = places[places != NO_FINAL]
+    return known
+
+
+def own_names(fields: Fields, planned: Sequence[str], derives: bool) -> Fields:
+    """Return the names, in a mirror's own spec, of what is read: a mirrored field is one address there.
+
+    Args:
+        fields: names in the buffer's spec; planned: what is mirrored; derives: whether a derived column is asked for.
+    """
+    if fields is None:
+        return None
+    tops = {name: name.split("/")[0] for name in fields}
+    own = {top if top in planned else name for name, top in tops.items()}
+    return frozenset(own | ({"obs"} if derives else set()))
 
 
 class _Addresses:

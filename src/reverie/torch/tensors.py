@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -10,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from reverie.batch import Batch
+from reverie.batch import Batch, StepBatch
 from reverie.buffer import ReplayBuffer
-from reverie.engine import Layout
+from reverie.engine import Fields, Layout, is_read
 from reverie.errors import BadSetting
+from reverie.store import ALIGNMENT
 from reverie.union import Union
+from reverie.values import tree_leaves
 
 TensorBatch = Batch[torch.Tensor]
 Source = TypeVar("Source", bound=ReplayBuffer | Union)
@@ -39,7 +42,9 @@ def as_device(device: torch.device | str) -> torch.device:
 
 
 def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """Return a tensor that looks at the array's memory and keeps it alive."""
+    """Return a tensor that looks at the array's memory and keeps it alive; at a copy if torch cannot look at it."""
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()
     return torch.from_numpy(array)
 
 
@@ -49,17 +54,72 @@ def tensor_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-def check_dtypes(buffer: Source) -> Source:
-    """Return `buffer` if its fields can be tensors; raise BadSetting otherwise."""
+def check_dtypes(buffer: Source, fields: Fields = None) -> Source:
+    """Return `buffer` if its fields, or those that are read, can be tensors; raise BadSetting otherwise."""
     for column in buffer.spec.columns():
-        try:
-            tensor_dtype(column.field.dtype)
-        except TypeError as error:
-            raise BadSetting(
-                f"field {column.name!r}: wanted a dtype that torch has, got {column.field.dtype}; "
-                f"declare the Field with another"
-            ) from error
+        if is_read(column.name, fields):
+            check_dtype(column.name, column.field.dtype)
     return buffer
+
+
+def check_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    """Raise BadSetting if no tensor looks at an array of this dtype."""
+    try:
+        tensor_dtype(dtype)
+    except (TypeError, ValueError) as error:  # of another byte order than the machine's: ValueError
+        raise BadSetting(
+            f"field {name!r}: wanted a dtype that torch has, got {dtype}; "
+            f"declare the Field with another, or leave it out with fields="
+        ) from error
+
+
+def to_device(batch: TensorBatch | Batch | StepBatch, device: torch.device | str) -> Any:
+    """Return a batch in tensors on a device; see `SequenceBatch.torch`. Of single steps it is a dict of tensors.
+
+    Raises:
+        BadSetting: no such device, or a field of a dtype that torch has not.
+    """
+    where = as_device(device)
+    leaves = [(name[1:], leaf) for name, leaf in tree_leaves("", batch.as_dict())]
+    for name, leaf in leaves:
+        if not isinstance(leaf, (np.ndarray, torch.Tensor)):
+            raise BadSetting(
+                f"batch: wanted NumPy arrays or tensors, got {type(leaf).__name__} as {name!r}; "
+                f"call torch() on the batch that sample() returned"
+            )
+        if isinstance(leaf, np.ndarray):
+            check_dtype(name, leaf.dtype)
+    if where.type == "cuda" and all(isinstance(leaf, np.ndarray) for _, leaf in leaves):
+        tensors = iter(in_one_copy([leaf for _, leaf in leaves], pinned, where))
+        return batch.map(lambda _: next(tensors))  # it goes through the leaves in the same order
+    return batch.map(lambda leaf: (leaf if isinstance(leaf, torch.Tensor) else as_tensor(leaf)).to(where))
+
+
+def pinned(nbytes: int) -> torch.Tensor:
+    """Return (nbytes,) uint8 from torch's cache of pinned memory, which hands it out again only once it was copied."""
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+
+def in_one_copy(
+    arrays: Sequence[npt.NDArray[Any]], allocate: Callable[[int], torch.Tensor], device: torch.device
+) -> list[torch.Tensor]:
+    """Return arrays on a device: all of them are put into one block on the host, which is copied without waiting.
+
+    Args:
+        arrays: of dtypes that torch has.
+        allocate: returns (nbytes,) uint8 on the host.
+        device: where to.
+    """
+    places = np.cumsum([0, *(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)]).tolist()
+    memory = allocate(places[-1])
+    staged = memory.numpy()
+    for place, array in zip(places, arrays, strict=False):
+        np.ndarray(array.shape, array.dtype, staged, place)[...] = array
+    block = memory.to(device, non_blocking=True)
+    return [
+        block.narrow(0, place, array.nbytes).view(tensor_dtype(array.dtype)).view(array.shape)
+        for place, array in zip(places, arrays, strict=False)
+    ]
 
 
 def views(layout: Layout, block: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -93,9 +94,7 @@ class Draws:
             pieces += found
             got = sum(len(answer.batch) for _, answer in found if answer.batch is not None)
             if got < missing * LEAST_ACCEPTED and not request.exact:
-                request = Request(
-                    request.length, request.boundary, request.burn_in, request.key, request.path, True
-                )
+                request = replace(request, exact=True)
                 masses = self._masses(request)
             missing -= got
             vain = 0 if got else vain + 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
-from reverie.engine import Chosen
+from reverie.engine import Chosen, Fields, span_of
 from reverie.index import Anchors, Drawn
 from reverie.samplers import Sampler, Scale
 from reverie.spec import StepSpec
@@ -23,7 +23,7 @@ class Request:
     """What windows a union wants, and which sampler is to draw them.
 
     Attributes:
-        length, boundary, burn_in: as for `sample`.
+        length, boundary, burn_in, fields, stride: as for `sample`, checked.
         key: which of the union's samplers; each part has one of its own for it.
         path: where in that sampler the one stands that draws: numbers of parts of a `Mixture`, -1 for the fallback
             of a `Fresh`. Each one on the way narrows what is drawn from.
@@ -36,10 +36,12 @@ class Request:
     key: int
     path: tuple[int, ...] = ()
     exact: bool = False
+    fields: Fields = None
+    stride: int = 1
 
     def below(self, place: int) -> Request:
         """Return the request for a sampler in the sampler."""
-        return Request(self.length, self.boundary, self.burn_in, self.key, (*self.path, place), self.exact)
+        return replace(self, path=(*self.path, place))
 
 
 class Answer(NamedTuple):
@@ -182,7 +184,9 @@ class LocalPart:
     def _find(self, request: Request) -> tuple[Sampler, Anchors]:
         """Return the sampler that is meant, and the anchors that those on the way to it leave."""
         sampler: Any = self.samplers[request.key]
-        anchors = sampler.narrow(Anchors(self.buffer.engine.index, request.boundary, request.length))
+        span = span_of(request.length, request.stride)
+        anchors = Anchors(self.buffer.engine.index, request.boundary, span, stride=request.stride)
+        anchors = sampler.narrow(anchors)
         for place in request.path:
             sampler = sampler.fallback if place < 0 else sampler.samplers[place]
             anchors = sampler.narrow(anchors)
@@ -197,7 +201,7 @@ class LocalPart:
             return None
         windows = anchors.windows(drawn, request.burn_in, np.random.default_rng(0) if rng is None else rng)
         length = request.burn_in + request.length
-        layout = engine.layouts.get(request.boundary == "cross", count, length)
+        layout = engine.layouts.get(request.boundary == "cross", count, length, fields=request.fields)
         batch = layout.allocate(self._blocks)
         origin = engine.origins.of(self.samplers[request.key])
         engine.gatherer.fill(Chosen(windows, drawn.weight, origin), layout, batch)

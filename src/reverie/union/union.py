@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from types import TracebackType
@@ -14,16 +14,15 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch import Batch, Origins, SequenceBatch, StepBatch, check_batch, note_origin
+from reverie.batch import Batch, Origins, StepBatch, check_batch, contents, from_contents, note_origin
 from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
-from reverie.checks import natural, positive, seed_number
-from reverie.engine import Layouts, checked_extras, checked_priorities, sampler_of
+from reverie.checks import seed_number
+from reverie.engine import Layouts, checked_extras, checked_priorities, sampler_of, wanted
 from reverie.episode import Episode
 from reverie.errors import BadSetting, SpecMismatch
-from reverie.index import check_boundary
 from reverie.process import Bound
-from reverie.samplers import Sampler, Uniform, check_sampler
+from reverie.samplers import Sampler, Uniform
 from reverie.spec import StepSpec
 from reverie.store import Blocks
 from reverie.union.draws import Draws, Piece
@@ -128,9 +127,9 @@ class Union(Bound):
             for episode in part.read_episodes():
                 yield replace(episode, stream=episode.stream + first)
 
-    def count_windows(self, length: int, boundary: str = "inside") -> int:
-        """Return how many different anchors there are now for windows of `length` steps, in all parts."""
-        return sum(part.count_windows(length, boundary) for part in self.parts)
+    def count_windows(self, length: int, boundary: str = "inside", *, stride: int = 1) -> int:
+        """Return how many different anchors there are now for such windows, in all parts."""
+        return sum(part.count_windows(length, boundary, stride=stride) for part in self.parts)
 
     def __repr__(self) -> str:
         parts = "\n  ".join(repr(part) for part in self.parts)
@@ -146,6 +145,8 @@ class Union(Bound):
         boundary: str = "inside",
         sampler: Sampler | None = None,
         burn_in: int = 0,
+        fields: Iterable[str] | None = None,
+        stride: int = 1,
         out: Batch | None = None,
     ) -> Batch:
         """Return `batch_size` windows of `length` steps; see `ReplayBuffer.sample`.
@@ -155,8 +156,8 @@ class Union(Bound):
         parts.
 
         Args:
-            batch_size, length, boundary, sampler, burn_in, out: as for `ReplayBuffer.sample`. The sampler has not drawn
-                from a buffer before.
+            batch_size, length, boundary, sampler, burn_in, fields, stride, out: as for `ReplayBuffer.sample`. The
+                sampler has not drawn from a buffer before.
 
         Raises:
             NotEnoughData: there is no valid window yet.
@@ -164,13 +165,19 @@ class Union(Bound):
                 meaning: `EpisodeUniform(weights)`, and one of your own without `mass`.
             TooLarge: memory cannot hold the batch. BufferClosed: a part was closed.
         """
-        batch_size, length = positive("batch_size", batch_size), positive("length", length)
-        burn_in, boundary = natural("burn_in", burn_in), check_boundary(boundary)
-        chosen = self._uniform if sampler is None else check_sampler("sampler", sampler)
+        asked = wanted(self.spec, batch_size, length, boundary, sampler, burn_in, fields, stride)
+        chosen = self._uniform if asked.sampler is None else asked.sampler
         with self._lock:
-            layout = self.layouts.get(boundary == "cross", batch_size, burn_in + length, out)
-            request = Request(length, boundary, burn_in, self._key(chosen))
-            pieces = self._draws.draw(request, chosen, batch_size)
+            layout = self.layouts.get(asked.cross, asked.batch_size, asked.shown, out, asked.fields)
+            request = Request(
+                asked.length,
+                asked.boundary,
+                asked.burn_in,
+                self._key(chosen),
+                fields=asked.fields,
+                stride=asked.stride,
+            )
+            pieces = self._draws.draw(request, chosen, asked.batch_size)
             for number, answer in pieces:
                 if answer.batch is not None:
                     answer.batch.stream[...] += self._firsts[number]
@@ -179,7 +186,7 @@ class Union(Bound):
             else:
                 batch = layout.allocate(self._blocks) if out is None else out
                 self._put_together(pieces, layout.arrays(batch), layout.arrays)
-            note_origin(batch, self._origins.of(chosen))
+            note_origin(batch, self._origins.of(chosen), asked.stride)
             return batch
 
     def _put_together(self, pieces: list[Piece], arrays: dict[str, Any], arrays_of: Any) -> None:
@@ -192,26 +199,20 @@ class Union(Bound):
                 for name, array in arrays_of(answer.batch).items():
                     arrays[name][here] = array
 
-    def sample_steps(self, batch_size: int) -> StepBatch:
+    def sample_steps(self, batch_size: int, *, fields: Iterable[str] | None = None) -> StepBatch:
         """Return `batch_size` single steps with their successors; see `ReplayBuffer.sample_steps`."""
-        batch = self.sample(batch_size, 1)
-        assert isinstance(batch, SequenceBatch)
+        there = contents(self.sample(batch_size, 1, fields=fields))
 
-        def at(place: int) -> Any:
-            return lambda array: array[:, place].copy()
+        def at(place: int, name: str) -> Any:
+            return tree_map(lambda array: array[:, place].copy(), there[name])
 
-        return StepBatch(
-            obs=tree_map(at(0), batch.obs),
-            action=tree_map(at(0), batch.action),
-            reward=batch.reward[:, 0].copy(),
-            terminated=batch.terminated[:, 0].copy(),
-            truncated=batch.truncated[:, 0].copy(),
-            next_obs=tree_map(at(1), batch.obs),
-            next_obs_mask=batch.obs_mask[:, 1].copy(),
-            stream=batch.stream,
-            id=batch.start,
-            extras=tree_map(at(0), batch.extras),
-        )
+        names = {"obs", "action", "reward", "terminated", "truncated", "extras"} & there.keys()
+        values = {name: at(0, name) for name in names}
+        if "obs" in there:
+            values["next_obs"] = at(1, "obs")
+        values |= {"next_obs_mask": at(1, "obs_mask"), "stream": there["stream"], "id": there["start"]}
+        batch: StepBatch = from_contents(StepBatch, values)
+        return batch
 
     def _key(self, sampler: Sampler) -> int:
         """Return the key of a sampler that is drawn with; the first time, every part gets one of its own."""
