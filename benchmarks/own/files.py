@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -51,6 +52,69 @@ def adding(rounds: int) -> list[Row]:
                 name = f"add, {residency}, {durability}, {kind}: µs more"
                 rows.append(Row(name, path_s, alone, (path_s - alone) * 1e6, bound))
     return rows
+
+
+def extending(rounds: int) -> list[Row]:
+    """Time `extend` into a file by frames of a game and by vectors, each step safe from a kill when it returns.
+
+    The limits are as many calls of `add` into a file, and a plain write of the same bytes.
+    """
+    frames = {name: np.array([step[name] for step in played(GAME)[:2000]]) for name in ("obs", "action")}
+    rng = np.random.default_rng(7)
+    vectors = {"obs": rng.random((20_000, 17), np.float32), "action": np.zeros(20_000, np.int64)}
+    rows = []
+    for name, given in (("2,000 frames", frames), ("20,000 vectors", vectors)):
+        count, obs = len(given["obs"]), given["obs"]
+        spec = rv.StepSpec(rv.Field(obs.shape[1:], obs.dtype), rv.Field((), "int64"))
+        ends = np.arange(count) % 500 == 499
+        steps = {
+            **given,
+            "reward": np.ones(count, np.float32),
+            "terminated": ends,
+            "truncated": np.zeros_like(ends),
+        }
+        calls = {
+            "extend": lambda steps=steps, spec=spec: _timed(spec, lambda buffer: buffer.extend(**steps)),
+            "add": lambda steps=steps, spec=spec: _timed(spec, lambda buffer: _add_each(buffer, steps)),
+            "write": lambda steps=steps: _written(steps),
+        }
+        seconds = in_turn(calls, max(rounds // 20, 3), warm_up=1)
+        for limit, said in (("add", "as many adds"), ("write", "a plain write of them")):
+            some = {kind: seconds[kind] for kind in ("extend", limit)}
+            [row] = rows_beside(some, limit, {"extend": 1.0 if limit == "add" else None})
+            rows.append(Row(f"extend by {name} into a file, beside {said}", *list(vars(row).values())[1:]))
+    return rows
+
+
+def _timed(spec: rv.StepSpec, fill: Callable[[rv.ReplayBuffer], None]) -> float:
+    """Return the seconds that it takes to fill a new file."""
+    with tempfile.TemporaryDirectory() as folder:
+        buffer = rv.ReplayBuffer(spec, STEPS, seed=0, path=Path(folder) / "a.replay")
+        seconds = seconds_of(lambda: fill(buffer))
+        buffer.close()
+    return seconds
+
+
+def _add_each(buffer: rv.ReplayBuffer, steps: dict[str, np.ndarray]) -> None:
+    for obs, action, reward, ended in zip(
+        steps["obs"],
+        steps["action"].tolist(),
+        steps["reward"].tolist(),
+        steps["terminated"].tolist(),
+        strict=True,
+    ):
+        buffer.add(obs=obs, action=action, reward=reward, terminated=ended, truncated=False)
+
+
+def _written(steps: dict[str, np.ndarray]) -> float:
+    """Return the seconds of a plain write of all arrays."""
+
+    def write() -> None:
+        for array in steps.values():
+            array.tofile(file)
+
+    with tempfile.TemporaryFile() as file:
+        return seconds_of(write)
 
 
 def reopening(rounds: int) -> list[Row]:

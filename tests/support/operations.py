@@ -70,6 +70,54 @@ def _lanes(world: World, twin: Twin | None) -> dict[str, Any]:
     )
 
 
+def _stretch(count: int) -> Operation:
+    """So many steps of the first stream at once."""
+
+    def prepare(world: World, twin: Twin | None) -> dict[str, Any]:
+        head, period = _heads(world.buffer)[0], world.state.period
+        steps = lanes([arguments(0, head + step, fate(0, head + step, period)) for step in range(count)])
+        return {name: value for name, value in steps.items() if name != "streams"}
+
+    def tell(twin: Twin, steps: dict[str, Any]) -> None:
+        for place in range(count):
+            part = {name: _rows(value, place) for name, value in steps.items()}
+            twin.add_batch(**part, streams=np.array([0]))
+
+    return Operation(lambda world, steps: world.buffer.extend(**steps), tell, prepare)
+
+
+def _stretches(world: World, twin: Twin | None) -> list[dict[str, Any]]:
+    """Rows of all streams that end, begin a run and go on."""
+    heads, period = _heads(world.buffer), world.state.period
+    rows = [
+        lanes([arguments(stream, head + step, "shown" if fate(stream, head + step, period) else "")
+               for stream, head in enumerate(heads)]) for step in range(36)
+    ]  # fmt: skip
+    blank = {name: np.stack([value] * len(heads)) for name, value in observation(3, 0).items()}
+    return [{**row, "final_obs": row["final_obs"] or blank} for row in rows]
+
+
+def _stacked(rows: list[Any]) -> Any:
+    if isinstance(rows[0], dict):
+        return {name: _stacked([row[name] for row in rows]) for name in rows[0]}
+    return np.stack(rows)
+
+
+def _extend_lanes(world: World, rows: list[dict[str, Any]]) -> None:
+    world.buffer.extend(**{**_stacked(rows), "streams": rows[0]["streams"]})
+
+
+def _tell_lanes(twin: Twin, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        twin.add_batch(**row)
+
+
+def _rows(value: Any, place: int) -> Any:
+    if isinstance(value, dict):
+        return {name: _rows(child, place) for name, child in value.items()}
+    return None if value is None else value[place : place + 1]
+
+
 def _labels(world: World, twin: Twin | None) -> dict[str, Any]:
     """Metadata for the running episode of the first stream, which has some already; none if no episode runs."""
     episodes = world.buffer.episodes
@@ -169,6 +217,9 @@ OPERATIONS = {
     "add-whole": _step("both", begins=True),  # an episode of one step
     "add_batch": Operation(lambda world, batch: world.buffer.add_batch(**batch), lambda twin, batch: twin.add_batch(**batch),
                            _lanes),
+    "extend": _stretch(40),  # it seals a run, and in most states two
+    "extend-few": _stretch(5),
+    "extend-lanes": Operation(_extend_lanes, _tell_lanes, _stretches),
     "cut": Operation(lambda world, _: world.buffer.cut(0), lambda twin, _: twin.cut(0)),
     "cut-shown": Operation(lambda world, final: world.buffer.cut(0, final_obs=final), lambda twin, final: twin.cut(0, final_obs=final),
                            lambda world, twin: observation(0, 1999)),
@@ -199,7 +250,9 @@ FAULTS = (*LINES, *ERRORS, "kill")
 def faults_of(operation: str, home: Home) -> list[str]:
     """Return the faults that can come to an operation there."""
     calls = home.durability is not None or operation.startswith("save_as")
-    takes_arrays = operation.startswith(("add", "cut-", "write", "update"))
+    takes_arrays = (
+        operation.startswith(("add", "extend", "cut-", "write", "update")) and operation != "extend-lanes"
+    )
     return [fault for fault in FAULTS if (fault != "arrays" or takes_arrays) and (calls or fault in LINES)]
 
 
@@ -210,6 +263,7 @@ def scenes() -> list[tuple[str, str, str]]:
         for operation, what in OPERATIONS.items() for state, lived in STATES.items() for home, place in HOMES.items()
         if lived.allows(place) and not (what.needs_path and place.durability is None)
         and not (what.needs_steps and state == "empty")
+        and not (lived.budget and operation.startswith("extend"))  # which takes them one by one
     ]  # fmt: skip
 
 

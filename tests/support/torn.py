@@ -69,18 +69,19 @@ def torn(scene: Scene, got: Table, first: Any, second: Any) -> Twin:
 
     begun = [int(text[1:].split(",")[0]) for text in got["episodes"].tolist()][::-1]
     begun = list(dict.fromkeys(begun))[::-1]  # streams by their newest episodes
-    if scene.name.startswith("add"):
+    if scene.name.startswith(("add", "extend")):
         many = scene.name == "add_batch"
         # Of lanes that begin an episode, the order is that of the streams at the moment when it was looked at.
-        streams = sorted(range(len(twin.heads)), key=begun.index) if many else [first["stream"]]
-        for stream in streams:
+        streams = sorted(range(len(twin.heads)), key=begun.index) if many else [first.get("stream", 0)]
+        steps = len(first["reward"]) if scene.name.startswith("extend") else 1
+        for stream, place in ((stream, place) for stream in streams for place in range(steps)):
             head = twin.heads[stream]
             row = row_of(stream, head)
-            both = (
-                [each[at] for each in (rows_of(first), rows_of(second)) for at in each]
-                if many
-                else [first, second]
-            )
+            both = [first, second]
+            if many:
+                both = [each[at] for each in map(rows_of, both) for at in each]
+            elif scene.name.startswith("extend"):
+                both = [rows_of(each)[place] for each in both]
             ended = {
                 name: bool(check(name, got[name][row], *(one[name] for one in both)))
                 for name in ("terminated", "truncated")

@@ -98,8 +98,10 @@ class Writing(Face):
     ) -> None:
         """Store T steps of one stream, ends inside included: as T calls of `add`, which are checked beforehand.
 
-        If a value does not fit, nothing is stored. A full disk or Ctrl-C in the middle leaves the first steps, as it
-        would between calls of `add`.
+        It happens as a whole or not at all, in memory and in the file alike. If a value does not fit or the disk is
+        full, nothing is stored; Ctrl-C or a killed process leaves all T steps or none. With `max_bytes` alone the steps
+        go in one by one: there the first ones may stay. With a file it holds one more copy of its arguments until it
+        returns.
 
         Args:
             obs, action, **extras: as in `add`, each with a leading axis of T steps.
@@ -116,13 +118,13 @@ class Writing(Face):
         if streams is None:
             which = stream_number(stream, self.streams)
             steps = self._intake.steps(obs, action, reward, terminated, truncated, final_obs, extras)
-            self.engine.extend(which, steps)
+            with self.engine.lock:
+                self.engine.extender.extend(which, steps)
             return
         several = distinct_streams(streams, self.streams)
         rows = self._intake.rows(len(several), obs, action, reward, terminated, truncated, final_obs, extras)
         with self.engine.lock:
-            for lanes in rows:
-                self.engine.changes.add_lanes(several, lanes)
+            self.engine.extender.extend_lanes(several, rows)
 
     def annotate(self, *, stream: int = 0, episode: int | None = None, **values: Any) -> None:
         """Set metadata of an episode: its seed, a task, where it came from. It is kept, and goes, with the episode.

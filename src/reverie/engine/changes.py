@@ -79,7 +79,7 @@ class Changes:
         if self.check is not None:
             self.check()
             if writer is not None:  # what goes into the file is what memory will hold
-                values, final = self._owned(values), None if final is None else self._owned(final)
+                values, final = self.owned(values), None if final is None else self.owned(final)
                 happened = partial(writer.has_steps, (stream,), (index.head.item(stream),), None)
         if final is not None or index.begins(stream):
             self._make_room((stream,), final is not None)
@@ -112,7 +112,7 @@ class Changes:
         if self.check is not None:
             self.check()
         if self.writer is not None:  # what goes into the file is what memory will hold
-            values, final = self._owned(values), None if final is None else self._owned(final)
+            values, final = self.owned(values), None if final is None else self.owned(final)
             rewards = values["reward"]
         else:  # what is stored is what is added up
             values["reward"] = rewards = rewards.copy()
@@ -138,7 +138,7 @@ class Changes:
         if row < 0:
             return
         if final is not None:
-            final = self._owned(final)
+            final = self.owned(final)
             self._make_room((), 1)
         publish = partial(self._publish_cut, stream, final)
         writer = self.writer
@@ -262,17 +262,18 @@ class Changes:
         index = self._index
         begin = streams if len(streams) > 1 or not streams or index.begins(streams[0]) else ()
         if begin and index.lacks_room(begin):
-            index.found = None
-            self._pending = _nothing, (), None
-            index.reserve(begin)
-            self._pending = None
+            self.make_room(partial(index.reserve, begin))
         if finals and self._final_room is not None and self._final_room.lacks_room(finals):
-            index.found = None
-            self._pending = _nothing, (), None
-            self._final_room.reserve(finals)
-            self._pending = None
+            self.make_room(partial(self._final_room.reserve, finals))
 
-    def _owned(self, values: Values) -> dict[str, Any]:
+    def make_room(self, reserve: Callable[[], None]) -> None:
+        """Let `reserve` make room in the index or for final observations."""
+        self._index.found = None
+        self._pending = _nothing, (), None
+        reserve()
+        self._pending = None
+
+    def owned(self, values: Values) -> dict[str, Any]:
         """Return copies, so that nobody can change them between file and memory."""
         return {name: np.array(value, self._dtypes[name], order="C") for name, value in values.items()}
 

@@ -18,8 +18,7 @@ from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
 from reverie.engine.selection import Fields, Wanted
-from reverie.engine.spans import extend
-from reverie.engine.steps import Steps
+from reverie.engine.spans import Extender
 from reverie.episode import Episode
 from reverie.errors import BufferClosed, FileError, ReplayError, WrongProcess
 from reverie.file import (
@@ -55,6 +54,7 @@ class Engine(Shared):
     Attributes:
         index, store, finals: the memory: integers, steps, final observations.
         changes: adds, cuts, rewrites and replaces steps, in memory and in the file alike.
+        extender: adds many steps at once.
         memories: what is remembered beside the steps: random state, samplers, notes.
         gatherer, layouts, origins: what makes a batch of what is drawn.
         closed: whether the buffer was closed.
@@ -68,6 +68,7 @@ class Engine(Shared):
         self.store, self.finals = make_stores(settings.residency, settings.stored, index.runs, file)
         self.memories = Memories(rng, index)
         self.changes = Changes(settings, index, self.store, self.finals, file, self.memories)
+        self.extender = Extender(self.changes, self.memories, index, self.store, self.finals)
         self.columns = settings.spec.columns()
         self.gatherer = Gatherer(self.columns, index, self.store, self.finals)
         self._reader = EpisodeReader(settings.spec, index, self.gatherer, self.finals)
@@ -288,11 +289,6 @@ class Engine(Shared):
             real = mask & (ids >= 0) & self.index.are_live(streams, ids)
             chosen = {name: np.asarray(value)[real] for name, value in values.items()}
             self.changes.rewrite(self.index.slots(streams, ids)[real], chosen)
-
-    def extend(self, stream: int, steps: Steps) -> None:
-        """Store checked steps of a stream, one after the other."""
-        with self.lock:
-            extend(self.changes, self.index, self.store, self.finals, stream, steps)
 
     # --- bringing it to the disk -----------------------------------------------------------------------
 

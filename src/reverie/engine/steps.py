@@ -42,11 +42,14 @@ class Steps(NamedTuple):
         kind, amount = self.lanes.ended.item(place), self.lanes.rewards.item(place)
         values = {name: column[place] for name, column in self.lanes.values.items()}
         values["reward"] = amount
-        shown = None
-        if kind and self.final is not None:
-            row = self.rows.item(place)
-            shown = {name: column[row] for name, column in self.final.items()}
-        return values, amount, kind, shown
+        return values, amount, kind, self.shown(place)
+
+    def shown(self, place: int) -> dict[str, Any] | None:
+        """Return the final observation after the step at a place, if there is one."""
+        if self.final is None or not self.lanes.ended.item(place):
+            return None
+        row = self.rows.item(place)
+        return {name: column[row] for name, column in self.final.items()}
 
 
 class Intake:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken
 from reverie.exchange.format import Incoming, Outgoing
+from reverie.exchange.hdf5_files import datasets_of, is_json, plain_value
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of
 from reverie.spec import Field, StepSpec
 from reverie.values import Tree, tree_leaves, tree_map
@@ -162,7 +163,7 @@ class _Source:
         """Return what there is."""
         spec, names = self._spec()
         steps = sum(len(group["rewards"]) for group in self._groups)
-        about = {name: value for name, value in self._about.items() if _is_json(value)}
+        about = {name: value for name, value in self._about.items() if is_json(value)}
         return Incoming(spec, self._episodes(), steps, names, about, self._lost, self._file.close)
 
     def _numeric_infos(self) -> dict[str, str]:
@@ -170,7 +171,7 @@ class _Source:
         if not self._groups:
             return {}
         kept: dict[str, Any] = {}
-        every = [dict(_datasets(group["infos"])) if "infos" in group else {} for group in self._groups]
+        every = [dict(datasets_of(group["infos"])) if "infos" in group else {} for group in self._groups]
         for name in sorted({name for found in every for name in found}):
             rows = [found.get(name) for found in every]
             kinds = {(one.dtype, one.shape[1:]) for one in rows if one is not None}
@@ -210,8 +211,10 @@ class _Source:
             )
         if self._wide:
             extras[REWARD_EXTRA] = reward.astype(np.float64)
-        attributes = {name: _plain(value) for name, value in group.attrs.items() if name != "total_steps"}
-        metadata = {name: value for name, value in attributes.items() if _is_json(value)}
+        attributes = {
+            name: plain_value(value) for name, value in group.attrs.items() if name != "total_steps"
+        }
+        metadata = {name: value for name, value in attributes.items() if is_json(value)}
         return Episode(
             obs=tree_map(lambda leaf: leaf[:-1], obs),
             action=action,
@@ -222,26 +225,6 @@ class _Source:
             extras=extras,
             metadata=metadata,
         )
-
-
-def _plain(value: Any) -> Any:
-    """Return an attribute of HDF5 as a plain value."""
-    value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _is_json(value: Any) -> bool:
-    with suppress(TypeError, ValueError):
-        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
-    return False
-
-
-def _datasets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, child in group.items():
-        if hasattr(child, "dtype"):
-            yield f"{prefix}{name}", child
-        else:
-            yield from _datasets(child, f"{prefix}{name}/")
 
 
 def _values(node: Any, space: dict[str, Any] | None = None) -> Any:

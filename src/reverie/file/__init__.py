@@ -34,6 +34,7 @@ from reverie.file.state import (
     remember_rest,
 )
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
+from reverie.file.stretches import Shown, StretchFiler, StretchRuns, write_stretches
 from reverie.file.verify import LACKS_LOG, verify_file
 from reverie.file.view import Sums, View, viewing
 from reverie.file.writer import Writer
@@ -49,7 +50,10 @@ __all__ = [
     "ReplayFile",
     "SamplerStates",
     "Settings",
+    "Shown",
     "Store",
+    "StretchFiler",
+    "StretchRuns",
     "Sums",
     "Told",
     "View",
@@ -74,4 +78,5 @@ __all__ = [
     "snapshot",
     "verify_file",
     "viewing",
+    "write_stretches",
 ]

@@ -10,78 +10,15 @@ import numpy as np
 
 from reverie.file.contents import Contents, Told, packed_final
 from reverie.file.labels import label_text
+from reverie.file.marks import Marks
 from reverie.file.reader import Reader
-from reverie.file.records import Blobs
+from reverie.file.records import Blobs, EpisodeRecord
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
 from reverie.index import NEVER, NO_EPISODE, NO_FINAL, EpisodeIndex, Eviction, Ints
 from reverie.spec import Column
 from reverie.store import PackedFinals, PackedRing, pack, unpack
-
-
-class Marks:
-    """What the file is known to have of each stream: notes that save work, and can be taken anew.
-
-    Attributes:
-        sealed: stream -> the first id of the run that is not sealed yet.
-        filed: stream -> one past the last id that the file has.
-        kept: stream -> the first episode that the file may not know to its end.
-        dropped: stream -> the first episode that the file may have.
-        put: stream -> head, episodes begun, running episode as they were when all of them was put into the file.
-        rewrites: how often steps were rewritten.
-    """
-
-    def __init__(self, index: EpisodeIndex, rewrites: int) -> None:
-        self._index = index
-        self.sealed, self.filed, self.kept = index.head.copy(), index.head.copy(), index.begun.copy()
-        self.dropped = np.zeros(index.streams, np.int64)
-        self.put = np.full((3, index.streams), -1)
-        self.rewrites = rewrites
-
-    def _now(self) -> Ints:
-        return np.stack([self._index.head, self._index.begun, self._index.open_episode])
-
-    def changed(self) -> list[int]:
-        """Return the streams of which memory may hold what the file has not."""
-        found: list[int] = np.flatnonzero((self._now() != self.put).any(axis=0)).tolist()
-        return found
-
-    def begins_run(self, stream: int) -> bool:
-        """Whether the stream's next step is the first of a run, and the one before is yet to be sealed."""
-        head = self._index.head.item(stream)
-        return head > self.sealed.item(stream) and self._index.runs.first_of(head) == head
-
-    def first_to_put(self, stream: int) -> int:
-        """Return the first episode that is live, and that the file may not know to its end."""
-        return max(self.kept.item(stream), self._index.dropped.item(stream))
-
-    def put_all(self) -> None:
-        """Take note that the file has all that memory holds."""
-        self.filed[:] = self._index.head
-        self.put[:] = self._now()
-
-    def seal(self, stream: int, kept: int) -> None:
-        """Take note that a run is sealed which ends with the newest step, and that episodes before `kept` are known."""
-        self.sealed[stream] = self._index.head[stream]
-        self.filed[stream] = max(self.filed[stream], self.sealed[stream])
-        self.kept[stream], self.dropped[stream] = kept, self._index.dropped[stream]
-
-    def forget(self) -> None:
-        """Forget what can be done without: the file may know more of the episodes, or less."""
-        self.kept[:] = self._index.dropped
-        self.dropped[:] = 0
-        self.put[:] = -1
-
-    def ask(self, file: Tables) -> None:
-        """Ask the file which steps it has."""
-        sealed, newest = file.stops()
-        for stream, stop in sealed.items():
-            self.sealed[stream] = stop
-        self.filed[:] = self.sealed
-        for stream, stop in newest.items():
-            self.filed[stream] = max(self.filed.item(stream), stop)
-        self.rewrites = file.meta("rewrites", 0)
 
 
 class Writer:
@@ -109,40 +46,40 @@ class Writer:
         self.file = file
         self._fields = {column.name: column.field for column in columns}
         self._index, self._store, self._finals = index, store, finals
-        self._contents = Contents(columns, file.columns, index, store, finals)
+        self.contents = Contents(columns, file.columns, index, store, finals)
         self.each_step = durability == "step"
-        self._marks = Marks(index, file.meta("rewrites", 0))
+        self.marks = Marks(index, file.meta("rewrites", 0))
 
     @property
     def rewrites(self) -> int:
         """How often steps were rewritten in the file."""
-        return self._marks.rewrites
+        return self.marks.rewrites
 
     def go_on_from(self, reader: Reader) -> None:
         """Take note of what the file held when memory was made from it."""
-        self._marks.sealed[:], self._marks.kept[:] = reader.sealed, reader.kept
-        self._marks.filed[:] = self._index.head
+        self.marks.sealed[:], self.marks.kept[:] = reader.sealed, reader.kept
+        self.marks.filed[:] = self._index.head
 
     def begin(self) -> None:
         """Say in the file that a process writes to it, until `flush` says that it was closed."""
         with self.file.db.writing():
-            self._put_notes({"clean": False})
+            self.put_notes({"clean": False})
             if self.file.meta("copy_of"):  # from here on it goes its own way
-                self._put_notes({"identity": uuid.uuid4().hex, "copy_of": ""})
+                self.put_notes({"identity": uuid.uuid4().hex, "copy_of": ""})
 
     # --- what happens ----------------------------------------------------------------------------------
 
     def is_single(self, stream: int) -> bool:
         """Whether the next step of a stream is all that it brings: no run is to be sealed, and no episode begins."""
-        return self.each_step and not (self._marks.begins_run(stream) or self._index.begins(stream))
+        return self.each_step and not (self.marks.begins_run(stream) or self._index.begins(stream))
 
     def step(
         self, stream: int, values: Mapping[str, Any], ended: int, final: Mapping[str, Any] | None
     ) -> None:
         """Write a step that is about to be stored, and for which `is_single` holds; a transaction of its own."""
         self.file.db.check()
-        self.file.put_step(self._contents.step(stream, values, ended, packed_final(final)))
-        self._marks.filed[stream] = self._index.head.item(stream) + 1
+        self.file.put_step(self.contents.step(stream, values, ended, packed_final(final)))
+        self.marks.filed[stream] = self._index.head.item(stream) + 1
 
     def steps(
         self,
@@ -165,7 +102,7 @@ class Writer:
         if len(streams) == 1 and not (note or make_room) and self.is_single(streams[0]):
             self.step(streams[0], *rows[0])
             return True
-        full = [stream for stream in streams if self._marks.begins_run(stream)]
+        full = [stream for stream in streams if self.marks.begins_run(stream)]
         if not (full or make_room or self.each_step):
             return False  # memory alone holds the step until its run is sealed
         with self.file.db.writing():
@@ -173,15 +110,15 @@ class Writer:
                 evictions += make_room()
             for stream in full:
                 self._put_run(stream)
-                self._put_episodes(stream)
+                self.put_episodes(stream)
             if self.each_step:
                 self._put_steps(streams, rows)
-            self._put_notes(note)
+            self.put_notes(note)
         for stream in full:
             self._note_sealed(stream)
         if self.each_step:
             for stream in streams:
-                self._marks.filed[stream] = self._index.head.item(stream) + 1
+                self.marks.filed[stream] = self._index.head.item(stream) + 1
         return True
 
     def _put_steps(self, streams: Sequence[int], rows: Sequence[Told]) -> None:
@@ -190,7 +127,7 @@ class Writer:
         for order, stream in enumerate(begun, self._index.next_order):
             self._put_beginning(stream, order)
         for stream, (values, ended, final) in zip(streams, rows, strict=True):
-            self.file.put_step(self._contents.step(stream, values, ended, packed_final(final)))
+            self.file.put_step(self.contents.step(stream, values, ended, packed_final(final)))
 
     def has_steps(
         self, streams: Sequence[int], heads: Sequence[int], evictions: Sequence[Eviction] | None
@@ -200,13 +137,13 @@ class Writer:
         Where memory alone would have held the steps, this asks for the rest: the runs that had to be sealed and
         dropped first.
         """
-        if not self._is_here():
+        if not self.is_here():
             return True
         if self.each_step:
             return all(
-                self._marks.filed.item(stream) > head for stream, head in zip(streams, heads, strict=True)
+                self.marks.filed.item(stream) > head for stream, head in zip(streams, heads, strict=True)
             )
-        sealed = not any(self._marks.begins_run(stream) for stream in streams)
+        sealed = not any(self.marks.begins_run(stream) for stream in streams)
         return sealed and (
             evictions is None
             or (len(evictions) > 0 and not any(self.file.has_run(eviction.run) for eviction in evictions))
@@ -216,12 +153,12 @@ class Writer:
         """Write that the running episode of a stream is about to be cut."""
         packed = packed_final(final)
         with self.file.db.writing():
-            self._put_episodes(stream, cut=(packed,))
-            self._put_notes(note)
+            self.put_episodes(stream, cut=(packed,))
+            self.put_notes(note)
 
     def has(self, asked: Callable[[], bool]) -> bool:
         """Whether the file has what `asked` asks it for; where it has gone, memory decides."""
-        return not self._is_here() or asked()
+        return not self.is_here() or asked()
 
     def rewrite(self, slots: Ints, values: Mapping[str, Any], ticket: int) -> None:
         """Write new values of steps that are about to be rewritten in memory; `ticket` is one more than `rewrites`."""
@@ -230,19 +167,19 @@ class Writer:
         stream = number // runs.each
         tail = index.tail[stream]
         ids = tail + (slots - stream * index.capacity - tail) % index.capacity
-        sealed = ids < self._marks.sealed[stream]
+        sealed = ids < self.marks.sealed[stream]
         with self.file.db.writing():
             for run in np.unique(number[sealed]).tolist():
                 here = sealed & (number == run)
                 self._rewrite_run(run, row[here], {name: value[here] for name, value in values.items()})
             for one in np.unique(stream[~sealed]).tolist():
-                if self._marks.filed[one] > self._marks.sealed[one]:
+                if self.marks.filed[one] > self.marks.sealed[one]:
                     here = ~sealed & (stream == one)
-                    which = ids[here] - self._marks.sealed[one]
+                    which = ids[here] - self.marks.sealed[one]
                     self._put_open(one, {name: (which, value[here]) for name, value in values.items()})
-                    self._put_episodes(one)  # steps that were in memory alone have brought theirs
-            self._put_notes({"rewrites": ticket})
-        self._marks.rewrites = ticket
+                    self.put_episodes(one)  # steps that were in memory alone have brought theirs
+            self.put_notes({"rewrites": ticket})
+        self.marks.rewrites = ticket
 
     def _rewrite_run(self, number: int, rows: Ints, values: Mapping[str, Any]) -> None:
         """Put a sealed run again, with other values in some of its rows."""
@@ -257,13 +194,13 @@ class Writer:
 
     def _put_open(self, stream: int, news: Mapping[str, tuple[Ints, Any]] | None = None) -> None:
         """Put the steps of the run that is not sealed yet, unless the file has them; see `Contents.steps`."""
-        if news is not None or self._marks.filed.item(stream) != self._index.head.item(stream):
-            for step in self._contents.steps(stream, self._marks.sealed.item(stream), news):
+        if news is not None or self.marks.filed.item(stream) != self._index.head.item(stream):
+            for step in self.contents.steps(stream, self.marks.sealed.item(stream), news):
                 self.file.put_step(step)
 
     def has_rewritten(self, ticket: int) -> bool:
         """Whether the file has what `rewrite` was about to write with this ticket."""
-        return not self._is_here() or self.rewrites >= ticket
+        return not self.is_here() or self.rewrites >= ticket
 
     def resume(self) -> None:
         """Ask the file what it has: an interrupt may have come between a transaction and the notes taken of it.
@@ -271,13 +208,13 @@ class Writer:
         Raises:
             FileError: it cannot be read now.
         """
-        self._marks.forget()
-        if self._is_here():
-            self._marks.ask(self.file)
+        self.marks.forget()
+        if self.is_here():
+            self.marks.ask(self.file)
         else:  # what memory holds is all there is, and may be saved elsewhere
-            self._marks.filed[:] = NEVER
+            self.marks.filed[:] = NEVER
 
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
         """Whether the file is still there; no transaction is open afterwards."""
         self.file.db.roll_back()
         return not self.file.db.is_astray
@@ -297,15 +234,15 @@ class Writer:
 
     def all_put(self) -> None:
         """Take note that the file has all that memory holds."""
-        self._marks.put_all()
+        self.marks.put_all()
 
     def put_rest(self, named: Mapping[str, Any], arrays: PackedArrays | None) -> None:
         """Put the steps and episodes that the file does not have, and what else has to be remembered."""
-        for stream in self._marks.changed():
+        for stream in self.marks.changed():
             self._put_open(stream)
-            self._put_episodes(stream)
+            self.put_episodes(stream)
         # So that there is always something to sync.
-        self._put_notes({**named, "synced": self.file.meta("synced") + 1})
+        self.put_notes({**named, "synced": self.file.meta("synced") + 1})
         if arrays is not None:
             self.file.put_arrays(arrays)
 
@@ -326,17 +263,17 @@ class Writer:
                 first -= index.capacity
             while first < newest:
                 number, _ = runs.of_id(stream, first)
-                run, packed = self._contents.run(stream, first, runs.steps(number))
+                run, packed = self.contents.run(stream, first, runs.steps(number))
                 if have.pop(number, None) != (run, file.checksums_of(run, packed)):
                     file.put_run(run, packed)
                 first = run.stop
             file.drop_steps(stream)
-            self._marks.sealed[stream] = self._marks.filed[stream] = newest
+            self.marks.sealed[stream] = self.marks.filed[stream] = newest
         for number in have:
             file.drop_run(number)
         file.drop_other_episodes(set())
-        self._marks.kept[:] = 0
-        self._marks.put[:] = -1
+        self.marks.kept[:] = 0
+        self.marks.put[:] = -1
         self.put_rest(*memories)
 
     # --- records ---------------------------------------------------------------------------------------
@@ -345,14 +282,14 @@ class Writer:
         """Seal the run that the stream's newest steps fill."""
         if isinstance(self._store, PackedRing):
             self._store.seal(stream)
-        first, head = self._marks.sealed.item(stream), self._index.head.item(stream)
-        self.file.put_run(*self._contents.run(stream, first, head - first))
+        first, head = self.marks.sealed.item(stream), self._index.head.item(stream)
+        self.file.put_run(*self.contents.run(stream, first, head - first))
 
     def _note_sealed(self, stream: int) -> None:
         """Take note that the run of `_put_run` is in the file, and the ends of all episodes but the running one."""
         index, finals = self._index, self._finals
         first, stop = (
-            self._marks.first_to_put(stream),
+            self.marks.first_to_put(stream),
             index.begun.item(stream) - (index.open_episode.item(stream) != NO_EPISODE),
         )
         if isinstance(finals, PackedFinals):
@@ -360,24 +297,30 @@ class Writer:
                 episode = index.episode_of(stream, ordinal)
                 if index.final_slot.item(episode) != NO_FINAL:
                     finals.filed(index.final_slot.item(episode), index.order.item(episode))
-        self._marks.seal(stream, stop)
+        self.marks.seal(stream, stop)
 
-    def _put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
+    def put_episodes(self, stream: int, cut: tuple[Blobs | None] | None = None) -> None:
         """Put what the file does not know of the stream's episodes; `cut` is how the running one will end."""
-        for episode in self._contents.episodes(stream, self._marks.first_to_put(stream), cut):
-            self.file.put_episode(episode)
-            if episode.number in self._index.labels:
-                self.file.put_label(episode.number, label_text(self._index.labels[episode.number]))
+        for episode in self.contents.episodes(stream, self.marks.first_to_put(stream), cut):
+            put_labelled(self.file, self._index, episode)
         dropped = self._index.dropped.item(stream)
-        if dropped > self._marks.dropped.item(stream):
+        if dropped > self.marks.dropped.item(stream):
             self.file.drop_episodes(stream, dropped)
 
     def _put_beginning(self, stream: int, order: int) -> None:
         """Put an episode that is about to begin, as which of all."""
         if self._index.open_episode.item(stream) != NO_EPISODE:  # left running by another run of the program
-            self._put_episodes(stream, cut=(None,))
-        self.file.put_episode(self._contents.beginning(stream, order))
+            self.put_episodes(stream, cut=(None,))
+        self.file.put_episode(self.contents.beginning(stream, order))
 
-    def _put_notes(self, note: Mapping[str, Any]) -> None:
+    def put_notes(self, note: Mapping[str, Any]) -> None:
+        """Set named values."""
         for name, value in note.items():
             self.file.put_meta(name, value)
+
+
+def put_labelled(file: Tables, index: EpisodeIndex, episode: EpisodeRecord) -> None:
+    """Put an episode, and its metadata."""
+    file.put_episode(episode)
+    if episode.number in index.labels:
+        file.put_label(episode.number, label_text(index.labels[episode.number]))

@@ -35,6 +35,7 @@ from reverie.index.restore import (
     table_rows,
 )
 from reverie.index.runs import RUN, Bools, Eviction, Ints, Runs
+from reverie.index.stretch import Part, Stretch, ended_at, reserve_rows, stretches_of, total_at
 from reverie.index.table import ENDED_NAMES, EpisodeTable, list_episodes
 from reverie.index.windows import CrossWindows, Drawn, Windows
 
@@ -64,7 +65,9 @@ __all__ = [
     "EpisodeTable",
     "Eviction",
     "Ints",
+    "Part",
     "Runs",
+    "Stretch",
     "TableRows",
     "Windows",
     "anchors_of",
@@ -72,6 +75,7 @@ __all__ = [
     "check_table_rows",
     "choice_of_kept",
     "discarded",
+    "ended_at",
     "entry_of",
     "kept_steps",
     "list_episodes",
@@ -79,5 +83,8 @@ __all__ = [
     "place_at_rank",
     "rebuild",
     "replacement",
+    "reserve_rows",
+    "stretches_of",
     "table_rows",
+    "total_at",
 ]

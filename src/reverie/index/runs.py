@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -66,3 +67,16 @@ class Runs:
         stream, run = divmod(number, self.each)
         first = stream * self.capacity + run * RUN
         return slice(first, first + self.steps(number))
+
+    def pieces(self, stream: int, first: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """Yield the slots of consecutive steps, in pieces that lie behind each other, and which steps those are.
+
+        Steps are counted from `first`. Those that later ones replace are left out.
+        """
+        step = max(first, stop - self.capacity)
+        while step < stop:
+            slot = step % self.capacity
+            count = min(stop - step, self.capacity - slot)
+            slot += stream * self.capacity
+            yield slice(slot, slot + count), slice(step - first, step - first + count)
+            step += count

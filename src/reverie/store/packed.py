@@ -183,6 +183,37 @@ class PackedRing:
                 self._open[name][stream, row] = values[name]
         self._filled[stream] = row + 1
 
+    def write_stretch(
+        self, stream: int, first: int, values: Mapping[str, Any], sealed: Mapping[int, Mapping[str, bytes]]
+    ) -> None:
+        """Store consecutive steps of a stream from the id `first` on. Twice is fine.
+
+        Args:
+            stream: which; first: the id.
+            values: (steps, …) by column, at least one step.
+            sealed: the runs that are whole before the last of these steps, by number, and that it does not replace;
+                the packed columns of each. The run being written is among them if it is whole.
+        """
+        narrow = {name: rows for name, rows in values.items() if name not in self._wide}
+        self._narrow.write_stretch(stream, first, narrow, {})
+        for number, packed in sealed.items():
+            self._chunks.put(number, {name: packed[name] for name in self._wide})
+        last = first + len(values["reward"]) - 1
+        number, row = self._runs.of_id(stream, last)
+        begin = max(first, last - row)
+        for name, rows in self._open.items():
+            rows[stream, row - (last - begin) : row + 1] = values[name][begin - first :]
+        self._open_run[stream], self._filled[stream] = number, row + 1
+
+    def first_unsealed(self, stream: int, head: int) -> int:
+        """Return the first id of the run being written, which goes up to `head`; or `head` if there is none."""
+        return self._runs.first_of(head - 1) if self._open_run.item(stream) >= 0 else head
+
+    @property
+    def packed_columns(self) -> list[str]:
+        """The columns that lie in packed runs."""
+        return list(self._wide)
+
     def seal(self, stream: int) -> None:
         """Pack the run being written, if there is one: it is whole."""
         number = self._open_run.item(stream)

@@ -63,6 +63,15 @@ class Ring:
         for name, value in values.items():
             columns[name][slot] = value
 
+    def write_stretch(
+        self, stream: int, first: int, values: Mapping[str, Any], sealed: Mapping[int, Any]
+    ) -> None:
+        """Store consecutive steps of a stream from the id `first` on, as `PackedRing` does. Twice is fine."""
+        count = len(next(iter(values.values()), ()))
+        for slots, steps in self._runs.pieces(stream, first, first + count):
+            for name, rows in values.items():
+                self.columns[name][slots] = rows[steps]
+
     def rewrite(self, slots: Ints, values: Mapping[str, Any]) -> None:
         """Store new values for steps that lie there already."""
         self.write(slots, values)
@@ -187,6 +196,14 @@ class Finals:
     def lacks_room(self, count: int) -> bool:
         """Whether `reserve` has to be called before so many are put."""
         return len(self._free) < count
+
+    def reserve_most(self, count: int) -> None:
+        """Make room for so many more, or for all there can be, if that is less; if interrupted, `retain` has to follow.
+
+        Raises:
+            TooLarge: there is no memory for them.
+        """
+        self.reserve(min(count, self._limit - self._slots + len(self._free)))
 
     def reserve(self, count: int) -> None:
         """Make room for so many more; if interrupted, `retain` has to follow.

@@ -60,6 +60,25 @@ def test_it_notices_a_batch_that_is_added_step_by_step(monkeypatch):
     assert a_tenth("add_batch/streams/ram/interrupt")
 
 
+def test_it_notices_a_stretch_that_is_added_step_by_step(monkeypatch):
+    """Where many steps are added one after the other, an interrupt leaves the first of them: cells are broken."""
+    extend = rv.ReplayBuffer.extend
+
+    def one_by_one(self, **steps):
+        for place in range(len(steps["reward"])):
+            extend(self, **{name: _rows(value, place) for name, value in steps.items()})
+
+    monkeypatch.setattr(rv.ReplayBuffer, "extend", one_by_one)
+    assert a_tenth("extend-few/filling/ram/interrupt")
+    assert a_tenth("extend-few/filling/ram-step/interrupt")
+
+
+def _rows(value, place):
+    if isinstance(value, dict):
+        return {name: _rows(child, place) for name, child in value.items()}
+    return None if value is None else value[place : place + 1]
+
+
 def test_it_notices_an_interrupt_that_is_swallowed(monkeypatch):
     """A call that returns has happened: where an interrupted add returns, cells are broken."""
     add = rv.ReplayBuffer.add
