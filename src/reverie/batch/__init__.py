@@ -19,6 +19,7 @@ from reverie.batch.batches import (
     from_contents,
     note_origin,
     note_parts,
+    note_stride,
     without_fields,
 )
 from reverie.batch.origin import KEPT, Origin, Origins
@@ -44,5 +45,6 @@ __all__ = [
     "from_contents",
     "note_origin",
     "note_parts",
+    "note_stride",
     "without_fields",
 ]

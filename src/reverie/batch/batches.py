@@ -78,8 +78,8 @@ class _Windows(Partial, Generic[ArrayT]):
 
     @property
     def stride(self) -> int:
-        """How many steps lie between one position and the next: `stride` of `sample`. On a device see `host`."""
-        return self._stride
+        """Steps from one position to the next, as `sample` was told."""
+        return self._stride if self._drawn is None else self._drawn.stride
 
     @property
     def drawn(self) -> Batch | None:
@@ -364,6 +364,11 @@ def note_parts(batch: Batch, parts: object) -> None:
 def note_origin(batch: Batch, origin: Origin, stride: int) -> None:
     """Set `origin` and `stride` of a batch: one that is filled again may have been drawn otherwise before."""
     object.__setattr__(batch, "_origin", origin)
+    note_stride(batch, stride)
+
+
+def note_stride(batch: Batch[Any], stride: int) -> None:
+    """Set `stride` of a batch."""
     object.__setattr__(batch, "_stride", stride)
 
 
