@@ -81,13 +81,18 @@ def test_columns_for_a_data_frame():
 def test_a_table_that_is_read_late_leaves_out_what_went():
     """It tells of the moment when it was asked for: not of later steps, and not of evicted episodes."""
     pair = many(2, seed=5)
+    while by_hand(pair)[-1][-1] != "running":
+        pair.grow(1, 1)
     table, wanted = pair.buffer.episodes, by_hand(pair)
     pair.grow(40, 25)
     left = {tuple(row[:2]) for row in by_hand(pair)}
     expected = [row for row in wanted if row[:2] in left]
     assert len(table) == len(expected) < len(wanted)
-    assert table[0].item() == expected[0]
-    assert table[-1].item() == expected[-1]
+    running = [number for number, row in enumerate(expected) if row[-1] == "running"]
+    assert running
+    assert [expected[number] for number in running] != [row for row in by_hand(pair) if row[-1] == "running"]
+    for number in (0, -1, *running):
+        assert table[number].item() == expected[number]
     assert np.asarray(table).tolist() == expected
     pair.grow(500, 500)
     assert np.asarray(table).tolist() == expected
@@ -129,6 +134,17 @@ def test_episodes_by_number():
 
 def _ended(buffer, number):
     return buffer.episodes["ended"][buffer.episodes.ids == number][0] != "running"
+
+
+def test_nothing_is_kept_of_a_discarded_episode_that_went():
+    """Once it is evicted the index forgets that it was discarded, and looks for none any more."""
+    pair = many(1, seed=6)
+    buffer = pair.buffer
+    buffer.discard(buffer.episodes.ids[:3])
+    assert len(pair.index.gone) == 3
+    pair.grow(900)
+    assert not pair.index.gone
+    assert not pair.index.labels
 
 
 @pytest.mark.parametrize("count", [3, 100])

@@ -116,7 +116,10 @@ class Gatherer:
         return slots
 
     def _clipped_slots(self, windows: Windows, at_end: Ints) -> Ints:
-        """Return slots (B, L+1) of all positions; on padding, and where no successor is stored, some live step's."""
+        """Return slots (B, L+1) of all positions; on padding, and where no successor is stored, some live step's.
+
+        Behind the last position stands the step after it, whatever the stride is.
+        """
         ids = windows.start[:, None] + windows.offsets()
         last = windows.stop.copy()
         last[at_end] -= 1

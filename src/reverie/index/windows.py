@@ -48,12 +48,8 @@ class Windows:
         return replace(self, length=length, burn_in=self.burn_in // stride, stride=stride)
 
     def offsets(self) -> Ints:
-        """Return (L+1,) int64: how far behind `start` each position lies, and the step after the last one."""
-        if self.stride == 1:
-            return np.arange(self.length + 1)
-        offsets = np.arange(self.length + 1) * self.stride
-        offsets[-1] = offsets[-2] + 1
-        return offsets
+        """Return (L+1,) int64: how far behind `start` each position lies; the last one is beyond the window."""
+        return np.arange(self.length + 1) * self.stride
 
     def behind(self, some: Ints | slice = slice(None)) -> Ints:
         """Return the position behind the last real one, of some windows."""
