@@ -14,7 +14,6 @@ from reverie.buffer import ReplayBuffer
 from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 from reverie.union import Union
-from reverie.values import tree_map
 
 __all__ = ["Feed", "feed"]
 
@@ -69,8 +68,7 @@ def feed(
 
 def _flatten(batch: Any) -> tuple[tuple[Any, ...], tuple[tuple[str, ...], int]]:
     """Return the arrays alone: addresses in NumPy would compile a jitted function anew for each batch."""
-    # JAX knows plain dicts; one that lacks fields is another class.
-    values = {name: tree_map(lambda array: array, tree) for name, tree in contents(batch).items()}
+    values = contents(batch)
     return tuple(values.values()), (tuple(values), batch.stride)
 
 

@@ -20,7 +20,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch.absent import MAY_LACK, Partial, has
+from reverie.batch.absent import MAY_LACK, Partial, has, lacking
 from reverie.batch.frameworks import as_tensors
 from reverie.batch.origin import Origin
 from reverie.batch.trees import named, shown_trees
@@ -135,9 +135,10 @@ class _Windows(Partial, Generic[ArrayT]):
         """Return what has this name: `batch["reward"]`, `batch["obs/camera"]`, `batch["extras/latent"]`.
 
         Raises:
-            KeyError: there is nothing of that name; the message lists what there is.
+            FieldNotRead: the batch was drawn without it. KeyError: there is nothing of that name; the message lists
+                what there is.
         """
-        return named(contents(self), name)
+        return named(self, name)
 
     def time_major(self) -> dict[str, Any]:
         """Return what the batch holds by name, with the time axis first where there is one: `(L, B, …)`.
@@ -339,7 +340,7 @@ def from_contents(kind: Any, values: Mapping[str, Any], *notes: Any) -> Any:
         values: arrays, and trees of arrays, by name.
         *notes: the origin, the batch that was drawn, and the stride, as far as they are known.
     """
-    absent = MAY_LACK.intersection(field.name for field in fields(kind)) - values.keys()
+    absent = [name for name in lacking(kind) if name not in values]
     noted = dict(zip(("_origin", "_drawn", "_stride"), notes, strict=False))
     batch = kind(**values, **dict.fromkeys(absent), **noted)
     for name in absent:
