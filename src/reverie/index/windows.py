@@ -49,7 +49,7 @@ class Windows:
 
     def offsets(self) -> Ints:
         """Return (L+1,) int64: how far behind `start` each position lies; the last one is beyond the window."""
-        return np.arange(self.length + 1) * self.stride
+        return np.arange(0, (self.length + 1) * self.stride, self.stride)
 
     def behind(self, some: Ints | slice = slice(None)) -> Ints:
         """Return the position behind the last real one, of some windows."""
