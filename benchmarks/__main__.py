@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.harness import machine, report, write_json
-from benchmarks.own import feeds, files, packed, samplers, streams, unions, vectors, windows
+from benchmarks.own import chosen, feeds, files, packed, samplers, streams, unions, vectors, windows
 
 TABLES = {
     "windows": ("64 windows of 21 frames of 3x64x64 uint8 from 100,000 wrapped steps; limit: slice copies",
@@ -23,6 +23,7 @@ TABLES = {
     "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: np.take of the observations",
                     samplers.prioritized),
     "union": ("Batches of a union of one buffer, and of two, beside those of the buffer", unions.unions),
+    "chosen": ("64 windows of 20 steps of two cameras and an arm; limit: a batch of everything", chosen.chosen),
     "packed": ("Packed residency, 3,000 steps of 3x64x64; limit: the raw bytes, or the time from RAM",
                packed.sizes_and_times),
     "adding": ("Adding a step of 3x64x64 to a file; limit: to memory alone; ratio: microseconds more", files.adding),

@@ -14,7 +14,6 @@ from reverie.buffer import ReplayBuffer
 from reverie.feeds import Feed, drawing
 from reverie.samplers import Sampler
 from reverie.union import Union
-from reverie.values import tree_map
 
 __all__ = ["Feed", "feed"]
 
@@ -67,15 +66,15 @@ def feed(
     return Feed(make, lambda made: made, prefetch)
 
 
-def _flatten(batch: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+def _flatten(batch: Any) -> tuple[tuple[Any, ...], tuple[tuple[str, ...], int]]:
     """Return the arrays alone: addresses in NumPy would compile a jitted function anew for each batch."""
-    # JAX knows plain dicts; one that lacks fields is another class.
-    values = {name: tree_map(lambda array: array, tree) for name, tree in contents(batch).items()}
-    return tuple(values.values()), tuple(values)
+    values = contents(batch)
+    return tuple(values.values()), (tuple(values), batch.stride)
 
 
-def _unflatten(kind: Any, names: tuple[str, ...], parts: tuple[Any, ...]) -> ArrayBatch:
-    batch: ArrayBatch = from_contents(kind, dict(zip(names, parts, strict=True)))
+def _unflatten(kind: Any, notes: tuple[tuple[str, ...], int], parts: tuple[Any, ...]) -> ArrayBatch:
+    names, stride = notes
+    batch: ArrayBatch = from_contents(kind, dict(zip(names, parts, strict=True)), None, None, stride)
     return batch
 
 

@@ -118,8 +118,30 @@ def test_a_draw_costs_what_its_batch_costs(name, buffers):
         lambda buffer: buffer.sample_steps(BATCH),
         lambda buffer: len(buffer),
         lambda buffer: buffer.nbytes,
+        lambda buffer: buffer.episodes[-1],
+        lambda buffer: buffer.episodes[0],
+        lambda buffer: buffer.engine.episode_place(-1),  # reading it takes as long as it is
+        lambda buffer: buffer.annotate(episode=buffer.engine.index.next_order - 10, mark=1),
+        lambda buffer: (
+            buffer.annotate(episode=buffer.engine.index.next_order - 10, mark=1),
+            buffer.sample(BATCH, LENGTH),
+        ),
+        lambda buffer: buffer.sample(BATCH, LENGTH, stride=3, fields=("reward",)),
     ],
-    ids=["add", "cut", "count_windows", "sample_steps", "len", "nbytes"],
+    ids=[
+        "add",
+        "cut",
+        "count_windows",
+        "sample_steps",
+        "len",
+        "nbytes",
+        "newest row",
+        "oldest row",
+        "newest episode",
+        "annotate",
+        "annotate and sample",
+        "stride and fields",
+    ],
 )
 def test_other_calls_cost_the_same_in_a_large_buffer(call, buffers):
     """Adding, evicting and counting go through no list of what is there."""

@@ -106,7 +106,13 @@ def test_draws_follow_the_exact_distribution(case, boundary):
 
 @pytest.mark.parametrize(
     "sampler",
-    [None, rv.Mixture([(rv.Uniform(), 0.5), (rv.Recent(50), 0.5)]), rv.Fresh()],
+    [
+        None,
+        rv.Mixture(
+            [(rv.Uniform(), 0.5), (rv.Recent(50), 0.5)], where=lambda episodes: episodes["length"] > 3
+        ),
+        rv.Fresh(where=lambda episodes: episodes["length"] > 3),
+    ],
     ids=["uniform", "mixture", "fresh"],
 )
 def test_an_anchor_stands_at_a_random_position_that_is_shown(sampler):

@@ -42,7 +42,7 @@ def test_a_feed_of_torch(device, boundary):
             batch, wanted = next(batches), twin.sample(6, 4, boundary=boundary, **HOW)
             assert_equal(batch, wanted)
             assert_lacks(batch)
-            assert batch.host.stride == 2
+            assert batch.stride == batch.host.stride == 2
             assert batch.step_ids().tolist() == wanted.step_ids().tolist()
             assert_lacks(pickle.loads(pickle.dumps(batch)))
     buffer.write_back(batch.host, value=np.ones((6, 5, 2), np.float32))
@@ -85,6 +85,7 @@ def test_a_feed_of_jax_and_its_pytrees(boundary):
         doubled = jax.jit(lambda batch: jax.tree_util.tree_map(lambda array: array * 2, batch))(batch)
         assert_same(np.asarray(doubled.obs), wanted.obs * 2, "obs")
         assert_lacks(doubled)
+        assert doubled.stride == batch.stride == 2
     nested = write(rv.ReplayBuffer(nested_spec(), 60, seed=2), 60, 2)
     part = nested.sample(4, 3, boundary=boundary, fields=("obs/camera", "obs/body/count"))
     leaves = jax.tree_util.tree_leaves(part)
@@ -100,6 +101,7 @@ def test_a_dataset(tmp_path, workers):
     for batch in DataLoader(data, batch_size=None, num_workers=workers):
         assert batch.obs.shape == (6, 6, 3, 4, 4)
         assert batch.extras["value"].shape == (6, 5, 2)
+        assert batch.stride == 2
         assert_lacks(batch)
     with pytest.raises(rv.BadSetting, match="fields: wanted several names"):
         SequenceDataset(tmp_path / "a.replay", 6, 4, fields="obs")

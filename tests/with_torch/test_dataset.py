@@ -186,7 +186,8 @@ def test_a_batch_travels_between_processes_in_one_block(boundary):
     """However many tensors it has, one block is sent; what arrives is the same batch, of any kind of fields."""
     buffer = write(rv.ReplayBuffer(nested_spec(), 90, seed=3), 60, 3)
     batch = next(iter(SequenceDataset(buffer, 5, 6, boundary=boundary, seed=0)))
-    _, (_, parts, block) = dataset._reduce(batch)
+    _, (_, parts, block, stride) = dataset._reduce(batch)
+    assert stride == 1
     assert isinstance(parts["reward"], dataset.Part)  # where it lies, not what it holds
     assert block.nbytes == batch.reward.untyped_storage().nbytes()
     sent = pickle.loads(ForkingPickler.dumps(batch))

@@ -4,7 +4,6 @@ A batch is arrays by name, in NumPy or on a device, and the addresses of its ste
 travel by pickle, and that its buffer knows it again.
 """
 
-from reverie.batch.absent import MAY_LACK, PartialTree
 from reverie.batch.batches import (
     ARRAYS,
     ArrayT,
@@ -19,6 +18,7 @@ from reverie.batch.batches import (
     from_contents,
     note_origin,
     note_parts,
+    note_stride,
     without_fields,
 )
 from reverie.batch.origin import KEPT, Origin, Origins
@@ -27,7 +27,6 @@ from reverie.batch.single import StepBatch
 __all__ = [
     "ARRAYS",
     "KEPT",
-    "MAY_LACK",
     "ArrayT",
     "Batch",
     "Bools",
@@ -35,7 +34,6 @@ __all__ = [
     "Ints",
     "Origin",
     "Origins",
-    "PartialTree",
     "RowBatch",
     "SequenceBatch",
     "StepBatch",
@@ -44,5 +42,6 @@ __all__ = [
     "from_contents",
     "note_origin",
     "note_parts",
+    "note_stride",
     "without_fields",
 ]

@@ -20,7 +20,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from reverie.batch.absent import MAY_LACK, Partial, has
+from reverie.batch.absent import MAY_LACK, Partial, has, lacking
 from reverie.batch.frameworks import as_tensors
 from reverie.batch.origin import Origin
 from reverie.batch.trees import named, shown_trees
@@ -78,8 +78,8 @@ class _Windows(Partial, Generic[ArrayT]):
 
     @property
     def stride(self) -> int:
-        """How many steps lie between one position and the next: `stride` of `sample`. On a device see `host`."""
-        return self._stride
+        """Steps from one position to the next, as `sample` was told."""
+        return self._stride if self._drawn is None else self._drawn.stride
 
     @property
     def drawn(self) -> Batch | None:
@@ -135,9 +135,10 @@ class _Windows(Partial, Generic[ArrayT]):
         """Return what has this name: `batch["reward"]`, `batch["obs/camera"]`, `batch["extras/latent"]`.
 
         Raises:
-            KeyError: there is nothing of that name; the message lists what there is.
+            FieldNotRead: the batch was drawn without it. KeyError: there is nothing of that name; the message lists
+                what there is.
         """
-        return named(contents(self), name)
+        return named(self, name)
 
     def time_major(self) -> dict[str, Any]:
         """Return what the batch holds by name, with the time axis first where there is one: `(L, B, …)`.
@@ -339,7 +340,7 @@ def from_contents(kind: Any, values: Mapping[str, Any], *notes: Any) -> Any:
         values: arrays, and trees of arrays, by name.
         *notes: the origin, the batch that was drawn, and the stride, as far as they are known.
     """
-    absent = MAY_LACK.intersection(field.name for field in fields(kind)) - values.keys()
+    absent = [name for name in lacking(kind) if name not in values]
     noted = dict(zip(("_origin", "_drawn", "_stride"), notes, strict=False))
     batch = kind(**values, **dict.fromkeys(absent), **noted)
     for name in absent:
@@ -364,6 +365,11 @@ def note_parts(batch: Batch, parts: object) -> None:
 def note_origin(batch: Batch, origin: Origin, stride: int) -> None:
     """Set `origin` and `stride` of a batch: one that is filled again may have been drawn otherwise before."""
     object.__setattr__(batch, "_origin", origin)
+    note_stride(batch, stride)
+
+
+def note_stride(batch: Batch[Any], stride: int) -> None:
+    """Set `stride` of a batch."""
     object.__setattr__(batch, "_stride", stride)
 
 

@@ -52,7 +52,7 @@ class StepBatch(Partial):
 
     def __getitem__(self, name: str) -> Any:
         """Return what has this name, as in a SequenceBatch."""
-        return named(self.as_dict(), name)
+        return named(self, name)
 
     def map(self, fn: Callable[[Any], Any]) -> dict[str, Any]:
         """Return `fn` of every array by name, in a dict: single steps on a device are no batch that we know."""

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from reverie.batch.absent import MAY_LACK, PartialTree, not_read
+from reverie.batch.absent import lacking, not_read
 from reverie.values import tree_leaves
 
 
-def named(trees: dict[str, Any], name: str) -> Any:
-    """Return what stands under a name, in which a slash leads into a dict.
+def named(batch: Any, name: str) -> Any:
+    """Return what stands in a batch under a name, in which a slash leads into a dict.
 
     Raises:
         FieldNotRead: the batch was drawn without it.
         KeyError: there is nothing of that name.
     """
+    trees = batch.as_dict()
     found: Any = trees
-    for part in str(name).split("/"):
+    first, *rest = str(name).split("/")
+    if first not in trees and first in lacking(type(batch)):
+        raise not_read(batch, first)
+    for part in (first, *rest):
         if not isinstance(found, dict) or part not in found:
             there = sorted(path[1:] for path, _ in tree_leaves("", trees))
-            if isinstance(found, PartialTree) or name in MAY_LACK:
-                raise not_read(name, there)
-            raise KeyError(f"wanted one of {there}, got {name!r}")
+            raise KeyError(
+                f"wanted one of {there}, got {name!r}; what fields= leaves out is not there either"
+            )
         found = found[part]
     return found
 

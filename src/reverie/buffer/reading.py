@@ -15,6 +15,7 @@ from reverie.engine import (
     checked_extras,
     checked_fields,
     checked_priorities,
+    checked_rank,
     checked_stride,
     sampler_of,
     span_of,
@@ -56,10 +57,10 @@ class Reading(Face):
         Raises:
             IndexError: there is no such episode. BufferClosed: the buffer was closed.
         """
+        number = operator.index(number)
         while True:
-            [(stream, ordinal)] = self._places([number])
             # Between two turns it may have been evicted; then another one has its number.
-            found = self.engine.read_episode(stream, ordinal)
+            found = self.engine.read_episode(*self.engine.episode_place(number))
             if found is not None:
                 return found
 
@@ -80,13 +81,10 @@ class Reading(Face):
         """Return stream and ordinal of live episodes, by their numbers."""
         streams, ordinals = self.engine.episode_places()
         count = len(streams)
-        wanted = range(count) if numbers is None else [operator.index(number) for number in numbers]
-        for number in wanted:
-            if not -count <= number < count:
-                raise IndexError(
-                    f"wanted an episode in {-count}..{count - 1}, got {number}; there are {count}"
-                )
-        return [(streams.item(number), ordinals.item(number)) for number in wanted]
+        if numbers is None:
+            return list(zip(streams.tolist(), ordinals.tolist(), strict=True))
+        ranks = [checked_rank(operator.index(number), count) for number in numbers]
+        return [(streams.item(rank), ordinals.item(rank)) for rank in ranks]
 
     def count_windows(self, length: int, boundary: str = "inside", *, stride: int = 1) -> int:
         """Return how many different anchors there are now for windows of `length` steps, `stride` steps apart."""

@@ -6,6 +6,7 @@ has happened in memory and in the file alike, or in neither: it is decided, writ
 """
 
 from reverie.engine.engine import Engine
+from reverie.engine.episodes import checked_rank
 from reverie.engine.face import Face
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate, discard
@@ -40,6 +41,7 @@ __all__ = [
     "checked_extras",
     "checked_fields",
     "checked_priorities",
+    "checked_rank",
     "checked_stride",
     "describe",
     "discard",

@@ -250,6 +250,12 @@ class Engine(Shared):
             self.check_open()
             return self._reader.places()
 
+    def episode_place(self, number: int) -> tuple[int, int]:
+        """Return stream and ordinal of one of them, by its number."""
+        with self.turn:
+            self.check_open()
+            return self._reader.place(number)
+
     def read_episode(self, stream: int, ordinal: int) -> Episode | None:
         """Return an episode by stream and ordinal, or None if it is not live any more."""
         with self.turn:

@@ -10,9 +10,25 @@ import numpy as np
 from reverie.engine.gather import Gatherer
 from reverie.episode import Episode
 from reverie.file import FinalStore
-from reverie.index import NO_FINAL, RUNNING, TERMINATED, TRUNCATED, EpisodeIndex, Ints, choice_of_kept
+from reverie.index import (
+    NO_FINAL,
+    RUNNING,
+    TERMINATED,
+    TRUNCATED,
+    EpisodeIndex,
+    Ints,
+    choice_of_kept,
+    place_at_rank,
+)
 from reverie.spec import Column, StepSpec
 from reverie.values import tree_build
+
+
+def checked_rank(number: int, count: int) -> int:
+    """Return `number` as one of 0..count-1, from the end if it is negative; raise IndexError if it is none."""
+    if not -count <= number < count:
+        raise IndexError(f"wanted an episode in {-count}..{count - 1}, got {number}; there are {count}")
+    return number % count
 
 
 class EpisodeReader:
@@ -33,6 +49,20 @@ class EpisodeReader:
         if kept is not None:
             episodes = episodes[kept.chosen.take(episodes)]
         return self._index.stream[episodes], self._index.ordinal[episodes]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return the same of one of them, by its number: 0 is the oldest, -1 the newest.
+
+        Raises:
+            IndexError: there is no such episode.
+        """
+        index = self._index
+        if choice_of_kept(index) is not None:
+            streams, ordinals = self.places()
+            rank = checked_rank(number, len(streams))
+            return streams.item(rank), ordinals.item(rank)
+        first, begun = index.dropped.tolist(), index.begun.tolist()
+        return place_at_rank(index, first, begun, checked_rank(number, sum(begun) - sum(first)))
 
     def read(self, stream: int, ordinal: int) -> Episode | None:
         """Return an episode, or None if it is not live any more, or was discarded."""

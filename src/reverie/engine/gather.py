@@ -116,7 +116,10 @@ class Gatherer:
         return slots
 
     def _clipped_slots(self, windows: Windows, at_end: Ints) -> Ints:
-        """Return slots (B, L+1) of all positions; on padding, and where no successor is stored, some live step's."""
+        """Return slots (B, L+1) of all positions; on padding, and where no successor is stored, some live step's.
+
+        Behind the last position stands the step after it, whatever the stride is.
+        """
         ids = windows.start[:, None] + windows.offsets()
         last = windows.stop.copy()
         last[at_end] -= 1
@@ -129,7 +132,9 @@ class Gatherer:
         begun = ids >= windows.first[:, None]
         np.logical_and(begun[:, :-1], ids[:, :-1] < windows.stop[:, None], out=batch.mask)
         # The position behind the last real one shows the observation that followed.
-        np.logical_and(begun, np.arange(windows.length + 1) <= windows.behind()[:, None], out=batch.obs_mask)
+        shown = ids if windows.stride == 1 else np.arange(windows.length + 1)
+        behind = windows.stop if windows.stride == 1 else windows.behind()
+        np.logical_and(begun, shown <= behind[:, None], out=batch.obs_mask)
         no_step, no_obs = ~batch.mask, ~batch.obs_mask
         for name, is_obs in parts.layout.reads:
             parts.arrays[name][no_obs if is_obs else no_step] = 0

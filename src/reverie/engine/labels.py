@@ -12,7 +12,9 @@ import numpy as np
 from reverie.engine.changes import Changes
 from reverie.errors import BadSetting
 from reverie.file import label_text
-from reverie.index import DISCARDED, RESERVED, EpisodeIndex
+from reverie.index import DISCARDED, NO_EPISODE, RESERVED, EpisodeIndex, entry_of
+
+FEW = 64  # episodes that are looked for one by one; of more, all that are live are gone through once
 
 
 def annotate(
@@ -65,8 +67,7 @@ def _set(index: EpisodeIndex, changes: Changes, labels: Mapping[int, Mapping[str
     parsed = {number: json.loads(text) for number, text in texts.items()}
 
     def publish() -> None:
-        index.labels.update(parsed)
-        index.edits += 1
+        index.label(parsed)
 
     writer = changes.writer
     if writer is None:
@@ -87,17 +88,12 @@ def _running(index: EpisodeIndex, stream: int) -> int:
 
 
 def _check_live(index: EpisodeIndex, numbers: Sequence[int]) -> None:
-    newest = [index.newest(stream) for stream in np.flatnonzero(index.begun > index.dropped).tolist()]
-    labels = index.labels
-    if len(numbers) == 1 and numbers[0] in newest and DISCARDED not in labels.get(numbers[0], {}):
-        return  # the commonest case, without a look at all of them
-    live = {
-        order
-        for order in index.order[index.live_episodes()].tolist()
-        if DISCARDED not in labels.get(order, {})
-    }
+    if len(numbers) <= FEW:
+        live = {number for number in numbers if entry_of(index, number) != NO_EPISODE}
+    else:
+        live = set(index.order[index.live_episodes()].tolist())
     for number in numbers:
-        if number not in live:
+        if number not in live or number in index.gone:
             raise BadSetting(
                 f"episode: wanted one of buffer.episodes.ids, got {number}; it never was, was discarded, or has been "
                 f"evicted"

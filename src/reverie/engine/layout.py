@@ -14,7 +14,6 @@ from reverie.batch import (
     ARRAYS,
     ArrayT,
     Batch,
-    PartialTree,
     RowBatch,
     SequenceBatch,
     contents,
@@ -264,7 +263,7 @@ def read_trees(spec: StepSpec, arrays: Mapping[str, Any]) -> dict[str, Any]:
     likes = {"obs": spec.obs, "action": spec.action, "extras": spec.extras}
     trees = {name: partial_tree(name, like, arrays) for name, like in likes.items()}
     found = {name: tree for name, tree in trees.items() if tree is not None}
-    return {"extras": PartialTree("extras", {}) if spec.extras else {}, **found}
+    return {"extras": {}, **found}
 
 
 def partial_tree(name: str, like: Tree, arrays: Mapping[str, Any]) -> Any:
@@ -273,5 +272,4 @@ def partial_tree(name: str, like: Tree, arrays: Mapping[str, Any]) -> Any:
         return arrays.get(name)
     children = {key: partial_tree(f"{name}/{key}", child, arrays) for key, child in like.items()}
     there = {key: child for key, child in children.items() if child is not None}
-    whole = len(there) == len(like)
-    return (there if whole else PartialTree(name, there)) if there else None
+    return there or None

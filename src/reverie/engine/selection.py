@@ -99,9 +99,9 @@ def checked_fields(spec: StepSpec, fields: Iterable[str] | None) -> Fields:
     Raises:
         BadSetting: a name that is none.
     """
-    names = field_names(fields)
-    if names is None:
+    if fields is None:
         return None
+    names = field_names(fields) or ()
     leaves = [*(column.name for column in spec.columns()), "reward"]
     chosen: set[str] = set()
     for name in names:

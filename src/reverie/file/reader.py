@@ -101,10 +101,9 @@ class Reader:
         self._load_runs([(run, crcs[run]) for stream in streams for run in stream.runs])
         self._set_index(streams, {one.number for one in episodes if one.final is not None}, before)
         live = {episode.number for stream in streams for episode in stream.live}
-        self._index.edits += 1
-        self._index.labels = {
-            number: label for number, label in self._file.labels().items() if number in live
-        }
+        self._index.relabel(
+            {number: label for number, label in self._file.labels().items() if number in live}
+        )
         self._load_steps(step for stream in streams for step in stream.newest)
 
     def _streams(

@@ -24,6 +24,7 @@ from reverie.index.arrays import (
 from reverie.index.boundaries import BOUNDARIES, Boundary, check_boundary
 from reverie.index.choice import Candidates, Choice, choice_of_kept, discarded, kept_steps
 from reverie.index.episodes import EpisodeIndex
+from reverie.index.ranks import entry_of, place_at_rank
 from reverie.index.restore import (
     EpisodeColumns,
     TableRows,
@@ -75,9 +76,11 @@ __all__ = [
     "choice_of_kept",
     "discarded",
     "ended_at",
+    "entry_of",
     "kept_steps",
     "list_episodes",
     "most_episodes",
+    "place_at_rank",
     "rebuild",
     "replacement",
     "reserve_rows",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reverie.errors import BadSetting, NotEnoughData, NoWeight
-from reverie.index.boundaries import BOUNDARIES, check_boundary
+from reverie.index.boundaries import BOUNDARIES, check_boundary, places_of
 from reverie.index.choice import Candidates, Choice, choice_of_kept
 from reverie.index.episodes import EpisodeIndex
 from reverie.index.runs import Bools, Ints
@@ -119,7 +119,7 @@ class Anchors:
 
     def offsets(self, rng: np.random.Generator, count: int) -> Ints:
         """Return where in `count` windows their anchors stand, in steps, under the rule that has it at random."""
-        return rng.integers(0, (self.length - 1) // self.stride + 1, count) * self.stride
+        return places_of(self.length, self.stride, rng, count)
 
     def windows(self, drawn: Drawn, burn_in: int, rng: np.random.Generator) -> Windows | CrossWindows:
         """Return the window of each anchor; `rng` is for rules that place the anchor at random.
@@ -130,14 +130,7 @@ class Anchors:
             rng: see above.
         """
         stride = self.stride
-        if stride == 1:
-            return self._rule.windows(self.index, drawn, self.length, burn_in, rng)
-        if self.boundary == "pad_both" and drawn.offset is None:
-            drawn = drawn._replace(offset=self.offsets(rng, len(drawn.ids)))
-        windows = self._rule.windows(self.index, drawn, self.length, burn_in * stride, rng)
-        if isinstance(windows, Windows):
-            return windows.strided(stride)
-        return windows.strided(stride, windows.opens(self.index.start))
+        return self._rule.windows(self.index, drawn, self.length, burn_in * stride, rng, stride)
 
 
 def anchors_of(index: EpisodeIndex, boundary: object, length: int, stride: int = 1) -> Anchors:

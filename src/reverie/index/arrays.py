@@ -50,7 +50,8 @@ class IndexArrays:
         free: entries of the table that hold no live episode; the last one is taken next.
         next_order: the `order` of the episode that begins next.
         labels: the `order` of an episode -> its metadata, JSON values by name; one without any is not there.
-        edits: how often `labels`, or everything at once, was changed.
+        gone: the `order` of those among them that were discarded.
+        edits: how often `labels`, or everything at once, was changed; turns: how often `gone`, or everything, was.
         kept: what `choice_of_kept` found, and when.
     """
 
@@ -86,7 +87,8 @@ class IndexArrays:
         self.free: list[int] = []
         self.next_order = 0
         self.labels: dict[int, dict[str, Any]] = {}
-        self.edits = 0
+        self.gone: set[int] = set()
+        self.edits = self.turns = 0
         self.kept: tuple[Hashable, Any] | None = None
         self.allocate(max(64, streams))
         self.free = list(range(len(self.start) - 1, -1, -1))
@@ -127,6 +129,22 @@ class IndexArrays:
     def moment_of_episodes(self) -> Hashable:
         """Return what is another thing once an episode began or went, or any metadata has changed."""
         return self.begun.tobytes(), self.dropped.tobytes(), self.edits
+
+    def label(self, labels: dict[int, dict[str, Any]]) -> None:
+        """Set all metadata of these episodes, by their `order`. Twice is fine."""
+        gone = {order for order, label in labels.items() if DISCARDED in label}
+        self.labels.update(labels)
+        if not gone <= self.gone:
+            self.gone |= gone
+            self.turns += 1
+        self.edits += 1
+
+    def relabel(self, labels: dict[int, dict[str, Any]]) -> None:
+        """Set all metadata of all episodes."""
+        self.labels = labels
+        self.gone = {order for order, label in labels.items() if DISCARDED in label}
+        self.edits += 1
+        self.turns += 1
 
     def live_steps(self) -> int:
         """Return how many steps are live, over all streams."""

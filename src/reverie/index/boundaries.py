@@ -33,9 +33,21 @@ class Boundary(Protocol):
         """Return (episode, id) of the anchors with these ranks among `count`, in an order of its own."""
 
     def windows(
-        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+        self,
+        index: EpisodeIndex,
+        drawn: Drawn,
+        length: int,
+        burn_in: int,
+        rng: np.random.Generator,
+        stride: int = 1,
     ) -> Windows | CrossWindows:
-        """Return the window of each anchor, with `burn_in` steps of context before it."""
+        """Return the window of each anchor, with context before it.
+
+        Args:
+            index, drawn, rng: of the buffer, the anchors, and the source of randomness.
+            length, burn_in: steps of the window and of its context, those included that are not shown.
+            stride: steps from one that is shown to the next; it divides `burn_in` and `length - 1`.
+        """
 
 
 class Inside:
@@ -54,14 +66,21 @@ class Inside:
         return index.window_at_rank(length, rank)
 
     def windows(
-        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+        self,
+        index: EpisodeIndex,
+        drawn: Drawn,
+        length: int,
+        burn_in: int,
+        rng: np.random.Generator,
+        stride: int = 1,
     ) -> Windows:
         episodes, ids = drawn.episodes, drawn.ids
         if burn_in == 0:
-            return Windows(
+            whole = Windows(
                 length, 0, index.streams_of(episodes), episodes, ids, ids, ids, ids + length, whole=True
             )
-        return _clipped(index, drawn, ids, length, burn_in)
+            return whole.strided(stride)
+        return _clipped(index, drawn, ids, length, burn_in).strided(stride)
 
 
 class Padded:
@@ -90,16 +109,24 @@ class Padded:
         return index.step_at_rank(rank)
 
     def windows(
-        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+        self,
+        index: EpisodeIndex,
+        drawn: Drawn,
+        length: int,
+        burn_in: int,
+        rng: np.random.Generator,
+        stride: int = 1,
     ) -> Windows:
         if self.side == "right":
             start = drawn.ids
         elif self.side == "left":
             start = drawn.ids - (length - 1)
         else:
-            offset = rng.integers(0, length, len(drawn.ids)) if drawn.offset is None else drawn.offset
+            offset = drawn.offset
+            if offset is None:
+                offset = places_of(length, stride, rng, len(drawn.ids))
             start = drawn.ids - offset
-        return _clipped(index, drawn, start, length, burn_in)
+        return _clipped(index, drawn, start, length, burn_in).strided(stride)
 
 
 class Cross:
@@ -149,12 +176,18 @@ class Cross:
         return index.episodes_at(stream, ids), ids
 
     def windows(
-        self, index: EpisodeIndex, drawn: Drawn, length: int, burn_in: int, rng: np.random.Generator
+        self,
+        index: EpisodeIndex,
+        drawn: Drawn,
+        length: int,
+        burn_in: int,
+        rng: np.random.Generator,
+        stride: int = 1,
     ) -> CrossWindows:
         stream = index.stream.take(drawn.episodes)
         first = self._first(index, drawn.episodes)
         # Positions count rows: inside one episode they run with the ids, and one more lies behind its end.
-        position = (drawn.ids - burn_in)[:, None] + np.arange(burn_in + length)
+        position = (drawn.ids - burn_in)[:, None] + np.arange(0, burn_in + length, stride)
         episode = np.broadcast_to(drawn.episodes[:, None], position.shape).copy()
         current, skipped = drawn.episodes, np.zeros(len(drawn.ids), np.int64)
         while True:
@@ -171,7 +204,17 @@ class Cross:
         ids = position - (index.ordinal[episode] - index.ordinal.take(drawn.episodes)[:, None])
         mask = position >= first[:, None]
         closing = (ids == index.stop[episode]) & mask
-        return CrossWindows(burn_in, stream, drawn.ids, episode, ids, closing, mask)
+        windows = CrossWindows(burn_in // stride, stream, drawn.ids, episode, ids, closing, mask)
+        return (
+            windows
+            if stride == 1
+            else windows.strided(stride, first == index.start.take(drawn.episodes), index.start)
+        )
+
+
+def places_of(length: int, stride: int, rng: np.random.Generator, count: int) -> Ints:
+    """Return where in `count` windows of `length` steps a step stands that is shown at a random position."""
+    return rng.integers(0, (length - 1) // stride + 1, count) * stride
 
 
 def _clipped(index: EpisodeIndex, drawn: Drawn, start: Ints, length: int, burn_in: int) -> Windows:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from reverie.index.arrays import DISCARDED, IndexArrays
+from reverie.index.arrays import IndexArrays
 from reverie.index.runs import Bools, Ints
 
 _serials = count(1)
@@ -104,9 +104,9 @@ class Choice:
 
 def choice_of_kept(index: IndexArrays) -> Choice | None:
     """Return the choice of all episodes that were not discarded; None where none was."""
-    if not index.labels:
+    if not index.gone:
         return None
-    moment = index.moment_of_episodes()
+    moment = index.begun.tobytes(), index.dropped.tobytes(), index.turns
     if index.kept is None or index.kept[0] != moment:
         index.kept = moment, _find_kept(index)
     kept: Choice | None = index.kept[1]
@@ -115,8 +115,7 @@ def choice_of_kept(index: IndexArrays) -> Choice | None:
 
 def discarded(index: IndexArrays, episodes: Ints) -> Bools:
     """Return which of these live episodes were discarded."""
-    orders = [order for order, label in index.labels.items() if DISCARDED in label]
-    return np.isin(index.order[episodes], orders)
+    return np.isin(index.order[episodes], list(index.gone))
 
 
 def kept_steps(index: IndexArrays) -> int:
@@ -130,18 +129,14 @@ def kept_steps(index: IndexArrays) -> int:
 
 
 def _find_kept(index: IndexArrays) -> Choice | None:
-    episodes = index.live_episodes()
-    gone = discarded(index, episodes)
-    if not gone.any():
-        return None
     chosen = np.ones(len(index.start), np.bool_)
-    chosen[episodes[gone]] = False
     limits = np.full(len(index.start), NO_LIMIT)
-    for stream in np.unique(index.stream[episodes[gone]]).tolist():
-        limit = NO_LIMIT
-        for ordinal in range(index.begun.item(stream) - 1, index.dropped.item(stream) - 1, -1):
-            episode = index.episode_of(stream, ordinal)
-            limits[episode] = limit
-            if not chosen[episode]:
-                limit = index.start.item(episode) + ordinal
-    return Choice(chosen, limits)
+    for stream, (dropped, begun) in enumerate(zip(index.dropped.tolist(), index.begun.tolist(), strict=True)):
+        ordinals = np.arange(dropped, begun)
+        episodes = index.episodes_of(np.full(len(ordinals), stream), ordinals)
+        gone = np.flatnonzero(discarded(index, episodes))
+        # An episode ends before the next discarded one of its stream: there its windows of rows have to end.
+        ends = np.append(index.start[episodes[gone]] + ordinals[gone], NO_LIMIT)
+        limits[episodes] = ends[np.searchsorted(gone, np.arange(len(ordinals)), side="right")]
+        chosen[episodes[gone]] = False
+    return None if chosen.all() else Choice(chosen, limits)

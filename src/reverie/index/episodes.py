@@ -214,6 +214,7 @@ class EpisodeIndex(IndexArrays):
                 freed.append(self.final_slot.item(episode))
             if self.labels:
                 self.labels.pop(self.order.item(episode), None)
+                self.gone.discard(self.order.item(episode))
             self.free.append(episode)
             self.dropped[stream] += 1
             self.front_stop[stream] = NEVER
@@ -247,14 +248,12 @@ class EpisodeIndex(IndexArrays):
 
     def derive(self) -> None:
         """Set everything that follows from heads, tails and the episodes' own entries."""
-        self.edits += 1
         # After an interrupt the columns may be of two lengths.
         self.allocate(max(len(getattr(self, name)) for name in COLUMNS))
         self.lengths = LengthTable()
         live = {episode for stream in range(self.streams) for episode in self._derive_stream(stream)}
-        if self.labels:
-            orders = {self.order.item(episode) for episode in live}
-            self.labels = {order: label for order, label in self.labels.items() if order in orders}
+        orders = {self.order.item(episode) for episode in live} if self.labels else set()
+        self.relabel({order: label for order, label in self.labels.items() if order in orders})
         self.free = [episode for episode in range(len(self.start) - 1, -1, -1) if episode not in live]
 
     def _derive_stream(self, stream: int) -> list[int]:

@@ -42,16 +42,14 @@ class Windows:
 
     def strided(self, stride: int) -> Windows:
         """Return these windows with every `stride`-th step of them for a position; context is as many steps."""
+        if stride == 1:
+            return self
         length = (self.length - 1) // stride + 1
         return replace(self, length=length, burn_in=self.burn_in // stride, stride=stride)
 
     def offsets(self) -> Ints:
-        """Return (L+1,) int64: how far behind `start` each position lies, and the step after the last one."""
-        if self.stride == 1:
-            return np.arange(self.length + 1)
-        offsets = np.arange(self.length + 1) * self.stride
-        offsets[-1] = offsets[-2] + 1
-        return offsets
+        """Return (L+1,) int64: how far behind `start` each position lies; the last one is beyond the window."""
+        return np.arange(0, (self.length + 1) * self.stride, self.stride)
 
     def behind(self, some: Ints | slice = slice(None)) -> Ints:
         """Return the position behind the last real one, of some windows."""
@@ -91,38 +89,21 @@ class CrossWindows:
         opens: Bools = (self.id == start[self.episode]) & self.mask
         return opens
 
-    def strided(self, stride: int, opens: Bools) -> CrossWindows:
-        """Return these windows with every `stride`-th row of them alone.
+    def strided(self, stride: int, begun: Bools, start: Ints) -> CrossWindows:
+        """Return these windows, whose rows are `stride` rows apart, with their marks.
 
         Args:
-            stride: rows from one that is shown to the next; the last row is one of them.
-            opens: (B, L) bool; the row opens an episode.
+            stride: see above.
+            begun: (B,) bool; the first row of the anchor's episode that there is opens it.
+            start: the first step of each episode.
         """
-        kept = slice(None, None, stride)
-        return replace(
-            self,
-            burn_in=self.burn_in // stride,
-            episode=self.episode[:, kept],
-            id=self.id[:, kept],
-            closing=self.closing[:, kept],
-            mask=self.mask[:, kept],
-            marks=(_since(opens, stride), _until(self.closing, stride)),
-            stride=stride,
-        )
-
-
-def _since(marked: Bools, stride: int) -> Bools:
-    """Return (B, rows shown) bool: a row is marked that is shown there, or one between it and the one shown before."""
-    batch, length = marked.shape
-    shown: Bools = np.zeros((batch, (length - 1) // stride + 1), np.bool_)
-    shown[:, 0] = marked[:, 0]
-    shown[:, 1:] = marked[:, 1:].reshape(batch, -1, stride).any(axis=2)
-    return shown
-
-
-def _until(marked: Bools, stride: int) -> Bools:
-    """Return (B, rows shown) bool: a row is marked that is shown there, or one between it and the next one shown."""
-    return _since(marked[:, ::-1], stride)[:, ::-1]
+        mask, closing, episode = self.mask, self.closing, self.episode
+        opens, closes = self.opens(start), closing.copy()
+        # Between rows of two episodes the first one closes, and the second one opens or is that row.
+        other = (episode[:, 1:] != episode[:, :-1]) & mask[:, :-1]
+        opens[:, 1:] |= other | (mask[:, 1:] & ~mask[:, :-1] & begun[:, None])
+        closes[:, :-1] |= other
+        return replace(self, marks=(opens, closes), stride=stride)
 
 
 class Drawn(NamedTuple):

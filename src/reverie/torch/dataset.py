@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from reverie import buffer as buffers
-from reverie.batch import Batch, RowBatch, SequenceBatch, contents, from_contents
+from reverie.batch import Batch, RowBatch, SequenceBatch, contents, from_contents, note_stride
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive, seed_number
 from reverie.engine import checked_fields, checked_stride, field_names, wanted
@@ -107,7 +107,9 @@ class SequenceDataset(IterableDataset[TensorBatch]):
         out = layout.over(block.numpy())
         with buffer.engine.drawing_with(rng):
             buffer.sample(*self._sizes, **self._how, out=out)
-        return layout.build(views(layout, block))
+        batch: TensorBatch = layout.build(views(layout, block))
+        note_stride(batch, how.stride)
+        return batch
 
     def _reader(self) -> ReplayBuffer:
         if isinstance(self._source, ReplayBuffer):
@@ -161,17 +163,17 @@ def _reduce(batch: TensorBatch) -> Any:
     block = torch.empty(0, dtype=torch.uint8, device=batch.mask.device).set_(storages.popitem()[1])
     # A batch that a worker made has no other one, and None need not travel.
     drawn = () if batch.drawn is None else (batch.drawn,)
-    return _restore, (type(batch), parts, block, *drawn)
+    return _restore, (type(batch), parts, block, batch.stride, *drawn)
 
 
 def _restore(
-    kind: Any, parts: dict[str, Any], block: torch.Tensor, drawn: Batch | None = None
+    kind: Any, parts: dict[str, Any], block: torch.Tensor, stride: int, drawn: Batch | None = None
 ) -> TensorBatch:
     def view(part: Part) -> torch.Tensor:
         return block.narrow(0, part.offset, part.nbytes).view(part.dtype).view(part.shape)
 
     values = {name: tree_map(view, tree) for name, tree in parts.items()}
-    batch: TensorBatch = from_contents(kind, values, None, drawn)
+    batch: TensorBatch = from_contents(kind, values, None, drawn, stride)
     return batch
 
 
