@@ -79,7 +79,7 @@ class Contents:
                 which, value = news[name]
                 values[name][which] = value
         episodes = index.episode_of_slot[slots]
-        last = (index.stop[episodes] == ids + 1) & (ids >= index.tail[stream])
+        last = index.stop[episodes] == ids + 1
         for place, step in enumerate(ids.tolist()):
             episode = episodes.item(place)
             ended = index.ended.item(episode) if last[place] else RUNNING

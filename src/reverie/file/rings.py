@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.checks import positive
-from reverie.errors import BadSetting, FileTaken
+from reverie.errors import BadSetting, FileError, FileTaken
 from reverie.file.floors import floor_of, put_filler, put_floors
 from reverie.file.labels import label_text
 from reverie.file.lock import discard_left, put_in_place, replace_in_place
@@ -41,6 +41,7 @@ OTHERS = (
     "columns",
     "obs_columns",
 )  # named values that are not taken over as they are
+PLAIN_NOTES = {"exchange"}  # where steps were imported from; others are of a class around the buffer
 LEAST_ROWS = 64  # that a table of episodes has
 
 
@@ -61,14 +62,19 @@ def resize_file(
 
     Raises:
         BadSetting: such a ring cannot be, or would lose a whole stream.
-        FileError: the file cannot be read or written, another process writes to it, or a reader holds an older moment
-            of it.
+        FileError: the file cannot be read or written, another process writes to it, a reader holds an older moment
+            of it, or it is that of a class around the buffer.
     """
     with closing(ReplayFile.open(path, "r+")) as source:
         old, rng = read_settings(source, None)
         new = resized(old, capacity, streams)
         if (new.capacity, new.streams) == (old.capacity, old.streams):
             return
+        if source.meta("notes").keys() - PLAIN_NOTES:
+            raise FileError(
+                f"{path}: wanted the file of a ReplayBuffer, got that of a class around one, such as IRISReplayBuffer, "
+                f"whose places count from its first step on; add its episodes to a new one of that size"
+            )
         check(new)
         place = source.db.place
         draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
@@ -92,7 +98,7 @@ def save_resized(path: Path, capacity: int | None, streams: int | None, save: Ca
     Raises:
         BadSetting, FileError: as `resize_file`. FileTaken: there is something at `path`.
     """
-    place = vacant(path, BESIDE_COPY)
+    place = vacant(path, f".saving-4194304{BESIDE_COPY}")  # the draft is copied to, and has a draft itself
     draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
     try:
         with path_errors(path, "to write a copy of another size"):
