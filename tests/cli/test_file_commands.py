@@ -179,13 +179,13 @@ def test_verify_exits_with_2_on_what_does_not_open(
     other, newer = tmp_path / "other.replay", record(tmp_path / "newer.replay")
     other.write_bytes(b"something else" * 1_000)
     with sqlite3.connect(newer) as connection:
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
     for path, message in (
         (tmp_path / "none.replay", "wanted a replay file, got no file; check the path"),
         (tmp_path, "wanted a replay file, got a folder or device"),
         (other, "wanted a replay file, got something else or a damaged one"),
-        (newer, "wanted format version 1 or 2, got 3; open it with"),
+        (newer, "wanted format version 1, 2 or 3, got 4; open it with"),
     ):
         for command in ("verify", "inspect"):
             assert main([command, str(path)]) == 2

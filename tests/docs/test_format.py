@@ -48,9 +48,9 @@ class Reader:
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA application_id").fetchone() == (0x72657665,)
             [version] = db.execute("PRAGMA user_version").fetchone()
-            assert version in (1, 2)
+            assert version in (1, 2, 3)
             self.labels = {}
-            for number, value, checksum in db.execute("SELECT * FROM labels") if version == 2 else ():
+            for number, value, checksum in db.execute("SELECT * FROM labels") if version >= 2 else ():
                 assert zlib.crc32(f"{number}\0{value}".encode()) == checksum
                 self.labels[number] = json.loads(value)
             self.meta = {}
@@ -130,17 +130,20 @@ class Reader:
             table[stream].append([number, stream, ordinal, start, stop, ended, total, self.final(blobs)])
         self.live, episodes = {}, []
         for stream in range(self.meta["streams"]):
+            head = (
+                newest[stream][-1][0] + 1 if newest[stream] else sum(runs[stream][-1]) if runs[stream] else 0
+            )
+            floor = self.meta["floors"][stream] if self.meta.get("floors") else 0
+            tail = max(head - self.each, runs[stream][0][0] if runs[stream] else 0, floor)
             for step, ended, final, raw in newest[stream]:
+                if step < tail:
+                    continue
                 episode = [one for one in table[stream] if one[3] <= step][-1]
                 if episode[4] > step:
                     continue
                 assert episode[4] == step
                 assert episode[5] == 0
                 episode[4:] = step + 1, ended, episode[6] + float(self.value("reward", raw["reward"])), final
-            head = (
-                newest[stream][-1][0] + 1 if newest[stream] else sum(runs[stream][-1]) if runs[stream] else 0
-            )
-            tail = max(head - self.each, runs[stream][0][0] if runs[stream] else 0)
             self.live[stream] = tail, head
             live = [one for one in table[stream] if max(one[3], tail) < one[4]]
             for one, after in pairwise(live):
@@ -280,6 +283,31 @@ def test_a_reader_of_the_page_finds_what_was_added(capacity, streams, steps, dur
         assert Reader(copy).meta["copy_of"] == Reader(path).meta["identity"]
     scribe.assert_found(Reader(path))
     assert Reader(path).meta["clean"] is True
+
+
+@pytest.mark.parametrize(("before", "steps"), [(300, 1_000), (15, 241), (15, 250), (96, 400)])
+def test_a_reader_of_the_page_finds_what_a_larger_ring_holds(before, steps, tmp_path):
+    """Its oldest live steps lie within runs, where `floors` says; while it is written, and closed."""
+    import reverie as rv
+
+    path = tmp_path / "pong.replay"
+    with make(path, capacity=before, streams=3) as buffer:
+        scribe = Scribe(buffer, seed=steps)
+        scribe.go_on(steps)
+    tails = {stream: max(head - before // 3, 0) for stream, head in enumerate(scribe.heads)}
+    scribe.steps = {key: value for key, value in scribe.steps.items() if key[1] >= tails[key[0]]}
+    scribe.each = 1_000
+    with rv.open(path, capacity=3_000, episodes="continue") as scribe.buffer:
+        for _ in range(2):
+            reader = Reader(path)
+            assert reader.live == {stream: (tails[stream], head) for stream, head in enumerate(scribe.heads)}
+            assert reader.steps.keys() == scribe.steps.keys()
+            for key, values in scribe.steps.items():
+                for name, value in values.items():
+                    np.testing.assert_array_equal(reader.steps[key][name], value, err_msg=f"{key} {name}")
+            live = [one for one in scribe.episodes if one[3] > tails[one[0]]]
+            assert [one[:6] for one in live] == [list(one[:6]) for one in reader.episodes]
+            scribe.go_on(50)
 
 
 def test_the_reader_can_fail(tmp_path):
@@ -424,7 +452,7 @@ def test_no_name_is_left_out(pong):
     """Every table, fixed column, meta key, and the version is on the page."""
     from reverie.file.replay import FORMATS
 
-    assert PAGE.splitlines()[0].endswith(f"format versions {FORMATS[0]} and {FORMATS[1]}")
+    assert PAGE.splitlines()[0].endswith("format versions {}, {} and {}".format(*FORMATS))
     with closing(sqlite3.connect(pong)) as file:
         names = {name for (name,) in file.execute("SELECT name FROM meta")}
         for (table,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():

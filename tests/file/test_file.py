@@ -242,9 +242,11 @@ def test_a_newer_format_is_refused(tmp_path):
     path = tmp_path / "a.replay"
     rv.ReplayBuffer(scalar_spec(), 10, path=path).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(rv.FileError, match="wanted format version 1 or 2, got 3; open it with the version"):
+    with pytest.raises(
+        rv.FileError, match="wanted format version 1, 2 or 3, got 4; open it with the version"
+    ):
         rv.open(path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from reverie.buffer.buffer import ReplayBuffer
 from reverie.checks import seed_number
 from reverie.errors import BadSetting, TooLarge
-from reverie.file import ReplayFile, check_residency
+from reverie.file import ReplayFile, Settings, check_residency, reserve_for, resize_file
 
 
 def open(
@@ -18,6 +18,8 @@ def open(
     *,
     episodes: str = "new",
     seed: int | None = None,
+    capacity: int | None = None,
+    streams: int | None = None,
 ) -> ReplayBuffer:
     """Return the buffer that a replay file keeps, with everything in it.
 
@@ -40,8 +42,13 @@ def open(
             closed: the next step of a stream then belongs to the episode that was running there.
         seed: fixes every random choice from here on. None means with "r+" that the file's random state goes on,
             with "r" that the operating system gives one.
+        capacity: steps kept in all from here on, in a larger or smaller ring: the file is written anew, and takes the
+            place of the old one when it is whole. Of each stream the newest `capacity // streams` stay. None means
+            that each stream keeps as many as before.
+        streams: how many there are from here on; new ones are empty. None means as many as before.
 
     Raises:
+        BadSetting: an argument of the wrong kind or range, or fewer streams than have steps.
         FileNotFoundError: there is no such file.
         FileError: it is no replay file, a newer one, damaged, or another process writes to it (with "r+").
         TooLarge: its content does not fit into memory; try residency="packed" or "disk".
@@ -58,6 +65,8 @@ def open(
         check_residency(residency, True)
     if seed is not None:
         seed = seed_number(seed)
+    if capacity is not None or streams is not None:
+        _resize(Path(path), residency, mode, capacity, streams)
     file = ReplayFile.open(Path(path), mode)
     try:
         return ReplayBuffer.of_file(file, residency, seed, episodes, open)
@@ -72,3 +81,22 @@ def open(
     except BaseException:
         file.close()
         raise
+
+
+class _Owner:
+    """Whom memory is promised until it is clear that there is enough."""
+
+
+def _resize(path: Path, residency: str | None, mode: str, capacity: int | None, streams: int | None) -> None:
+    """Make the file one of another size, if there is the memory that its buffer will need."""
+    if mode == "r":
+        raise BadSetting(
+            "capacity: wanted another size only to write, got it with mode='r'; leave out capacity and streams, or let "
+            "a reader write a copy of another size with save_as"
+        )
+
+    def check(settings: Settings) -> None:
+        kept = settings.residency if residency is None else residency
+        reserve_for(_Owner(), settings._replace(residency=kept))
+
+    resize_file(path, capacity, streams, check)

@@ -5,13 +5,24 @@ from __future__ import annotations
 import threading
 import uuid
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from reverie.engine.changes import Changes
 from reverie.engine.memories import Memories
 from reverie.errors import FileError, FileTaken
-from reverie.file import ReplayFile, Settings, Store, Writer, copy_file, copy_memory, snapshot
+from reverie.file import (
+    ReplayFile,
+    Settings,
+    Store,
+    Writer,
+    copy_file,
+    copy_memory,
+    resized,
+    save_resized,
+    snapshot,
+)
 from reverie.index import EpisodeIndex
 
 
@@ -48,7 +59,15 @@ class Copies:
         self._identity = uuid.uuid4().hex  # by which copies know whose they are
         self._copier: int | None = None  # the thread that copies the file now
 
-    def save(self, engine: Source, path: Path) -> None:
+    def save(self, engine: Source, path: Path, capacity: int | None, streams: int | None) -> None:
+        """Write a copy to `path`, of another size if one is given."""
+        if capacity is None and streams is None:
+            self._save(engine, path)
+            return
+        resized(engine.settings, capacity, streams)  # refuses what cannot be before anything is written
+        save_resized(path, capacity, streams, partial(self._save, engine))
+
+    def _save(self, engine: Source, path: Path) -> None:
         """Write a copy to `path`; others may go on as soon as all of it can be read from the file."""
         with ExitStack() as turn:
             turn.enter_context(engine.turn)

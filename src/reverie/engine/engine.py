@@ -303,9 +303,9 @@ class Engine(Shared):
                 self.check_open()  # another thread may have closed it meanwhile
                 self._flush(self.changes.writer, clean=False)
 
-    def save_as(self, path: Path) -> None:
+    def save_as(self, path: Path, capacity: int | None = None, streams: int | None = None) -> None:
         """Write a copy; others may go on as soon as all of it can be read from the file."""
-        self._copies.save(self, path)
+        self._copies.save(self, path, capacity, streams)
 
     def close(self) -> None:
         """Flush and close the file. Closing twice is fine."""

@@ -33,16 +33,24 @@ class Face(Bound):
         """
         self.engine.flush()
 
-    def save_as(self, path: str | os.PathLike[str]) -> None:
+    def save_as(
+        self, path: str | os.PathLike[str], *, capacity: int | None = None, streams: int | None = None
+    ) -> None:
         """Write a whole copy of the buffer as a replay file, while others go on using the buffer.
 
         A copy that this buffer saved there before is brought up to date: what has not changed is not written
         again. Where the buffer has no file of its own, or it has gone, others wait.
 
+        Args:
+            path: of the copy.
+            capacity, streams: of the copy, whose path has to be free then; see `reverie.open`, which does the same to
+                a file that is there. None means as the buffer has it.
+
         Raises:
+            BadSetting: a size that cannot be, or fewer streams than have steps.
             FileError: it cannot be written, or something else is there; what was there is as it was.
         """
-        self.engine.save_as(Path(path))
+        self.engine.save_as(Path(path), capacity, streams)
 
     def close(self) -> None:
         """Flush, and take and give nothing any more. Closing twice is fine.

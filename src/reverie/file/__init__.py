@@ -7,7 +7,7 @@ This room knows the file and the memory that is made from it; it never decides w
 - One process writes, whatever names the file has; any number read along, each call of one moment.
 - Nothing is believed: what a file holds is checked against checksums, limits and the recovery rule, which stands in
   `recovery` alone. Whatever is wrong is a FileError that names a remedy.
-- A copy is whole or not there.
+- A copy is whole or not there. A file of another size takes the place of the old one as a whole.
 """
 
 from reverie.file.contents import Told
@@ -23,6 +23,7 @@ from reverie.file.replay import (
     read_settings,
     removed_on_error,
 )
+from reverie.file.rings import resize_file, resized, save_resized
 from reverie.file.settings import Settings, check_settings, reserve_for
 from reverie.file.state import (
     Remembered,
@@ -75,6 +76,9 @@ __all__ = [
     "remember_rest",
     "removed_on_error",
     "reserve_for",
+    "resize_file",
+    "resized",
+    "save_resized",
     "snapshot",
     "verify_file",
     "viewing",

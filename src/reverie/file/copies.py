@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from reverie.errors import FileTaken
+from reverie.file.floors import put_floors, read_floors
 from reverie.file.labels import label_text
 from reverie.file.lock import discard_left, put_in_place
 from reverie.file.place import BESIDE_COPY, discard, inode, is_there, path_errors, sync_folder, vacant
@@ -65,6 +66,7 @@ def copy_file(source: ReplayFile, path: Path, ends: list[list[int]]) -> None:
         for name in (*SETTINGS, "rng", "samplers", "notes"):
             target.put_meta(name, source.meta(name))
         target.put_meta("ends", ends)
+        put_floors(target, read_floors(source, settings.streams))
         target.put_arrays(source.arrays())
 
 

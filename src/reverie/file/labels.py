@@ -52,7 +52,7 @@ def checked_label(number: int, text: Any, checksum: Any) -> dict[str, Any]:
 
 
 class LabelTable:
-    """The table of metadata, which is there from the first of it on; it makes the file one of format 2.
+    """The table of metadata, which is there from the first of it on; it makes the file one of format 2 at least.
 
     Attributes:
         db: the connection.
@@ -76,11 +76,15 @@ class LabelTable:
         found = self.db.rows("SELECT value FROM labels WHERE number = ?", (number,))
         return str(found[0][0]) if found else None
 
-    def put_label(self, number: int, text: str) -> None:
-        """Set the metadata of an episode."""
+    def make_labels(self) -> None:
+        """Make the table, inside of a transaction, if it is not there."""
         if not self.has_labels():
             self.db.add_table(LABELS)
             self.db.do("PRAGMA user_version = 2")
+
+    def put_label(self, number: int, text: str) -> None:
+        """Set the metadata of an episode."""
+        self.make_labels()
         checksum = text_checksum(str(number), text)
         self.db.do("INSERT OR REPLACE INTO labels VALUES (?, ?, ?)", (number, text, checksum))
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reverie.errors import FileError
-from reverie.file.place import borrow, discard, give_back, inode, inode_of, remove_logs
+from reverie.file.place import borrow, discard, give_back, inode, inode_of, remove_logs, sync_folder
 from reverie.process import watch
 
 try:
@@ -182,6 +182,29 @@ def put_in_place(draft: Path, path: Path, place: Path) -> WriterLock:
         except BaseException:
             os.unlink(place)
             raise
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def replace_in_place(draft: Path, path: Path, place: Path) -> WriterLock:
+    """Let a finished file take the place of another, and return the lock of its writer.
+
+    At every instant there is the one or the other, whole. Whoever has the other one open notices that it has gone.
+
+    Args:
+        draft: where it lies, on the same disk.
+        path: the name that it gets, as the user knows it; place: the same, resolved. The file there is closed, its log
+            is empty, and the caller holds its lock.
+    """
+    lock = WriterLock(path, place, draft)
+    try:
+        os.chmod(draft, stat.S_IMODE(os.stat(place).st_mode))
+        remove_logs(place)
+        os.replace(draft, place)
+        remove_logs(place)  # a reader may have come between
+        sync_folder(place.parent)
     except BaseException:
         lock.release()
         raise

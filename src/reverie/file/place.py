@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reverie.errors import FileError, FileMissing, FileTaken
+from reverie.errors import FileError, FileMissing, FileTaken, ReplayError
 
 Inode = tuple[int, int]
 # It is closed in another program, and a pipe is not waited for.
@@ -26,7 +26,7 @@ def path_errors(path: Path, wanted: str) -> Iterator[None]:
     """Raise as a FileError what the system says about a path; but that a name is taken stays what it is."""
     try:
         yield
-    except (FileError, FileExistsError):
+    except (ReplayError, FileExistsError):
         raise
     except FileNotFoundError as error:
         raise FileMissing(f"{path}: wanted {wanted}, got no such place; check the path") from error

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.checks import REWARD
+from reverie.file.floors import read_floors
 from reverie.file.records import Blobs, EpisodeRecord, RunRecord, StepRecord
 from reverie.file.recovery import (
     Finding,
@@ -31,6 +32,7 @@ from reverie.index import (
     EpisodeColumns,
     EpisodeIndex,
     Ints,
+    Runs,
     TableRows,
     check_table_rows,
     rebuild,
@@ -93,9 +95,7 @@ class Reader:
     def _load(self, before: TableRows | None) -> None:
         crcs = dict(self._file.runs())
         steps, episodes = self._file.steps(), self._file.episodes()
-        streams = self._streams(crcs, steps, episodes)
-        for stream in streams:
-            self._refuse(stream.findings(self._reward))
+        streams = read_streams(self._file, self._index.runs, crcs, steps, episodes)
         self.sealed = np.array([stream.sealed for stream in streams], np.int64)
         self.kept = np.array([stream.kept for stream in streams], np.int64)
         self._load_runs([(run, crcs[run]) for stream in streams for run in stream.runs])
@@ -105,49 +105,6 @@ class Reader:
             {number: label for number, label in self._file.labels().items() if number in live}
         )
         self._load_steps(step for stream in streams for step in stream.newest)
-
-    def _streams(
-        self, runs: Iterable[RunRecord], steps: Iterable[StepRecord], episodes: Iterable[EpisodeRecord]
-    ) -> list[StreamRecords]:
-        """Return the records by stream, once it is sure that every one of them may be there."""
-        count, cut = self._index.streams, self._index.runs
-        noted = noted_ends(self._file.meta("ends", []), self._file.meta("clean"), count)
-        runs_of: defaultdict[int, list[RunRecord]] = defaultdict(list)
-        steps_of: defaultdict[int, list[StepRecord]] = defaultdict(list)
-        episodes_of: defaultdict[int, list[EpisodeRecord]] = defaultdict(list)
-        for run in runs:
-            self._refuse(stray_run(run, cut))
-            runs_of[run.stream].append(run)
-        for step in steps:
-            self._refuse(stray_step(step.number, step, count))
-            steps_of[step.stream].append(step)
-        for episode in episodes:
-            self._refuse(stray_episode(episode, count))
-            self._refuse(odd_episode(episode))
-            episodes_of[episode.stream].append(episode)
-        return [
-            StreamRecords(
-                stream,
-                cut,
-                runs_of[stream],
-                steps_of[stream],
-                episodes_of[stream],
-                noted[stream] if noted else None,
-            )
-            for stream in range(count)
-        ]
-
-    def _refuse(self, findings: Iterator[Finding]) -> None:
-        """Refuse the file at the first finding on which loading depends."""
-        for finding in findings:
-            if finding.damage:
-                raise self._file.db.damaged(finding.damage)
-
-    def _reward(self, step: StepRecord) -> float:
-        reward = float(unpack(step.values["reward"], REWARD.shape, REWARD.dtype))
-        if not math.isfinite(reward):
-            raise self._file.db.damaged(f"the reward of step {step.id} of stream {step.stream} is {reward}")
-        return reward
 
     def _load_runs(self, wanted: list[tuple[RunRecord, bytes]]) -> None:
         """Bring the runs with these checksums into the store, but those that it has."""
@@ -214,6 +171,54 @@ class Reader:
             number = episode.number if is_filed else None
             self._final_slots[episode.number] = self._finals.load(number, episode.final)
         return self._final_slots[episode.number]
+
+
+def read_streams(
+    file: Tables,
+    cut: Runs,
+    runs: Iterable[RunRecord],
+    steps: Iterable[StepRecord],
+    episodes: Iterable[EpisodeRecord],
+) -> list[StreamRecords]:
+    """Return the records of a file by stream, once it is sure that they may be there and fit together.
+
+    Raises:
+        FileError: one cannot be there, or is missing.
+    """
+
+    def refuse(findings: Iterator[Finding]) -> None:
+        for finding in findings:
+            if finding.damage:
+                raise file.db.damaged(finding.damage)
+
+    noted = noted_ends(file.meta("ends", []), file.meta("clean"), cut.streams)
+    floors = read_floors(file, cut.streams)
+    runs_of: defaultdict[int, list[RunRecord]] = defaultdict(list)
+    steps_of: defaultdict[int, list[StepRecord]] = defaultdict(list)
+    episodes_of: defaultdict[int, list[EpisodeRecord]] = defaultdict(list)
+    for run in runs:
+        refuse(stray_run(run, cut))
+        runs_of[run.stream].append(run)
+    for step in steps:
+        refuse(stray_step(step.number, step, cut.streams))
+        steps_of[step.stream].append(step)
+    for episode in episodes:
+        refuse(stray_episode(episode, cut.streams))
+        refuse(odd_episode(episode))
+        episodes_of[episode.stream].append(episode)
+    streams = []
+    for number, floor in enumerate(floors):
+        records = runs_of[number], steps_of[number], episodes_of[number]
+        streams.append(StreamRecords(number, cut, *records, noted[number] if noted else None, floor))
+        refuse(streams[-1].findings(partial(_reward, file)))
+    return streams
+
+
+def _reward(file: Tables, step: StepRecord) -> float:
+    reward = float(unpack(step.values["reward"], REWARD.shape, REWARD.dtype))
+    if not math.isfinite(reward):
+        raise file.db.damaged(f"the reward of step {step.id} of stream {step.stream} is {reward}")
+    return reward
 
 
 class Follower:

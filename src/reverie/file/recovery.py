@@ -115,8 +115,10 @@ class StreamRecords:
         runs: how streams are cut.
         sealed, steps, episodes: its records, in any order, none of which is stray.
         noted: where it stood at the last flush, if that is known.
+        floor: an id before which no step is live.
 
     Attributes:
+        number: of the stream.
         sealed: one past the last id that a sealed run holds.
         head: one past the id of its last step; tail: its oldest live id.
         runs: the sealed runs that have live steps, oldest first.
@@ -134,16 +136,18 @@ class StreamRecords:
         steps: Sequence[StepRecord],
         episodes: Sequence[EpisodeRecord],
         noted: Noted | None,
+        floor: int = 0,
     ) -> None:
-        self._number, self._name = number, f"stream {number}"
-        self._noted = noted
+        self.number, self._name = number, f"stream {number}"
+        self._noted, self._floor = noted, floor
         oldest_first = sorted(sealed, key=lambda run: run.first)
         self.sealed = oldest_first[-1].stop if sealed else 0
         # The newest steps are those of one run: it is sealed when the next one begins.
         self._most_newest = runs.steps(runs.of_id(number, self.sealed)[0])
         self.newest = sorted((step for step in steps if step.id >= self.sealed), key=lambda step: step.id)
         self.head = self.newest[-1].id + 1 if self.newest else self.sealed
-        self.tail = max(self.head - runs.capacity, oldest_first[0].first if sealed else 0)
+        oldest = oldest_first[0].first if sealed else 0
+        self.tail = max(self.head - runs.capacity, oldest, min(floor, self.head))
         self.runs = [run for run in oldest_first if run.stop > self.tail]
         self.episodes = sorted(episodes, key=lambda episode: episode.number)
         self.begun = self.episodes[-1].ordinal + 1 if episodes else 0
@@ -160,7 +164,8 @@ class StreamRecords:
         yield from self._gaps()
         yield from self._lost_ends()
         for step in self.newest:
-            yield from self._complete(step, reward)
+            if step.id >= self.tail:
+                yield from self._complete(step, reward)
         yield from self._uncovered()
 
     def _gaps(self) -> Iterator[Finding]:
@@ -186,10 +191,13 @@ class StreamRecords:
 
     def _lost_ends(self) -> Iterator[Finding]:
         """Compare the stream with where it stood: its first or last records may be gone without a gap."""
+        damage = "its first or last steps are missing"
+        if self._floor > self.head:
+            text = f"its steps stop at {self.head}, and begin at {self._floor}"
+            yield Finding(f"{self._name}: {text}", damage)
         if self._noted is None:
             return
         tail, head, is_exact = self._noted
-        damage = "its first or last steps are missing"
         if self.head < head or (is_exact and self.head != head):
             yield Finding(f"{self._name}: its steps stop at {self.head}, at the last flush at {head}", damage)
         # An interrupted add may have let a step go in memory alone: a tail may be older here, never newer.

@@ -26,7 +26,7 @@ from reverie.file.tables import Tables
 from reverie.process import watch
 
 APPLICATION_ID = 0x72657665  # "reve" in ASCII
-FORMATS = 1, 2  # without and with a table of metadata
+FORMATS = 1, 2, 3  # the second has a table of metadata, the third also notes where streams begin
 
 
 class ReplayFile(Tables):
@@ -123,15 +123,15 @@ class ReplayFile(Tables):
             version = db.one("PRAGMA user_version")
             if version not in FORMATS:
                 raise FileError(
-                    f"{path}: wanted format version {FORMATS[0]} or {FORMATS[1]}, got {version}; "
+                    f"{path}: wanted format version 1, 2 or 3, got {version}; "
                     f"open it with the version of reverie that wrote it, or a newer one"
                 )
             # Not a row is read of what may be a view without an end, nor a name used in SQL that is none.
             tables = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid LIMIT 20"
             found = db.rows(tables)
             labelled = any(row[1] == "labels" for row in found)
-            if labelled != (version == FORMATS[1]):  # a writer may have made the table between the two looks
-                found, labelled = db.rows(tables), db.one("PRAGMA user_version") == FORMATS[1]
+            if labelled != (version >= FORMATS[1]):  # a writer may have made the table between the two looks
+                found, labelled = db.rows(tables), db.one("PRAGMA user_version") >= FORMATS[1]
             bare = cls(db, ["obs", "reward"])
             known = is_schema(found, bare.schema[:2], labelled)
             with db.reading():

@@ -14,16 +14,19 @@ from reverie.errors import BadSetting, FileError
 from reverie.file.failures import DOUBTS
 from reverie.file.tables import Tables
 from reverie.index import EpisodeIndex, TableRows, most_episodes, table_rows
-from reverie.samplers import Sampler, checked_episode_weights, checked_step_weights
+from reverie.samplers import (
+    EPISODE_WEIGHTS,
+    STEP_WEIGHTS,
+    Sampler,
+    checked_episode_weights,
+    checked_step_weights,
+)
 from reverie.store import pack, unpack
 from reverie.values import array_form, integer, integers, most_array_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 PackedArrays = dict[str, tuple[str, bytes]]  # name -> dtype and shape as a text, packed bytes
 Remembered = tuple[dict[str, Any], PackedArrays]  # named JSON values, and named arrays
-
-# What belongs to what a sampler may keep: these names in one dict, each an array of so many entries.
-STEP_WEIGHTS, EPISODE_WEIGHTS = {"weights", "barred", "seen", "kind"}, {"weights", "begun"}
 
 
 def to_json(name: str, value: Any, arrays: Arrays) -> Any:

@@ -31,7 +31,7 @@ from reverie.values import MOST_ID, MOST_JSON, integer, parse_json
 
 # What a named value has to be, at the least; an integer counts something.
 KINDS = {"columns": list, "obs_columns": list, "identity": str, "copy_of": str, "clean": bool, "synced": int,
-         "rewrites": int, "ends": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
+         "rewrites": int, "ends": list, "floors": list, "rng": dict, "samplers": list, "notes": dict}  # fmt: skip
 
 
 class Tables(LabelTable):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from reverie.errors import FileError, printable
 from reverie.file.failures import DOUBTS
+from reverie.file.floors import checked_floors
 from reverie.file.labels import checked_label
 from reverie.file.records import (
     EPISODE_FORM,
@@ -135,19 +136,21 @@ class Audit:
         """Check that the records of each stream fit together."""
         if self._settings is None or self._cut is None:
             return
-        streams, noted = self._settings.streams, None
+        streams, noted, floors = self._settings.streams, None, [0] * self._settings.streams
         try:
             noted = noted_ends(self._meta.get("ends"), self._meta.get("clean") is True, streams)
         except DOUBTS:
-            ends = str(self._meta["ends"])[:80]
-            yield f"meta 'ends': wanted a tail and a head for each stream, got {ends}"
-        for stream in range(streams):
-            yield from self._check_stream(stream, self._cut, noted[stream] if noted else None)
+            yield f"meta 'ends': wanted a tail and a head for each stream, got {str(self._meta['ends'])[:80]}"
+        try:
+            floors = checked_floors(self._meta.get("floors"), streams)
+        except DOUBTS:
+            yield f"meta 'floors': wanted an id for each stream, got {str(self._meta['floors'])[:80]}"
+        for stream, floor in enumerate(floors):
+            yield from self._check_stream(stream, self._cut, noted[stream] if noted else None, floor)
 
-    def _check_stream(self, number: int, cut: Runs, noted: Noted | None) -> Iterator[str]:
-        stream = StreamRecords(
-            number, cut, self._runs[number], self._steps[number], self._episodes[number], noted
-        )
+    def _check_stream(self, number: int, cut: Runs, noted: Noted | None, floor: int) -> Iterator[str]:
+        records = self._runs[number], self._steps[number], self._episodes[number]
+        stream = StreamRecords(number, cut, *records, noted, floor)
         self.counts["live steps"] += stream.head - stream.tail
         rewards = self._rewards[number]
         yield from wrong_newest(f"stream {number}", stream, self._fields, rewards)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.file.contents import Contents, Told, packed_final
+from reverie.file.floors import floors_of, put_filler, put_floors
 from reverie.file.labels import label_text
 from reverie.file.marks import Marks
 from reverie.file.reader import Reader
@@ -258,9 +259,8 @@ class Writer:
             # The newest run counts as being written, even if it is whole: it is sealed when the next one begins.
             newest = runs.first_of(head - 1) if head > tail else head
             first = min(runs.first_of(tail), newest)
-            if newest == tail == head - index.capacity > 0:
-                # A ring of one run: the one before it, gone by now, says where it begins.
-                first -= index.capacity
+            if tail < head and first == newest > 0:
+                have.pop(put_filler(file, self._fields, runs, stream, newest), None)
             while first < newest:
                 number, _ = runs.of_id(stream, first)
                 run, packed = self.contents.run(stream, first, runs.steps(number))
@@ -275,6 +275,7 @@ class Writer:
         self.marks.kept[:] = 0
         self.marks.put[:] = -1
         self.put_rest(*memories)
+        put_floors(file, floors_of(index))
 
     # --- records ---------------------------------------------------------------------------------------
 

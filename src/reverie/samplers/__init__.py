@@ -15,6 +15,7 @@ from reverie.samplers.base import LEAST_ACCEPTED, Sampler, Scale, check_sampler
 from reverie.samplers.episode_weights import checked_episode_weights
 from reverie.samplers.fresh import Fresh
 from reverie.samplers.mixture import Mixture
+from reverie.samplers.moves import EPISODE_WEIGHTS, STEP_WEIGHTS, Move, moved
 from reverie.samplers.prioritized import Prioritized
 from reverie.samplers.recent import Recent
 from reverie.samplers.shuffled import Shuffled
@@ -23,12 +24,15 @@ from reverie.samplers.visits import VisitBalanced
 from reverie.samplers.weights import checked_step_weights
 
 __all__ = [
+    "EPISODE_WEIGHTS",
     "LEAST_ACCEPTED",
+    "STEP_WEIGHTS",
     "Anchors",
     "Drawn",
     "EpisodeUniform",
     "Fresh",
     "Mixture",
+    "Move",
     "Prioritized",
     "Recent",
     "Sampler",
@@ -39,5 +43,6 @@ __all__ = [
     "check_sampler",
     "checked_episode_weights",
     "checked_step_weights",
+    "moved",
     "uniform_steps",
 ]

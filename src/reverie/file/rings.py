@@ -1,0 +1,342 @@
+"""A replay file for a larger or smaller ring: what it holds, cut into the runs of another capacity.
+
+The runs of a stream begin at multiples of 32 of `id mod E`, where E is what the stream keeps. Another E cuts the same
+steps into other runs, so the file is written anew, beside its place, a run at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie.checks import positive
+from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.file.floors import floor_of, put_filler, put_floors
+from reverie.file.labels import label_text
+from reverie.file.lock import discard_left, put_in_place, replace_in_place
+from reverie.file.place import BESIDE_COPY, discard, path_errors, sync_folder, vacant
+from reverie.file.reader import read_streams
+from reverie.file.records import Blobs, RunRecord, StepRecord
+from reverie.file.recovery import StreamRecords
+from reverie.file.replay import ReplayFile, make_file, read_settings
+from reverie.file.settings import SETTINGS, Settings, check_settings
+from reverie.file.state import from_json, pack_arrays, sampler_entries, to_json, unpack_arrays
+from reverie.index import RUNNING, Ints, Runs, most_episodes
+from reverie.samplers import Move, moved
+from reverie.spec import Field
+from reverie.store import pack, pack_step, unpack, unpack_step
+from reverie.values import most_array_bytes
+
+Array = npt.NDArray[Any]
+OTHERS = (
+    "samplers",
+    "ends",
+    "floors",
+    "columns",
+    "obs_columns",
+)  # named values that are not taken over as they are
+PLAIN_NOTES = {"exchange"}  # where steps were imported from; others are of a class around the buffer
+LEAST_ROWS = 64  # that a table of episodes has
+
+
+def resize_file(
+    path: Path, capacity: int | None, streams: int | None, check: Callable[[Settings], None]
+) -> None:
+    """Make a replay file one of a larger or smaller ring. Nothing happens where it has that size.
+
+    The new file is written beside the old one and takes its place when it is whole: whatever goes wrong before, a full
+    disk or the end of the process, leaves the old one as it was. A reader that has the old one open raises FileError
+    when it is asked the next time.
+
+    Args:
+        path: of the file.
+        capacity: steps kept in all; None means that each stream keeps as many as before.
+        streams: how many; None means as many as before.
+        check: is asked about the new settings before anything is written, and raises what it has against them.
+
+    Raises:
+        BadSetting: such a ring cannot be, or would lose a whole stream.
+        FileError: the file cannot be read or written, another process writes to it, a reader holds an older moment
+            of it, or it is that of a class around the buffer.
+    """
+    with closing(ReplayFile.open(path, "r+")) as source:
+        old, rng = read_settings(source, None)
+        new = resized(old, capacity, streams)
+        if (new.capacity, new.streams) == (old.capacity, old.streams):
+            return
+        if source.meta("notes").keys() - PLAIN_NOTES:
+            raise FileError(
+                f"{path}: wanted the file of a ReplayBuffer, got that of a class around one, such as IRISReplayBuffer, "
+                f"whose places count from its first step on; add its episodes to a new one of that size"
+            )
+        check(new)
+        place = source.db.place
+        draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
+        try:
+            with path_errors(path, "to write a ring of another size"):
+                discard_left(place.parent, f"{place.name}.saving-")
+                with closing(make_file(draft, new, rng)) as target, target.db.syncing():
+                    _Recut(source, target, old, new).write()
+                with source.db.syncing():  # so that the old file needs no log, which would be the new one's
+                    source.put_meta("synced", source.meta("synced") + 1)
+                source.db.close()
+                lock = replace_in_place(draft, path, place)
+        finally:
+            discard(draft)
+    lock.release()
+
+
+def save_resized(path: Path, capacity: int | None, streams: int | None, save: Callable[[Path], None]) -> None:
+    """Make a copy of another size at a free path: `save` writes one of the same size beside it.
+
+    Raises:
+        BadSetting, FileError: as `resize_file`. FileTaken: there is something at `path`.
+    """
+    place = vacant(path, f".saving-4194304{BESIDE_COPY}")  # the draft is copied to, and has a draft itself
+    draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
+    try:
+        with path_errors(path, "to write a copy of another size"):
+            discard_left(place.parent, f"{place.name}.saving-")
+            save(draft)
+            resize_file(draft, capacity, streams, lambda settings: None)
+            put_in_place(draft, path, place).release()
+            sync_folder(place.parent)
+    except FileExistsError as error:
+        raise FileTaken(
+            f"{path}: wanted a free path, got one taken meanwhile; choose another path"
+        ) from error
+    finally:
+        discard(draft)
+
+
+def resized(old: Settings, capacity: int | None, streams: int | None) -> Settings:
+    """Return settings with another capacity, or other streams; without a capacity each stream keeps what it kept.
+
+    Raises:
+        BadSetting: they do not fit together.
+    """
+    count = old.streams if streams is None else positive("streams", streams)
+    size = old.each * count if capacity is None else positive("capacity", capacity)
+    return check_settings(old.spec, size, count, old.residency, "", old.durability, old.max_bytes)
+
+
+class _Recut:
+    """Writes what one file holds into an empty one for a ring of another size, inside of a transaction.
+
+    Args:
+        source: its only writer is this process.
+        target: of the same columns.
+        old, new: their settings.
+    """
+
+    def __init__(self, source: ReplayFile, target: ReplayFile, old: Settings, new: Settings) -> None:
+        self._source, self._target = source, target
+        self._old, self._new = old, new
+        self._fields = {column.name: column.field for column in old.stored}
+        self._runs = Runs(new.streams, new.each)
+
+    def write(self) -> None:
+        """Write all of it."""
+        source, target = self._source, self._target
+        cut = Runs(self._old.streams, self._old.each)
+        streams = read_streams(
+            source, cut, [run for run, _ in source.runs()], source.steps(), source.episodes()
+        )
+        used = max((number + 1 for number, stream in enumerate(streams) if stream.head), default=0)
+        if used > self._new.streams:
+            raise BadSetting(
+                f"streams: wanted at least {used}, since stream {used - 1} has steps, got {self._new.streams}; keep "
+                f"them, or copy the episodes of the others into a new buffer"
+            )
+        streams = streams[: self._new.streams]
+        tails = [max(stream.tail, stream.head - self._new.each) for stream in streams]
+        more = [0] * (self._new.streams - len(streams))
+        floors = [self._put_stream(*one) for one in zip(streams, tails, strict=True)]
+        self._put_labels()
+        for name in source.names():
+            if name not in (*SETTINGS, *OTHERS):
+                target.put_meta(name, source.meta(name))
+        target.put_meta("ends", [tails + more, [stream.head for stream in streams] + more])
+        put_floors(target, floors + more)
+        self._put_samplers(streams, tails)
+
+    # --- steps and episodes ----------------------------------------------------------------------------
+
+    def _put_stream(self, stream: StreamRecords, tail: int) -> int:
+        """Put the live steps and episodes of a stream; return its floor, or 0 if its runs tell where it begins."""
+        number, runs = stream.number, self._runs
+        if not stream.head:
+            return 0
+        newest = runs.first_of(stream.head - 1)  # of the run that is being written
+        first = runs.first_of(tail)
+        steps = _Steps(self._source, self._fields, stream, tail)
+        if first == newest > 0:
+            put_filler(self._target, self._fields, runs, number, newest)
+        while first < newest:
+            place, _ = runs.of_id(number, first)
+            run = RunRecord(place, number, first, runs.steps(place))
+            self._target.put_run(run, steps.run(run))
+            first = run.stop
+        live = [episode for episode in stream.episodes if max(episode.start, tail) < episode.stop]
+        last = {episode.stop - 1: episode for episode in live if episode.ended != RUNNING}
+        before: dict[str, Array] = {}
+        for step, values in enumerate(steps.each(newest, stream.head), newest):
+            end = last.get(step)
+            packed = {name: pack_step(value, before.get(name)) for name, value in values.items()}
+            ended, final = (RUNNING, None) if end is None else (end.ended, end.final)
+            self._target.put_step(StepRecord(number, step, ended, packed, final))
+            before = values
+        for episode in live:
+            self._target.put_episode(episode)
+        return floor_of(runs, tail, stream.head)
+
+    def _put_labels(self) -> None:
+        for number, label in self._source.labels().items():
+            if self._target.has_episode(number):
+                self._target.put_label(number, label_text(label))
+
+    # --- what samplers remember ------------------------------------------------------------------------
+
+    def _put_samplers(self, streams: list[StreamRecords], tails: list[int]) -> None:
+        """Put what samplers remember, for where steps and episodes lie now."""
+        with self._source.db.reading():
+            arrays = unpack_arrays(self._source.arrays(), most_array_bytes(self._old.capacity))
+            states = [
+                (kind, from_json(state, arrays))
+                for kind, state in sampler_entries(self._source.meta("samplers"))
+            ]
+            index = {name: array for name, array in arrays.items() if name.startswith("index/")}
+            rows = self._rows(index, streams, tails)
+            move = Move(
+                self._slots(streams, tails),
+                rows,
+                self._new.capacity,
+                max(LEAST_ROWS, 0 if rows is None else rows.shape[1]),
+                self._new.streams,
+            )
+            if rows is not None:
+                index = self._index_of(index, rows)
+            entries = [
+                [kind, to_json(f"samplers/{place}", moved(state, move), index)]
+                for place, (kind, state) in enumerate(states)
+            ]
+        size, most = sum(array.nbytes for array in index.values()), most_array_bytes(self._new.capacity)
+        if size > most:
+            raise BadSetting(
+                f"capacity: wanted room for what samplers remember, {size:,} bytes, got {most:,} with a capacity of "
+                f"{self._new.capacity:,}; pass more"
+            )
+        self._target.put_meta("samplers", entries)
+        self._target.put_arrays(pack_arrays(index))
+
+    def _slots(self, streams: list[StreamRecords], tails: list[int]) -> Ints:
+        """Return the slots of all live steps, (2, steps): before and now."""
+        ids = [np.arange(tail, stream.head) for stream, tail in zip(streams, tails, strict=True)]
+        pairs = [
+            np.stack([number * each + of % each for each in (self._old.each, self._new.each)])
+            for number, of in enumerate(ids)
+        ]
+        return np.concatenate(pairs, axis=1)
+
+    def _rows(self, index: dict[str, Array], streams: list[StreamRecords], tails: list[int]) -> Ints | None:
+        """Return the rows of live episodes before and now, (2, episodes); None where they can stay as they are.
+
+        They cannot where the table has more rows than that of so small a ring ever gets.
+        """
+        if "index/row" not in index:
+            return None
+        size = len(index["index/row"]) + len(index["index/free"])
+        if size <= most_episodes(self._new.streams, self._new.each):
+            return None
+        live = {
+            (stream.number, episode.ordinal)
+            for stream, tail in zip(streams, tails, strict=True)
+            for episode in stream.episodes
+            if max(episode.start, tail) < episode.stop
+        }
+        names = zip(index["index/stream"].tolist(), index["index/ordinal"].tolist(), strict=True)
+        here = np.array([name in live for name in names], np.bool_)
+        before = np.sort(index["index/row"][here])
+        return np.stack([before, np.arange(len(before))])
+
+    def _index_of(self, index: dict[str, Array], rows: Ints) -> dict[str, Array]:
+        """Return the rows of the writer's table of episodes as they are now."""
+        now = dict(rows.T.tolist())
+        here = np.isin(index["index/row"], rows[0])
+        kept = {name: array[here] for name, array in index.items() if name != "index/free"}
+        kept["index/row"] = np.array([now[row] for row in kept["index/row"].tolist()], np.int64)
+        return {**kept, "index/free": np.zeros(0, np.int64)}
+
+
+class _Steps:
+    """The values of one stream's live steps, from wherever they lie in its file; zeros for those before `tail`."""
+
+    def __init__(self, file: ReplayFile, fields: dict[str, Field], stream: StreamRecords, tail: int) -> None:
+        self._file, self._fields = file, fields
+        self._stream, self._tail = stream, tail
+        self._last: tuple[int, Blobs, dict[str, Array]] | None = None  # the run that was unpacked last
+        self._newest: dict[str, Array] = {}  # of those that no sealed run holds
+        if stream.newest:
+            values = list(self._unpacked_newest())
+            self._newest = {name: np.stack([value[name] for value in values]) for name in fields}
+
+    def run(self, run: RunRecord) -> Blobs:
+        """Return the columns of a run, packed; as they are where the file has a run of the same steps."""
+        for own in self._stream.runs:
+            if (own.first, own.steps) == (run.first, run.steps) and run.first >= self._tail:
+                return self._file.run(own.number)[1]
+        return {name: pack(rows) for name, rows in self._between(run.first, run.stop).items()}
+
+    def each(self, first: int, stop: int) -> Iterator[dict[str, Array]]:
+        """Yield the values of one step after the other."""
+        rows = self._between(first, stop)
+        for place in range(stop - first):
+            yield {name: values[place] for name, values in rows.items()}
+
+    def _between(self, first: int, stop: int) -> dict[str, Array]:
+        """Return the values of the steps `first <= id < stop`."""
+        found = {
+            name: np.zeros((stop - first, *field.shape), field.dtype)  # time ...
+            for name, field in self._fields.items()
+        }
+        for begin, end, part in self._parts(first, stop):
+            low, high = max(begin, first, self._tail), min(end, stop)
+            for name, rows in found.items():
+                if low < high:
+                    rows[low - first : high - first] = part[name][low - begin : high - begin]
+        return found
+
+    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, int, dict[str, Array]]]:
+        """Yield first, stop and values of the runs and newest steps that have some of these steps."""
+        for run in self._stream.runs:
+            if run.first < stop and first < run.stop:
+                yield run.first, run.stop, self._unpacked(run)
+        if self._newest and self._stream.sealed < stop:
+            yield self._stream.sealed, self._stream.head, self._newest
+
+    def _unpacked(self, run: RunRecord) -> dict[str, Array]:
+        if self._last is None or self._last[0] != run.number:
+            _, packed = self._file.run(run.number)
+            with self._file.db.reading():
+                values = {
+                    name: unpack(packed[name], (run.steps, *field.shape), field.dtype)
+                    for name, field in self._fields.items()
+                }
+            self._last = run.number, packed, values
+        return self._last[2]
+
+    def _unpacked_newest(self) -> Iterator[dict[str, Array]]:
+        before: dict[str, Array] = {}
+        for step in self._stream.newest:
+            with self._file.db.reading():
+                before = {
+                    name: unpack_step(step.values[name], before.get(name), field.shape, field.dtype)
+                    for name, field in self._fields.items()
+                }
+            yield before
