@@ -226,13 +226,14 @@ class Cell:
         with rv.open(path, self.dice.choice(["ram", "packed", "disk"])) as buffer:
             for stream in range(buffer.streams):
                 buffer.cut(stream)
-            got = look(buffer)
+            got, index = look(buffer), buffer.engine.index
+            heads, tails = index.head.tolist(), index.tail.tolist()
         found = [difference(got, table) for table in tables]
         for moment, different in zip(may, found, strict=True):
             if not different:
                 return moment
         for twin in twins if prefix else []:
-            part = promised_part(twin, got)
+            part = promised_part(twin, got, heads, tails)
             if part is not None:
                 return part
         raise Broken(f"{what}: {'; '.join(found)}")
@@ -359,14 +360,18 @@ def _verify(path: Path, what: str) -> None:
             raise Broken(f"{what}: verify: {text}")
 
 
-def promised_part(twin: Twin, got: Table) -> Twin | None:
-    """Return the twin stopped where a file has stopped, if that is late enough and the file shows it; or None."""
-    heads, floor = [], []
+def promised_part(twin: Twin, got: Table, heads: list[int], floor: list[int]) -> Twin | None:
+    """Return the twin stopped where a file has stopped, if that is late enough and the file shows it; or None.
+
+    Args:
+        twin: what was done; got: what the file shows.
+        heads, floor: of its streams. Discarded episodes are not shown, so these do not follow from what is.
+    """
     for stream, head in enumerate(twin.heads):
-        ids = got["id"][got["stream"] == stream]
-        heads.append(int(ids.max()) + 1 if len(ids) else 0)
-        floor.append(int(ids.min()) if len(ids) else 0)
-        if not twin.promised[stream] <= heads[-1] <= head or (len(ids) and floor[-1] > twin.tails[stream]):
+        has_steps = heads[stream] > floor[stream]
+        if not twin.promised[stream] <= heads[stream] <= head or (
+            has_steps and floor[stream] > twin.tails[stream]
+        ):
             return None
     for finals in (True, False):
         part = twin.up_to(heads, finals)

@@ -399,6 +399,14 @@ def go_on(target: rv.ReplayBuffer | Twin, calls: list[tuple[str, Any]]) -> None:
         if kind != "write":
             getattr(target, kind)(**what)
             continue
+        if not isinstance(
+            target, Twin
+        ):  # what was discarded cannot be drawn, and the twin does not show it either
+            rows = target.episodes
+            what = [
+                (stream, step) for stream, step in what
+                if ((rows["stream"] == stream) & (rows["start"] <= step) & (step < rows["stop"])).any()
+            ]  # fmt: skip
         values = [np.array([-step, stream + 0.5], np.float32) for stream, step in what]
         if isinstance(target, Twin):
             for (stream, step), value in zip(what, values, strict=True):
