@@ -23,7 +23,7 @@ $(VENV)/.dev: $(VENV)/.iris
 	@touch $@
 
 demo: $(VENV)/.iris
-	$(BIN)/reverie demo --out runs/demo
+	$(BIN)/reverie demo --out runs/demo --force
 
 learn: $(VENV)/.iris
 	$(BIN)/reverie learn --out runs/learn

@@ -16,7 +16,7 @@ from rich.console import Console
 from reverie import BadSetting
 from reverie.iris.app.monitor import dream_of, scale_of
 from reverie.iris.app.monitor import train as train_run
-from reverie.iris.app.pictures import draw_animation
+from reverie.iris.app.pictures import draw_animation, draw_strip
 from reverie.iris.app.scores import human_normalised
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
 from reverie.iris.learning import (
@@ -28,6 +28,7 @@ from reverie.iris.learning import (
     read_checkpoint,
 )
 from reverie.iris.models import usable_device
+from reverie.pictures import ANIMATION, check_picture, writing_picture
 
 # Preset -> game, if none is named.
 GAMES = {
@@ -151,14 +152,28 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
     )
 
 
-def dream_run(run: Path, out: Path, device: str | None) -> None:
-    """Write an animation of what the agent of a run dreams, beside what really happened."""
+def dream_run(run: Path, out: Path, device: str | None, *, force: bool = False) -> str:
+    """Make a picture of what the agent of a run dreams, beside what really happened; return what it shows in words.
+
+    Args:
+        run: folder of the run.
+        out: a name in .gif gives an animation, one in .png the frames of every second step side by side.
+        device: of the models; None is an accelerator if there is one.
+        force: a picture that is there already is replaced.
+
+    Raises:
+        BadSetting: another name, no such device, or the run has no episodes that are long enough.
+        FileTaken: there is something at `out` already.
+    """
+    check_picture(out, force=force)
     with closing(_read(run, device)) as agent_run:
         rows = dream_of(agent_run)
     if rows is None:
         raise BadSetting(f"run: wanted episodes of two steps or more in {run}, got none; train it for longer")
-    draw_animation(out, rows, scale=scale_of(agent_run))
-    Console().print(f"{out}  {', '.join(rows)}", highlight=False, soft_wrap=True)
+    with writing_picture(out, force=force) as draft:
+        draw = draw_animation if out.suffix.lower() == ANIMATION else draw_strip
+        draw(draft, rows, scale=scale_of(agent_run))
+    return f"{out}  {', '.join(rows)}"
 
 
 def _named(args: Sequence[str]) -> dict[str, str]:

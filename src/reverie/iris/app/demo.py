@@ -23,6 +23,7 @@ from reverie.iris.app.pictures import draw_animation, draw_losses, draw_strip
 from reverie.iris.config import Optimisation, presets
 from reverie.iris.learning import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.models import Tokenizer, WorldModel
+from reverie.pictures import check_picture
 
 STEPS = 20_000  # of the recording that training sees
 HELD_OUT_STEPS = 4_000  # of the one that it never does
@@ -130,21 +131,24 @@ def run_demo(
     tokenizer_steps: int | None = None,
     world_model_steps: int | None = None,
     console: Console | None = None,
+    force: bool = False,
 ) -> DemoResult:
     """Record a game played at random, train the `demo` preset on it, and write three pictures into `out`.
 
     All dreams start from frames of a second recording that training never sees.
 
     Args:
-        out: the folder, made if missing; files of the same names in it are replaced.
+        out: the folder, made if missing.
         steps: steps to record, each 4 frames of the game.
         held_out_steps: steps of the second recording.
         seed: fixes every random choice. The arithmetic of the processor still differs between machines.
         game: an Atari game.
         tokenizer_steps, world_model_steps: updates; None for the preset's.
         console: where progress shows; None for the standard output.
+        force: pictures that are there already are replaced.
 
     Raises:
+        FileTaken: there are pictures in the folder already.
         BadSetting: an unknown game, or fewer than one step or update.
         NotEnoughData: so few steps that no episode fills the world model's context.
     """
@@ -154,6 +158,9 @@ def run_demo(
     tokenizer_training = _of_steps(config.tokenizer_training, tokenizer_steps)
     world_model_training = _of_steps(config.world_model_training, world_model_steps)
     out.mkdir(parents=True, exist_ok=True)
+    files = (out / "losses.png", out / "dream.png", out / "dream.gif")
+    for file in files:  # before minutes of work
+        check_picture(file, force=force)
     with _repeatably(seed), Bars(console) as bars:
         buffer, held_out, meanings = _record(bars, game, steps, held_out_steps, seed)
         tokenizer = Tokenizer(config.tokenizer)
@@ -178,7 +185,6 @@ def run_demo(
             temperature=TEMPERATURE,
             sights=SIGHTS.get(game.lower()),
         )
-    files = (out / "losses.png", out / "dream.png", out / "dream.gif")
     draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
     draw_strip(files[1], dreamt.rows, every=EVERY, captions=_captions(dreamt, meanings))
     draw_animation(files[2], dreamt.rows)
