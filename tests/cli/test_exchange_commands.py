@@ -1,5 +1,7 @@
 """`reverie import` and `reverie export`: what they print, and what is there afterwards."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,13 @@ def test_in_and_out_again(source, tmp_path, capsys):
     assert main(["import", str(out), "--out", str(tmp_path / "one.replay")]) == 0
     with rv.open(tmp_path / "one.replay", mode="r") as buffer:
         assert buffer.episode(0).obs.tolist() == [[8, 9], [10, 11]]
+
+
+def test_the_checksum_is_that_of_the_arrays(source, tmp_path, capsys):
+    """One line for each part of an observation: the bytes of the data set, final observations in their places."""
+    assert main(["import", str(source), "--out", str(tmp_path / "carts.replay"), "--checksum"]) == 0
+    wanted = hashlib.sha256(np.arange(14, dtype=np.float32).tobytes()).hexdigest()
+    assert capsys.readouterr().out.splitlines()[1] == f"sha256    {wanted} obs"
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,18 @@ from typing import Any
 
 import reverie
 from reverie.errors import BadSetting
-from reverie.exchange import export_to, import_from
+from reverie.exchange import checksums, export_to, import_from
 from reverie.store import format_bytes
 
 
-def import_file(source: str, out: Path, format: str | None, lossy: tuple[str, ...]) -> Iterator[str]:
+def import_file(
+    source: str, out: Path, format: str | None, lossy: tuple[str, ...], checksum: bool = False
+) -> Iterator[str]:
     """Import a data set into a new replay file; yield what came of it.
 
     Args:
         source: as `import_from` takes it; out: the file to make; format: its name, or None.
-        lossy: losses that are accepted.
+        lossy: losses that are accepted; checksum: whether to say the SHA-256 of all observations.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -34,7 +36,10 @@ def import_file(source: str, out: Path, format: str | None, lossy: tuple[str, ..
         options: dict[str, Any] = {"lossy": lossy} if lossy else {}
         with import_from(source, format, path=out, tell=lost.append, on_step=show, **options) as buffer:
             steps, episodes = len(buffer), len(buffer.episodes)
+            sums = checksums(buffer) if checksum else {}
     yield f"imported  {steps:,} steps in {episodes:,} episodes"
+    for name, digest in sums.items():
+        yield f"sha256    {digest} {name}"
     yield f"file      {out}, {format_bytes(out.stat().st_size)}; reverie inspect {out} shows what is in it"
     yield from _told(lost)
 

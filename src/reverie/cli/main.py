@@ -208,18 +208,20 @@ def import_(
     out: Path,
     format: str | None = None,
     lossy: tuple[str, ...] = (),
+    checksum: bool = False,
 ) -> None:
     """Read another library's data set into a new replay file, and list what could not be held.
 
     Args:
         source: a file, a folder, or the id of a Minari data set.
         out: the replay file to make.
-        format: minari, iris, delta-iris, imitation or npz; recognised if not given.
+        format: minari, lerobot, dreamer, …, as the manual lists them; it is recognised if you do not give it.
         lossy: losses that are accepted, by the names that a refusal gives them.
+        checksum: print the SHA-256 of all observations, too.
     """
     from reverie.cli.exchange import import_file
 
-    for line in import_file(source, out, format, lossy):
+    for line in import_file(source, out, format, lossy, checksum):
         print(printable(line))
 
 

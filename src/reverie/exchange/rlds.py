@@ -120,14 +120,14 @@ class _Source:
         if self._features is None and self._first is not None:
             self._features = _guessed(self._first, files[0])
             self._lost[
-                "data sets have no features.json: shapes are told from the lists, with one axis each"
+                "data set: it has no features.json, so shapes are told from the lists, with one axis each"
             ] = 1
         self._about: dict[str, Any] = {}
         features = self._features or {}
         steps = {name.removeprefix(STEPS): one for name, one in features.items() if name.startswith(STEPS)}
         if any(one.encoding == "jpeg" for one in steps.values()):
             refuse_loss(lossy, "jpeg", "images that were made JPEG of, with other values than were recorded")
-            self._lost["data sets hold JPEG images: it has changed their values before they came here"] = 1
+            self._lost["data set: JPEG has changed the values of its images before they came here"] = 1
         self._kinds = steps
         self._text = [name for name, one in steps.items() if one.encoding == "text"]
         numbers = [name for name in steps if name not in self._text]
