@@ -632,7 +632,8 @@ needs_sqlite = pytest.mark.skipif(
 @needs_sqlite
 @pytest.mark.parametrize("capacity", [300, 40])
 @pytest.mark.parametrize("fault", ["kill", "ENOSPC", "EIO"])
-def test_the_file_is_the_old_one_or_the_new_one(fault, capacity, tmp_path):
+@pytest.mark.parametrize("places", [12, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_file_is_the_old_one_or_the_new_one(places, fault, capacity, tmp_path):
     """Whatever system call is the last one, or fails: the file is whole, of either size, and can be resized again."""
     path = faulted(tmp_path)
     kept = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")}
@@ -657,7 +658,7 @@ def test_the_file_is_the_old_one_or_the_new_one(fault, capacity, tmp_path):
     with calls.watching():
         total = calls.count(partial(resize, path, capacity))[fault]
     assert total > 20
-    for at in range(1, total + 1, max(1, total // 45)):
+    for at in range(1, total + 1, max(1, total // places)):
         again()
         child = Child(partial(failing, at))
         child.wait((0, -9) if fault == "kill" else (0,))
