@@ -47,7 +47,7 @@ def test_the_checksum_is_that_of_the_arrays(source, tmp_path, capsys):
     [
         (["import", "{source}", "--out", "{taken}"], "wanted a path that is free, got one that exists"),
         (["import", "{source}", "--out", "{free}", "--format", "hdf6"], "format: wanted one of "),
-        (["import", "{taken}", "--out", "{free}"], "which looks like none of them; name its format"),
+        (["import", "{taken}", "--out", "{free}"], "got an SQLite file; reverie.open("),
         (["export", "{taken}", "--to", "npz"], "put a colon between them"),
         (["export", "{taken}", "--to", "imitation:x"], "it is read only"),
         (["export", "{taken}", "--to", "npz:{free}", "--episodes", "7"], "--episodes: wanted an episode in -2..1, got 7"),

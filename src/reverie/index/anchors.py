@@ -74,7 +74,7 @@ class Anchors:
         index, count = self.index, self.count()
         if count:
             return NoWeight(
-                f"wanted a window of {self.length} steps with boundary={self.boundary!r} and a weight above 0, "
+                f"wanted {self._asked()} and a weight above 0, "
                 f"got {count} windows whose weights are all 0; give them priorities above 0 "
                 f"(Prioritized(epsilon=1e-6) does), let the sampler reach further back, or draw with Uniform()"
             )
@@ -82,15 +82,18 @@ class Anchors:
             episodes = index.live_episodes()
             chosen = np.count_nonzero(self.choice.chosen.take(episodes))
             return NotEnoughData(
-                f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got none in the {chosen} "
-                f"episodes that may be drawn from, of {len(episodes)} live ones; let where= choose more of them, or "
-                f"ask for a shorter length"
+                f"wanted {self._asked()}, got none in the {chosen} of {len(episodes)} live episodes that discard() and "
+                f"where= leave; leave more of them, add more steps, or ask for a shorter length"
             )
         return NotEnoughData(
-            f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got {index.live_steps()} "
-            f"live steps whose longest episode has {index.longest()} with a known successor; "
-            f"add more steps, or ask for a shorter length"
+            f"wanted {self._asked()}, got {index.live_steps()} live steps whose longest episode has "
+            f"{index.longest()} with a known successor; add more steps, or ask for a shorter length"
         )
+
+    def _asked(self) -> str:
+        steps = (self.length - 1) // self.stride + 1
+        spread = f" with stride={self.stride}, which spans {self.length}," if self.stride > 1 else ""
+        return f"a window of {steps} steps{spread} with boundary={self.boundary!r}"
 
     def at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
         """Return (episode, id) for ranks in `0 <= rank < count()`; the order is arbitrary."""
