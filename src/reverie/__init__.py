@@ -1,7 +1,7 @@
 """reverie: a replay engine for world models. This page lists the public names."""
 
 from reverie.batch import RowBatch, SequenceBatch, StepBatch
-from reverie.buffer import ReplayBuffer, open
+from reverie.buffer import ReplayBuffer, compact, open
 from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
 from reverie.episode import Episode
 from reverie.errors import (
@@ -65,6 +65,7 @@ __all__ = [
     "VisitBalanced",
     "WrongProcess",
     "__version__",
+    "compact",
     "n_step",
     "open",
 ]

@@ -662,12 +662,12 @@ def test_the_file_is_the_old_one_or_the_new_one(places, fault, capacity, tmp_pat
         again()
         child = Child(partial(failing, at))
         child.wait((0, -9) if fault == "kill" else (0,))
-        # Where the note of a lock cannot be removed it stays, and means nothing.
+        # What cannot be removed stays until the file is written anew the next time; the note of a lock means nothing.
         left = [name for name in os.listdir(tmp_path) if ".saving" in name and not name.endswith("-lock")]
-        assert fault == "kill" or not left, (at, left)
+        assert fault == "kill" or len(left) <= 1, (at, left)
         found.append(sizes(path))
         rv.open(path, capacity=500).close()
-        assert not [name for name in os.listdir(tmp_path) if re.search(r"saving-\d+$", name)]
+        assert not [name for name in os.listdir(tmp_path) if re.search(r"saving-\d+(\.new-\d+)?$", name)]
         with rv.open(path, mode="r") as buffer:
             assert buffer.capacity == 500
     assert set(found) == {100, capacity}
