@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from reverie.errors import need
+
 if TYPE_CHECKING:
     from PIL import ImageFont
 
@@ -31,6 +33,7 @@ class Sheet:
     """
 
     def __init__(self, width: int, height: int, colour: Colour = PAPER) -> None:
+        need("PIL")
         from PIL import Image, ImageDraw
 
         self.image = Image.new("RGB", (width, height), colour)
@@ -45,6 +48,7 @@ class Sheet:
 
         Every pixel becomes a square of side `scale`; nothing is smoothed.
         """
+        need("PIL")
         from PIL import Image
 
         height, width = frame.shape[:2]
@@ -98,6 +102,7 @@ def save_animation(
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    need("PIL")
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError
+from reverie.errors import BadSetting, FileError, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import is_json
-from reverie.exchange.names import options_of, our_names, refuse_loss, spec_of
+from reverie.exchange.names import options_of, our_names, refuse_loss, spec_of, told_of
 from reverie.exchange.records import records_of, values_of
 from reverie.values import Tree, tree_map
 
@@ -168,7 +168,7 @@ class _Source:
                     yield episode
                 else:
                     self._lost["records have a final observation alone, and so no step: left out"] += 1
-        lost += [f"{count:,} {line}" for line, count in self._lost.items()]
+        lost += told_of(self._lost)
 
     def _episode(self, values: dict[str, Any], path: Path) -> Episode:
         count = _count(values, path)
@@ -270,6 +270,7 @@ def _decoded(values: Any, feature: Feature, count: int, what: str) -> Array:
 def _image(data: bytes) -> Array:
     from io import BytesIO
 
+    need("PIL")
     from PIL import Image
 
     return np.asarray(Image.open(BytesIO(data)))

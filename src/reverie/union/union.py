@@ -23,7 +23,7 @@ from reverie.buffer import open as open_file
 from reverie.checks import seed_number
 from reverie.engine import Layouts, checked_extras, checked_priorities, checked_rank, sampler_of, wanted
 from reverie.episode import Episode
-from reverie.errors import BadSetting, SpecMismatch
+from reverie.errors import BadSetting, SpecMismatch, counted
 from reverie.process import Bound
 from reverie.samplers import Sampler, Uniform
 from reverie.spec import StepSpec
@@ -160,7 +160,7 @@ class Union(Bound):
 
     def __repr__(self) -> str:
         parts = "\n  ".join(repr(part) for part in self.parts)
-        return f"Union({len(self):,} steps of {len(self._parts)} parts:\n  {parts})"
+        return f"Union({counted(len(self), 'step')} of {counted(len(self._parts), 'part')}:\n  {parts})"
 
     # --- sampling --------------------------------------------------------------------------------------
 
@@ -341,7 +341,7 @@ def _checked_weights(weights: object, count: int) -> npt.NDArray[np.float64]:
         good = False
     if not good:
         raise BadSetting(
-            f"weights: wanted {count} numbers that are not negative, one for each part, and not all 0, got "
+            f"weights: wanted {counted(count, 'number')} that are not negative, one for each part, and not all 0, got "
             f"{shown(weights)}; (0.5, 0.5) takes half from each of two"
         )
     normed: npt.NDArray[np.float64] = shares / shares.sum()
