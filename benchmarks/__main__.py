@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.harness import machine, report, write_json
-from benchmarks.own import chosen, feeds, files, packed, samplers, streams, unions, vectors, windows
+from benchmarks.own import chosen, feeds, files, imports, packed, samplers, streams, unions, vectors, windows
 
 TABLES = {
     "windows": ("64 windows of 21 frames of 3x64x64 uint8 from 100,000 wrapped steps; limit: slice copies",
@@ -32,6 +32,7 @@ TABLES = {
     "streams": ("A file of 1,000 streams; limit: of 100", streams.many_streams),
     "episodes": ("Many live episodes; limit: few", streams.many_episodes),
     "said": ("Memory of 4,096 episodes of one step of 3x64x64; limit: nbytes", streams.memory_said),
+    "importing": ("A data set into a buffer or a file; limit: seconds or bytes", imports.importing),
     "resident": ("Memory of 1,000,000 steps of 3x64x64, packed; limit: 1 GB, or the raw bytes", files.resident),
     "feeds": ("Feeds and mirror of 64x21 frames of 3x64x64, on the GPU if there is one; limit: plain copies",
               feeds.feeds),

@@ -1,14 +1,21 @@
-"""reverie: a replay engine for world models. This page lists the public names."""
+"""reverie: a replay engine for world models. This page lists the public names.
+
+`from reverie import *` brings all but `open`, which would hide Python's own: write `reverie.open`.
+"""
 
 from reverie.batch import RowBatch, SequenceBatch, StepBatch
-from reverie.buffer import ReplayBuffer, open
+from reverie.buffer import ReplayBuffer, compact
+from reverie.buffer import open as open
 from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
 from reverie.episode import Episode
 from reverie.errors import (
     BadSetting,
     BufferClosed,
     BufferFull,
+    FieldNotRead,
     FileError,
+    FileMissing,
+    FileTaken,
     NotEnoughData,
     NoWeight,
     ReplayError,
@@ -40,7 +47,10 @@ __all__ = [
     "Episode",
     "EpisodeUniform",
     "Field",
+    "FieldNotRead",
     "FileError",
+    "FileMissing",
+    "FileTaken",
     "Fresh",
     "IRISOnPolicyBuffer",
     "IRISReplayBuffer",
@@ -65,6 +75,6 @@ __all__ = [
     "VisitBalanced",
     "WrongProcess",
     "__version__",
+    "compact",
     "n_step",
-    "open",
-]
+]  # "open" is public, too, but would hide Python's own

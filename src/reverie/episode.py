@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reverie.errors import counted
 from reverie.values import Tree
 
 
@@ -59,6 +60,5 @@ class Episode:
         return len(self.reward)
 
     def __repr__(self) -> str:
-        return (
-            f"Episode({len(self):,} steps, return {float(self.reward.sum(dtype=np.float64)):g}, {self.ended})"
-        )
+        total = float(self.reward.sum(dtype=np.float64))
+        return f"Episode({counted(len(self), 'step')}, return {total:g}, {self.ended})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 __all__ = [
     "BadSetting",
     "BufferClosed",
@@ -16,6 +18,8 @@ __all__ = [
     "SpecMismatch",
     "TooLarge",
     "WrongProcess",
+    "counted",
+    "need",
     "printable",
 ]
 
@@ -74,6 +78,11 @@ class FileTaken(FileError, FileExistsError):
     """There is something at this path already; nothing is ever overwritten."""
 
 
+def counted(number: int, thing: str) -> str:
+    """Return how many of something there are, in words that agree: "1 step", "2,000 steps"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 MOST_CHARACTERS = 8_000  # of a line: more than the longest path there is
 
 
@@ -92,3 +101,25 @@ def printable(text: object, most: int = MOST_CHARACTERS) -> str:
             one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in line
         )
     return f"{line} … and {left_out:,} more characters" if left_out > 0 else line
+
+
+# Package -> what brings it.
+REMEDIES = {
+    "torch": "'reverie[torch]'", "jax": "'reverie[jax]'", "gymnasium": "'reverie[atari]'", "ale_py": "'reverie[atari]'",
+    "PIL": "Pillow", "h5py": "'reverie[hdf5]'", "pyarrow": "'reverie[lerobot]'", "google": "'reverie[rlds]'",
+    "google_crc32c": "'reverie[rlds]'", "tensorboard": "'reverie[iris]'", "matplotlib": "'reverie[iris]'",
+    "minatar": "--no-deps MinAtar",  # its own list has plotting libraries, for a viewer alone
+}  # fmt: skip
+
+
+def need(package: str) -> None:
+    """See to it that an optional package is there.
+
+    Raises:
+        ModuleNotFoundError: it is not; the message says how it is installed.
+    """
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f"wanted the package {package}, got a Python without it; install it with: pip install {REMEDIES[package]}",
+            name=package,
+        )

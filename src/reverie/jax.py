@@ -1,10 +1,16 @@
 """A bridge to JAX: batches as arrays on a device, drawn and moved ahead of time."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
+
+from reverie.errors import need
+
+need("jax")  # says how to install it
 
 import jax
 import numpy.typing as npt

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.checks import check_free
-from reverie.errors import BadSetting, FileError
+from reverie.errors import BadSetting, FileError, need
 
 if TYPE_CHECKING:
     from PIL import ImageFont
@@ -82,6 +82,7 @@ class Sheet:
     """
 
     def __init__(self, width: int, height: int, colour: Colour = PAPER) -> None:
+        need("PIL")
         from PIL import Image, ImageDraw
 
         self.image = Image.new("RGB", (width, height), colour)
@@ -96,6 +97,7 @@ class Sheet:
 
         Every pixel becomes a square of side `scale`; nothing is smoothed.
         """
+        need("PIL")
         from PIL import Image
 
         height, width = frame.shape[:2]
@@ -149,6 +151,7 @@ def save_animation(
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    need("PIL")
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

@@ -152,6 +152,8 @@ class Field:
     def _remedy(self, array: npt.NDArray[Any], one_by_one: bool) -> str:
         if one_by_one and self.dtype.kind == "f" and array.dtype.kind in "iu":
             return f"{self.dtype} does not hold these integers exactly: declare a wider Field, or pass rounded floats"
+        if one_by_one and self.dtype.kind in "iu" and array.dtype.kind == "f":
+            return "pass an integer, rounded as you mean it, or declare a Field of floats"
         if one_by_one:
             return f"not every value fits into {self.dtype}: check the range, or declare a wider Field"
         if self.dtype == np.uint8 and array.dtype.kind == "f":

@@ -1,5 +1,7 @@
 """`reverie import` and `reverie export`: what they print, and what is there afterwards."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -33,12 +35,19 @@ def test_in_and_out_again(source, tmp_path, capsys):
         assert buffer.episode(0).obs.tolist() == [[8, 9], [10, 11]]
 
 
+def test_the_checksum_is_that_of_the_arrays(source, tmp_path, capsys):
+    """One line for each part of an observation: the bytes of the data set, final observations in their places."""
+    assert main(["import", str(source), "--out", str(tmp_path / "carts.replay"), "--checksum"]) == 0
+    wanted = hashlib.sha256(np.arange(14, dtype=np.float32).tobytes()).hexdigest()
+    assert capsys.readouterr().out.splitlines()[1] == f"sha256    {wanted} obs"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (["import", "{source}", "--out", "{taken}"], "wanted a path that is free, got one that exists"),
         (["import", "{source}", "--out", "{free}", "--format", "hdf6"], "format: wanted one of "),
-        (["import", "{taken}", "--out", "{free}"], "which looks like none of them; name its format"),
+        (["import", "{taken}", "--out", "{free}"], "got an SQLite file; reverie.open("),
         (["export", "{taken}", "--to", "npz"], "put a colon between them"),
         (["export", "{taken}", "--to", "imitation:x"], "it is read only"),
         (["export", "{taken}", "--to", "npz:{free}", "--episodes", "7"], "--episodes: wanted one numbered 0 to 1, got 7; reverie inspect"),

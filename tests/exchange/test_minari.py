@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
+from reverie.errors import FileMissing
 from reverie.exchange import export_to, import_from
 
 h5py = pytest.importorskip("h5py")
@@ -173,7 +174,7 @@ def test_damage_is_told(tmp_path):
     main.write_bytes(main.read_bytes()[:1000])
     with pytest.raises(rv.FileError, match="check the path"):
         import_from(tmp_path / "cut")
-    with pytest.raises(rv.BadSetting, match="looks like none of them"):
+    with pytest.raises(FileMissing, match="no id of a Minari data set"):
         import_from(tmp_path / "nothing")
 
 

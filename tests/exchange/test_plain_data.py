@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
+from reverie.errors import FileMissing
 from reverie.exchange import Incoming, NotHeld, export_to, formats, import_from, register
 from reverie.exchange.names import our_names
 
@@ -23,6 +24,21 @@ def lists(seed=0):
          "truncated": True, "final_obs": np.full(3, 7, np.float32), "a.b": np.arange(2)},
         {"obs": rng.normal(size=(1, 3)).astype(np.float32), "action": np.arange(1), "reward": np.zeros(1), "a.b": np.arange(1)},
     ]  # fmt: skip
+
+
+def same(one, other):
+    """Two episodes show the same."""
+    for name in ("obs", "action", "reward"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_array_equal(one.extras["a_b"], other.extras["a_b"])
+    assert (one.terminated, one.truncated, one.metadata) == (
+        other.terminated,
+        other.truncated,
+        other.metadata,
+    )
+    assert (one.final_obs is None) == (other.final_obs is None)
+    if one.final_obs is not None:
+        np.testing.assert_array_equal(one.final_obs, other.final_obs)
 
 
 def test_a_list_of_dicts(tmp_path):
@@ -183,6 +199,36 @@ def test_what_is_refused(source, given, message):
     """In words, and nothing has been made."""
     with pytest.raises(rv.BadSetting, match=message):
         import_from(source, **given)
+
+
+def test_a_path_that_leads_to_nothing_and_one_of_ours(tmp_path):
+    """Each is told from a data set that nobody recognises."""
+    with pytest.raises(FileMissing, match="nothing: wanted a data set, got no file or folder"):
+        import_from(tmp_path / "nothing")
+    rv.ReplayBuffer(
+        rv.StepSpec(rv.Field((), "int8"), rv.Field((), "int8")), 4, path=tmp_path / "a.replay"
+    ).close()
+    with pytest.raises(rv.BadSetting, match=r"got an SQLite file; reverie.open\('.*a.replay'\) opens it"):
+        import_from(tmp_path / "a.replay")
+    with pytest.raises(rv.BadSetting, match="buffer: wanted a ReplayBuffer or a Union, got"):
+        export_to(tmp_path / "a.replay", tmp_path / "x.npz", "npz")
+
+
+def test_a_union_goes_out_as_one_data_set(tmp_path):
+    """The episodes of all parts, those of the first part first; some of them by their numbers in the union."""
+    parts = [import_from(lists(), tell=[].append) for _ in range(2)]
+    with rv.Union(parts) as union:
+        wanted = [one for part in parts for one in part.read_episodes()]
+        export_to(union, tmp_path / "all.npz", "npz")
+        export_to(union, tmp_path / "some.npz", "npz", episodes=[-1, 0, 4])
+        for name, numbers in (("all", range(6)), ("some", [5, 0, 4])):
+            found = list(import_from(tmp_path / f"{name}.npz").read_episodes())
+            assert len(found) == len(numbers)
+            for number, one in zip(numbers, found, strict=True):
+                same(one, wanted[number])
+                same(union.episode(number), wanted[number])
+        with pytest.raises(IndexError, match=r"wanted an episode in -6\.\.5, got 6"):
+            union.episode(6)
 
 
 def test_names_are_made_ours_and_unique():

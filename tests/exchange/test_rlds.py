@@ -170,7 +170,10 @@ def test_without_features_the_lists_tell(tmp_path):
     """Shapes have one axis then, images their own; it is told."""
     told = []
     buffer = import_from(write(tmp_path / "a", told=False), tell=told.append)
-    assert told[0] == "1 data sets have no features.json: shapes are told from the lists, with one axis each"
+    assert (
+        told[0]
+        == "1 data set: it has no features.json, so shapes are told from the lists, with one axis each"
+    )
     assert buffer.spec.obs["camera"].shape == (8, 6, 3)
     assert buffer.spec.obs["state_x"] == rv.Field((3,), "float32")
     assert buffer.spec.action == rv.Field((2,), "float32")
@@ -183,7 +186,7 @@ def test_jpeg_is_lossy_and_asked_for_by_name(tmp_path):
     with pytest.raises(rv.BadSetting, match=r"pass lossy=\('jpeg',\)"):
         import_from(folder)
     buffer = import_from(folder, lossy=("jpeg",), tell=told.append)
-    assert told[0] == "1 data sets hold JPEG images: it has changed their values before they came here"
+    assert told[0] == "1 data set: JPEG has changed the values of its images before they came here"
     wanted = np.asarray(Image.open(BytesIO(image(episode(0, 4)["observation/camera"][1], "JPEG"))))
     np.testing.assert_array_equal(buffer.episode(0).obs["camera"][1], wanted)
 

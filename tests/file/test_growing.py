@@ -632,7 +632,8 @@ needs_sqlite = pytest.mark.skipif(
 @needs_sqlite
 @pytest.mark.parametrize("capacity", [300, 40])
 @pytest.mark.parametrize("fault", ["kill", "ENOSPC", "EIO"])
-def test_the_file_is_the_old_one_or_the_new_one(fault, capacity, tmp_path):
+@pytest.mark.parametrize("places", [12, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_file_is_the_old_one_or_the_new_one(places, fault, capacity, tmp_path):
     """Whatever system call is the last one, or fails: the file is whole, of either size, and can be resized again."""
     path = faulted(tmp_path)
     kept = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")}
@@ -657,16 +658,18 @@ def test_the_file_is_the_old_one_or_the_new_one(fault, capacity, tmp_path):
     with calls.watching():
         total = calls.count(partial(resize, path, capacity))[fault]
     assert total > 20
-    for at in range(1, total + 1, max(1, total // 45)):
+    for at in range(1, total + 1, max(1, total // places)):
         again()
         child = Child(partial(failing, at))
         child.wait((0, -9) if fault == "kill" else (0,))
-        # Where the note of a lock cannot be removed it stays, and means nothing.
+        # What cannot be removed stays until the file is written anew the next time; the note of a lock means nothing.
         left = [name for name in os.listdir(tmp_path) if ".saving" in name and not name.endswith("-lock")]
-        assert fault == "kill" or not left, (at, left)
+        assert fault == "kill" or len(left) <= 1, (at, left)
         found.append(sizes(path))
+        for name in left:  # an empty file that was being made is let alone while that may go on
+            os.utime(tmp_path / name, (0, 0))
         rv.open(path, capacity=500).close()
-        assert not [name for name in os.listdir(tmp_path) if re.search(r"saving-\d+$", name)]
+        assert not [name for name in os.listdir(tmp_path) if re.search(r"saving-\d+(\.new-\d+)?$", name)]
         with rv.open(path, mode="r") as buffer:
             assert buffer.capacity == 500
     assert set(found) == {100, capacity}

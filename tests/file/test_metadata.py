@@ -147,6 +147,20 @@ def test_the_format_is_that_of_the_first_version_until_there_is_metadata(tmp_pat
     assert read("user_version") == 2
 
 
+def test_scalars_of_numpy_are_numbers(tmp_path):
+    """Environments give them in infos; they come back as the same numbers of Python."""
+    with rv.ReplayBuffer(SPEC, 64, seed=0, path=tmp_path / "a.replay") as buffer:
+        add(buffer, 3)
+        buffer.annotate(
+            score=np.float32(0.1), seed=np.int64(2**60), won=np.True_, inside={"list": [np.uint8(3), "x"]}
+        )
+        wanted = {"score": float(np.float32(0.1)), "seed": 2**60, "won": True, "inside": {"list": [3, "x"]}}
+        assert buffer.episodes.metadata == [wanted]
+        assert isinstance(buffer.episodes.metadata[0]["won"], bool)
+    with rv.open(tmp_path / "a.replay") as buffer:
+        assert buffer.episodes.metadata == [wanted]
+
+
 def test_what_cannot_be_kept_is_refused():
     """No running episode, no such episode, values that JSON has not, too much: nothing has changed then."""
     buffer = rv.ReplayBuffer(SPEC, 64, seed=0)

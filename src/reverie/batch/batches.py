@@ -24,7 +24,7 @@ from reverie.batch.absent import MAY_LACK, Partial, has, lacking
 from reverie.batch.frameworks import as_tensors
 from reverie.batch.origin import Origin
 from reverie.batch.trees import named, shown_trees
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, counted
 from reverie.values import Tree, shown, tree_map
 
 Bools = npt.NDArray[np.bool_]
@@ -241,7 +241,9 @@ class SequenceBatch(_Windows[ArrayT]):
 
     def __repr__(self) -> str:
         batch, length = self.mask.shape
-        return shown_trees(f"SequenceBatch({batch} windows of {length} steps", contents(self))
+        return shown_trees(
+            f"SequenceBatch({counted(batch, 'window')} of {counted(length, 'step')}", contents(self)
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -296,7 +298,7 @@ class RowBatch(_Windows[ArrayT]):
 
     def __repr__(self) -> str:
         batch, length = self.mask.shape
-        return shown_trees(f"RowBatch({batch} windows of {length} rows", contents(self))
+        return shown_trees(f"RowBatch({counted(batch, 'window')} of {counted(length, 'row')}", contents(self))
 
 
 Batch = SequenceBatch[ArrayT] | RowBatch[ArrayT]

@@ -12,6 +12,7 @@ from reverie.batch.absent import MAY_LACK, Partial, has
 from reverie.batch.batches import Bools, Floats, Ints
 from reverie.batch.frameworks import as_tensors
 from reverie.batch.trees import named, shown_trees
+from reverie.errors import counted
 from reverie.values import Tree, tree_map
 
 
@@ -63,4 +64,4 @@ class StepBatch(Partial):
         return as_tensors(self, device)
 
     def __repr__(self) -> str:
-        return shown_trees(f"StepBatch({len(self)} steps", self.as_dict())
+        return shown_trees(f"StepBatch({counted(len(self), 'step')}", self.as_dict())

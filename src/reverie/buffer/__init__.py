@@ -5,6 +5,6 @@ is refused has changed nothing, and that a refusal says what was wanted, what ca
 """
 
 from reverie.buffer.buffer import ReplayBuffer
-from reverie.buffer.opening import open
+from reverie.buffer.opening import compact, open
 
-__all__ = ["ReplayBuffer", "open"]
+__all__ = ["ReplayBuffer", "compact", "open"]

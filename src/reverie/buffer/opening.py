@@ -8,7 +8,7 @@ from pathlib import Path
 from reverie.buffer.buffer import ReplayBuffer
 from reverie.checks import seed_number
 from reverie.errors import BadSetting, TooLarge
-from reverie.file import ReplayFile, Settings, check_residency, reserve_for, resize_file
+from reverie.file import ReplayFile, Settings, check_residency, compact_file, reserve_for, resize_file
 
 
 def open(
@@ -81,6 +81,26 @@ def open(
     except BaseException:
         file.close()
         raise
+
+
+def compact(path: str | os.PathLike[str]) -> int:
+    """Make a replay file as small as what it holds: discarded episodes and pages without content take no room any more.
+
+    The file is written anew and takes the place of the old one when it is whole; whatever goes wrong before leaves the
+    old one as it was. Of discarded episodes nothing stays but how long they were and their rewards; all other episodes,
+    ids, samplers and the next batch are as they were. A reader that has the file open has to open it again.
+
+    Args:
+        path: of the file, which nobody has open to write.
+
+    Returns:
+        How many bytes less the file takes now.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it is no replay file, damaged, cannot be written, or another process writes to it.
+    """
+    return compact_file(Path(path))
 
 
 class _Owner:

@@ -8,21 +8,26 @@ from typing import Any
 
 import reverie
 from reverie.cli.progress import showing
-from reverie.cli.terminal import count_of
-from reverie.errors import BadSetting
-from reverie.exchange import export_to, import_from
+from reverie.errors import BadSetting, counted
+from reverie.exchange import checksums, export_to, import_from
 from reverie.store import format_bytes
 
 
 def import_file(
-    source: str, out: Path, format: str | None, lossy: tuple[str, ...], quiet: bool = False
+    source: str,
+    out: Path,
+    format: str | None,
+    lossy: tuple[str, ...],
+    checksum: bool = False,
+    quiet: bool = False,
 ) -> Iterator[str]:
     """Import a data set into a new replay file; yield what came of it.
 
     Args:
         source: as `import_from` takes it; out: the file to make; format: its name, or None.
         lossy: losses that are accepted.
-        quiet: show no progress, and tell only what could not be held.
+        checksum: whether to say the SHA-256 of all observations.
+        quiet: show no progress, and tell only checksums and what could not be held.
     """
     lost: list[str] = []
     options: dict[str, Any] = {"lossy": lossy} if lossy else {}
@@ -32,10 +37,14 @@ def import_file(
             import_from(source, format, path=out, tell=lost.append, on_step=show, **options) as buffer,
         ):
             steps, episodes = len(buffer), len(buffer.episodes)
+            sums = checksums(buffer) if checksum else {}
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; nothing is kept, and {out} is not there") from None
     if not quiet:
-        yield f"imported  {count_of(steps, 'step')} in {count_of(episodes, 'episode')}"
+        yield f"imported  {counted(steps, 'step')} in {counted(episodes, 'episode')}"
+    for name, digest in sums.items():
+        yield f"sha256    {digest} {name}"
+    if not quiet:
         yield f"file      {out}, {format_bytes(out.stat().st_size)}; reverie inspect {out} shows what is in it"
     yield from _told(lost, quiet)
 
@@ -65,7 +74,7 @@ def export_file(
         export_to(buffer, target, format, episodes=places or None, tell=lost.append, **options)
         count = len(episodes) or len(buffer.episodes)
     if not quiet:
-        yield f"exported  {count_of(count, 'episode')} to {to}"
+        yield f"exported  {counted(count, 'episode')} to {to}"
     yield from _told(lost, quiet)
 
 

@@ -1,4 +1,4 @@
-"""The commands on replay files: inspect, verify, import, export and film."""
+"""The commands on replay files: inspect, verify, import, export, compact and film."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from reverie.checks import natural, number
 from reverie.cli.options import File, Force, Json, Lossy, Quiet
 from reverie.cli.terminal import say, width_of, wrapped
 from reverie.errors import printable
+from reverie.store import format_bytes
 
 FINDINGS = 1  # exit status of a verification that found something
 LEAST_S, MOST_S = 0.1, 86_400.0  # between two looks of a watch
@@ -128,6 +129,7 @@ def import_(
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: it is recognised)")
     ] = None,
     lossy: Lossy = (),
+    checksum: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Read another library's data set into a new replay file, and list what could not be held.
@@ -137,11 +139,12 @@ def import_(
         out: The replay file to make.
         format: The format of the data set, such as minari, lerobot or npz.
         lossy: Losses that you accept, by the names that a refusal gives them.
-        quiet: Print what could not be held, and nothing else.
+        checksum: Print the SHA-256 of all observations, too.
+        quiet: Print what could not be held, and nothing else but checksums.
     """
     from reverie.cli.exchange import import_file
 
-    say(map(printable, import_file(source, out, format, lossy, quiet)))
+    say(map(printable, import_file(source, out, format, lossy, checksum, quiet)))
 
 
 def export(
@@ -165,6 +168,23 @@ def export(
     from reverie.cli.exchange import export_file
 
     say(map(printable, export_file(file, to, episodes, lossy, quiet)))
+
+
+def compact(file: File, quiet: Quiet = False) -> None:
+    """Make a replay file as small as what it holds. Of discarded episodes nothing stays but their lengths and rewards.
+
+    The file is written anew beside its place, which takes as much room again until it is done.
+
+    Args:
+        file: The replay file. Nobody may write to it meanwhile.
+        quiet: Print nothing.
+    """
+    from reverie.buffer import compact as compact_file
+
+    less = compact_file(file)
+    if not quiet:
+        left = format_bytes(file.stat().st_size)
+        say([printable(f"{file}: gave back {format_bytes(max(less, 0))}, {left} are left")])
 
 
 def film(

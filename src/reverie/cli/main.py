@@ -16,10 +16,10 @@ import tyro
 
 import reverie
 from reverie.cli.agents import bench, demo, dream, evaluate, learn, train
-from reverie.cli.files import export, film, import_, inspect, verify
-from reverie.cli.games import record
+from reverie.cli.files import compact, export, film, import_, inspect, verify
+from reverie.cli.recording import record
 from reverie.cli.terminal import say, width_of, wrapped_help
-from reverie.errors import ReplayError, printable
+from reverie.errors import REMEDIES, ReplayError, printable
 
 DESCRIPTION = """A replay engine for world models. `reverie COMMAND --help` tells all about a command.
 
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "verify": verify,
     "import": import_,
     "export": export,
+    "compact": compact,
     "film": film,
     "demo": demo,
     "train": train,
@@ -43,19 +44,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 USER_ERROR = 2  # exit status, as for a misspelt option
 INTERRUPTED = 130  # exit status that shells give to Ctrl-C
-EXTRA_OF = {
-    "gymnasium": "atari",
-    "ale_py": "atari",
-    "torch": "iris",
-    "tensorboard": "iris",
-    "matplotlib": "iris",
-    "h5py": "hdf5",
-}  # missing module -> the extra that brings it
-PIP_OF = {
-    "PIL": "Pillow",
-    # MinAtar needs plotting libraries for its viewer alone, so no extra brings it.
-    "minatar": "--no-deps MinAtar",
-}  # missing module -> what pip installs where one package is all that lacks
+# Package -> what pip installs for it. The commands that need PyTorch need the rest of its extra, too.
+BROUGHT_BY = {**REMEDIES, "torch": "'reverie[iris]'"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,10 +169,6 @@ def _tell(text: str) -> None:
 def _remedy(error: ModuleNotFoundError) -> str:
     """Return what to install for a package that is missing; raise the error again if nothing is known to bring it."""
     missing = (error.name or "").partition(".")[0]
-    if missing in PIP_OF:
-        wanted = PIP_OF[missing]
-    elif missing in EXTRA_OF:
-        wanted = f"'reverie[{EXTRA_OF[missing]}]'"
-    else:
+    if missing not in BROUGHT_BY:
         raise error
-    return f"wanted the package {missing}, which is not installed; pip install {wanted}"
+    return f"wanted the package {missing}, which is not installed; pip install {BROUGHT_BY[missing]}"

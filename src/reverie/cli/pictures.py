@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reverie.cli.terminal import count_of
-from reverie.errors import BadSetting, printable
+from reverie.errors import BadSetting, counted, printable
 from reverie.file import View, viewing
 from reverie.index import ENDED_NAMES, NO_FINAL, RUNNING, discarded
 from reverie.pictures import (
@@ -99,7 +98,7 @@ def film(
         else:
             _lay_out(draft, shots, heading)
     left_out = "" if every == 1 else f", one of each {every} steps"
-    return f"{out}: {count_of(len(shots), 'frame')} of {chosen.name!r}{left_out}; {title}"
+    return f"{out}: {counted(len(shots), 'frame')} of {chosen.name!r}{left_out}; {title}"
 
 
 def _check_asked(every: int | None, fps: float) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from reverie.cli.contents import Facts, contents
-from reverie.cli.terminal import count_of, table
-from reverie.errors import printable
+from reverie.cli.terminal import table
+from reverie.errors import counted, printable
 from reverie.store import format_bytes
 
 MOST_OF_A_LINE = 400  # characters of metadata, or of what a sampler remembers
@@ -47,7 +47,7 @@ def _overview(facts: Facts) -> Iterator[str]:
     yield f"state       {facts['state_text']}"
     yield (
         f"steps       {steps['live']:,} live of {steps['capacity']:,}, "
-        f"in {count_of(len(facts['streams']), 'stream')}; {steps['added']:,} were added in all"
+        f"in {counted(len(facts['streams']), 'stream')}; {steps['added']:,} were added in all"
     )
     yield from _counted(facts)
     most = facts["max_bytes"]
@@ -94,9 +94,9 @@ def _columns(facts: Facts, columns: int | None) -> Iterator[str]:
     yield from table(head, rows, "<<>>>>", columns)
     beside = facts["beside"]
     yield (
-        f"beside them {count_of(beside['newest_steps'], 'row')} of newest steps "
+        f"beside them {counted(beside['newest_steps'], 'row')} of newest steps "
         f"({format_bytes(beside['newest_steps_bytes'])}), "
-        f"{count_of(beside['final_observations'], 'final observation')} "
+        f"{counted(beside['final_observations'], 'final observation')} "
         f"({format_bytes(beside['final_observations_bytes'])}), "
         f"what samplers remember ({format_bytes(beside['samplers_bytes'])})"
     )
@@ -135,7 +135,7 @@ def _episodes(facts: Facts, columns: int | None) -> Iterator[str]:
         yield from table(head, rows, ">>>>>>><<", columns)
     if older := facts["episodes"]["live"] - len(listed):
         yield (
-            f"and {count_of(older, 'older one')}; "
+            f"and {counted(older, 'older one')}; "
             f"--episodes {facts['episodes']['live']} lists {'it' if older == 1 else 'them all'}"
         )
     for noted, group in groupby(listed, lambda episode: episode["metadata"]):

@@ -1,4 +1,4 @@
-"""Lines for a reader: wrapped at words in a terminal, whole in a pipe or a file. Tables, and counts in words."""
+"""Lines for a reader: wrapped at words in a terminal, whole in a pipe or a file. Tables, too."""
 
 from __future__ import annotations
 
@@ -52,11 +52,6 @@ def wrapped_help(page: str, columns: int) -> str:
         fits = len(plain) <= columns or plain.startswith(("╭", "│", "╰"))
         lines += [line] if fits else wrapped(plain, columns, "")
     return "\n".join(lines)
-
-
-def count_of(number: int, noun: str, plural: str | None = None) -> str:
-    """Return a number and its noun, such as "1 step" and "2,000 steps"."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def table(

@@ -9,7 +9,7 @@ from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive
 from reverie.compat.counters import RingCounters
 from reverie.compat.transitions import Floats, Frames, own_words
-from reverie.errors import BadSetting, NotEnoughData
+from reverie.errors import BadSetting, NotEnoughData, counted
 from reverie.index import Anchors, Drawn, Ints
 from reverie.samplers import Sampler, Uniform, uniform_steps
 
@@ -83,7 +83,7 @@ class RingDraws(RingCounters):
         length = positive("seq_len", self.seq_len if seq_len is None else seq_len)
         if length > self.size:
             raise BadSetting(
-                f"seq_len: wanted at most the {self.size} transitions that are kept, got {length}; "
+                f"seq_len: wanted at most the {counted(self.size, 'transition')} that are kept, got {length}; "
                 f"make the buffer larger, or ask for shorter sequences"
             )
 
@@ -107,11 +107,11 @@ class RingDraws(RingCounters):
     def _not_enough(self, length: int, boundary: str) -> NotEnoughData:
         if boundary != "inside":
             return NotEnoughData(
-                f"wanted one step with a known next frame, got none among {len(self)} transitions; add more"
+                f"wanted one step with a known next frame, got none among {counted(len(self), 'transition')}; add more"
             )
         return NotEnoughData(
-            f"wanted a window of {length} steps, got {len(self)} transitions whose longest episode has "
-            f"{self.engine.index.longest()} with a known next frame; add more, ask for a shorter seq_len, "
+            f"wanted a window of {counted(length, 'step')}, got {counted(len(self), 'transition')} whose longest "
+            f"episode has {self.engine.index.longest()} with a known next frame; add more, ask for a shorter seq_len, "
             f"or call sample_padded, which fills up what is short"
         )
 

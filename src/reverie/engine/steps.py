@@ -17,6 +17,8 @@ from reverie.samplers import Sampler
 from reverie.spec import Field, StepSpec, flatten_value
 from reverie.values import Tree, numeric_array, tree_leaves, tree_map
 
+# What others call the observation after a step.
+NEXT_OBS = {"next_obs", "next_observation", "obs_next", "new_obs", "next_state"}
 # A step that fits: column -> value, the reward included; the reward; how it ended; observation column -> value.
 Step = tuple[dict[str, Any], float, int, dict[str, Any] | None]
 
@@ -209,10 +211,10 @@ class Intake:
         if (extras or wanted) and extras.keys() != wanted.keys():
             unknown, missing = extras.keys() - wanted.keys(), wanted.keys() - extras.keys()
             what = f"unknown {sorted(unknown)}" if unknown else f"none for {sorted(missing)}"
-            raise SpecMismatch(
-                f"extra fields: wanted {sorted(wanted) or 'none'}, got {what}; "
-                f"pass exactly the extras that the spec declares"
-            )
+            remedy = "pass exactly the extras that the spec declares"
+            if unknown & NEXT_OBS:
+                remedy = "the obs of the next step is it; where none follows, pass final_obs= with the step that ends"
+            raise SpecMismatch(f"extra fields: wanted {sorted(wanted) or 'none'}, got {what}; {remedy}")
         for name, value in extras.items():
             values[f"extras/{name}"] = value
         return values

@@ -8,7 +8,18 @@ A format is one class in one module of this room; it knows episodes and its file
 - Memory stays within a few episodes, however large the data set is, where the format allows to read it so.
 """
 
+from reverie.exchange.digests import checksums
 from reverie.exchange.format import Format, Incoming, Outgoing
 from reverie.exchange.transfer import NotHeld, export_to, formats, import_from, register
 
-__all__ = ["Format", "Incoming", "NotHeld", "Outgoing", "export_to", "formats", "import_from", "register"]
+__all__ = [
+    "Format",
+    "Incoming",
+    "NotHeld",
+    "Outgoing",
+    "checksums",
+    "export_to",
+    "formats",
+    "import_from",
+    "register",
+]

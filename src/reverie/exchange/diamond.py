@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, told_of
 from reverie.spec import Field, StepSpec
 
 Array = npt.NDArray[Any]
@@ -62,7 +62,7 @@ class Diamond:
             )
         first = _episode(paths[0], exact)
         spec = spec_of(first.obs, first.action, first.extras)
-        lines = [f"{count:,} {line}" for line, count in lost.items()]
+        lines = told_of(lost)
         return Incoming(spec, (_episode(path, exact) for path in paths), steps, lost=lines)
 
     def save(self, target: Any, outgoing: Outgoing, **options: Any) -> list[str]:
@@ -86,9 +86,10 @@ class Diamond:
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return [f"{count:,} {line}" for line, count in lost.items()]
+        return told_of(lost)
 
     def _write(self, folder: Path, outgoing: Outgoing, lost: Counter[str]) -> None:
+        need("torch")
         import torch
 
         lengths: list[int] = []
@@ -129,6 +130,7 @@ def _paths(folder: Path) -> list[Path]:
 
 def _load(path: Path) -> dict[str, Any]:
     """Return the tensors of a file as arrays, and `info`. No object is made of it that is no tensor or plain value."""
+    need("torch")
     import torch
 
     try:

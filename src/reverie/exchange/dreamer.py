@@ -21,7 +21,15 @@ import numpy.typing as npt
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken
 from reverie.exchange.format import Incoming, Outgoing
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of
+from reverie.exchange.names import (
+    REWARD_EXTRA,
+    are_exact,
+    options_of,
+    our_names,
+    refuse_loss,
+    spec_of,
+    told_of,
+)
 from reverie.spec import StepSpec
 from reverie.values import Tree, tree_leaves, tree_map
 
@@ -180,7 +188,7 @@ class _Source:
                     yield from self._episode({key: part[first:stop] for key, part in rows.items()})
                 rows = {key: part[bounds[-1] :] for key, part in rows.items()}
             yield from self._episode(rows)
-        lost += [f"{count:,} {line}" for line, count in self._lost.items()]
+        lost += told_of(self._lost)
 
     def _chains(self) -> list[list[Chunk]]:
         """Return the streams: chains of files, each as long as no file is missing."""
@@ -308,7 +316,7 @@ class _Target:
             self._waiting[episode.stream] = uuid, rows
         for uuid, rows in self._waiting.values():
             self._put(uuid, secrets.token_bytes(16), rows)
-        return [f"{count:,} {line}" for line, count in self._lost.items()]
+        return told_of(self._lost)
 
     def _put(self, uuid: bytes, successor: bytes, rows: Rows) -> None:
         length = len(rows["reward"])

@@ -15,7 +15,15 @@ from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import datasets_of, has_datasets, is_json, open_hdf5, plain_value
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of
+from reverie.exchange.names import (
+    REWARD_EXTRA,
+    are_exact,
+    options_of,
+    our_names,
+    refuse_loss,
+    spec_of,
+    told_of,
+)
 from reverie.values import tree_leaves
 
 Array = npt.NDArray[Any]
@@ -275,9 +283,8 @@ class _Demos:
         self._lost = Counter({line: 1 for line in self._lost if ": not numbers" in line})
         for number, demo in self._demos.items():
             yield self._episode(number, demo)
-        lost += [
-            line if ": not numbers" in line else f"{count:,} {line}" for line, count in self._lost.items()
-        ]
+        lost += [line for line in self._lost if ": not numbers" in line]
+        lost += told_of({line: count for line, count in self._lost.items() if ": not numbers" not in line})
 
     def _episode(self, number: int, demo: Any) -> Episode:
         try:

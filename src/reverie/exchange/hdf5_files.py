@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.errors import FileError
+from reverie.errors import FileError, need
 
 
 def open_hdf5(source: Any) -> Any:
@@ -20,6 +20,7 @@ def open_hdf5(source: Any) -> Any:
     Raises:
         FileError: it is none.
     """
+    need("h5py")
     import h5py
 
     try:

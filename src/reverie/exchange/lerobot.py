@@ -15,10 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.errors import BadSetting, FileError, FileTaken, counted, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.lerobot_target import SIDECAR, Target
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of
+from reverie.exchange.names import (
+    REWARD_EXTRA,
+    are_exact,
+    options_of,
+    our_names,
+    refuse_loss,
+    spec_of,
+    told_of,
+)
 from reverie.exchange.plain import arrays_in
 from reverie.spec import Field, StepSpec
 from reverie.values import Tree, tree_build
@@ -114,6 +122,7 @@ class _Source:
     """A folder that is open for reading."""
 
     def __init__(self, folder: Path, lossy: tuple[str, ...]) -> None:
+        need("pyarrow")
         import pyarrow.parquet as pq
 
         self._pq, self._folder, self._info = pq, folder, _info(folder)
@@ -246,9 +255,9 @@ class _Source:
             yield self._episode(number, rows)
         if wanted is not None and frames != wanted:
             raise FileError(
-                f"{self._folder}: wanted {wanted:,} frames, as {INFO} says, got {frames:,}; files are missing"
+                f"{self._folder}: wanted {counted(wanted, 'frame')}, as {INFO} says, got {frames:,}; files are missing"
             )
-        lost += [f"{count:,} {line}" for line, count in self._lost.items()]
+        lost += told_of(self._lost)
 
     def _by_episode(self) -> Iterator[tuple[int, Rows]]:
         """Yield the frames of each episode, as its own index says: a file may begin in the middle of one."""
@@ -375,6 +384,7 @@ def _fitted(rows: Array, field: Field) -> Array:
 def _image(data: bytes | None, folder: Path, path: str | None) -> Array:
     from io import BytesIO
 
+    need("PIL")
     from PIL import Image
 
     with Image.open(BytesIO(data) if data is not None else folder / str(path)) as image:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from reverie.checks import number
 from reverie.episode import Episode
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, need
 from reverie.exchange.format import Outgoing
-from reverie.exchange.names import REWARD_EXTRA
+from reverie.exchange.names import REWARD_EXTRA, told_of
 from reverie.exchange.plain import bytes_of
 from reverie.spec import Field, StepSpec
 from reverie.values import tree_leaves
@@ -64,6 +64,7 @@ class Target:
 
     def write(self) -> list[str]:
         """Write all files; return what LeRobot will not see."""
+        need("pyarrow")
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -88,7 +89,7 @@ class Target:
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(self._schema.empty_table(), path)
         self._write_meta(pa, pq)
-        return [f"{count:,} {line}" for line, count in self._lost.items()]
+        return told_of(self._lost)
 
     def _place(self, file: int) -> str:
         return f"data/chunk-{file // CHUNKS:03}/file-{file % CHUNKS:03}.parquet"
@@ -291,6 +292,7 @@ def _is_last(field: Field) -> bool:
 
 
 def _png(frame: Array) -> bytes:
+    need("PIL")
     from PIL import Image
 
     stream = BytesIO()

@@ -18,10 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import datasets_of, is_json, plain_value
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of
+from reverie.exchange.names import (
+    REWARD_EXTRA,
+    are_exact,
+    options_of,
+    our_names,
+    refuse_loss,
+    spec_of,
+    told_of,
+)
 from reverie.spec import Field, StepSpec
 from reverie.values import Tree, tree_leaves, tree_map
 
@@ -57,6 +65,7 @@ class Minari:
             source: a folder, or an id.
             **options: `lossy`: names of losses that are accepted; "jpeg" is the only one.
         """
+        need("h5py")
         import h5py
 
         lossy = tuple(options_of(self.name, options, "lossy").get("lossy", ()))
@@ -244,6 +253,7 @@ def _decoded(jpeg: Any) -> Array:
     """Return an image that Minari has encoded."""
     from io import BytesIO
 
+    need("PIL")
     from PIL import Image
 
     return np.asarray(Image.open(BytesIO(np.asarray(jpeg, np.uint8).tobytes())))
@@ -294,6 +304,7 @@ class _Target:
 
     def write(self, folder: Path, dataset_id: str) -> list[str]:
         """Write both files; return what could not be held."""
+        need("h5py")
         import h5py
 
         with h5py.File(folder / MAIN, "w") as file:
@@ -310,7 +321,7 @@ class _Target:
             "episodes have lost their first steps in the buffer": self._begun,
             "episodes were cut, or run: neither flag is set at their last step": self._cut,
         }
-        return [f"{count:,} {line}" for line, count in lines.items() if count]
+        return told_of(lines)
 
     def _put(self, group: Any, number: int, episode: Episode) -> None:
         steps = len(episode)

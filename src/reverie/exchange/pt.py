@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, told_of
 from reverie.spec import Field, StepSpec
 
 Array = npt.NDArray[Any]
@@ -108,9 +108,10 @@ class Iris:
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return [f"{count:,} {line}" for line, count in lost.items()]
+        return told_of(lost)
 
     def _put(self, path: Path, episode: Episode) -> None:
+        need("torch")
         import torch
 
         steps = len(episode)
@@ -144,6 +145,7 @@ def _paths(folder: Path) -> list[Path]:
 
 def _load(path: Path) -> dict[str, Array]:
     """Return the tensors of a file as arrays. No object is made of it that is no tensor."""
+    need("torch")
     import torch
 
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import FileError
+from reverie.errors import FileError, need
 
 MOST_RECORD = 1 << 31  # bytes; protobuf has no longer messages
 MASK_DELTA = 0xA282EAD8  # of the checksums, as TFRecord's description has it
@@ -58,6 +58,7 @@ def framed(data: bytes) -> bytes:
 
 
 def _masked(data: bytes) -> int:
+    need("google_crc32c")
     import google_crc32c
 
     crc = int(google_crc32c.value(data))
@@ -70,6 +71,7 @@ def values_of(data: bytes, path: Path) -> dict[str, Any]:
     Raises:
         FileError: it is none.
     """
+    need("google")
     from google.protobuf.message import DecodeError
 
     try:
@@ -92,6 +94,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {"float_list": np.float32, "int64_list": np.
 @cache
 def example_class() -> Any:
     """Return the class of the message, made from its description: TensorFlow is not needed for it."""
+    need("google")
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError
+from reverie.errors import BadSetting, FileError, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import is_json
-from reverie.exchange.names import options_of, our_names, refuse_loss, spec_of
+from reverie.exchange.names import options_of, our_names, refuse_loss, spec_of, told_of
 from reverie.exchange.records import records_of, values_of
 from reverie.values import Tree, tree_map
 
@@ -120,14 +120,14 @@ class _Source:
         if self._features is None and self._first is not None:
             self._features = _guessed(self._first, files[0])
             self._lost[
-                "data sets have no features.json: shapes are told from the lists, with one axis each"
+                "data set: it has no features.json, so shapes are told from the lists, with one axis each"
             ] = 1
         self._about: dict[str, Any] = {}
         features = self._features or {}
         steps = {name.removeprefix(STEPS): one for name, one in features.items() if name.startswith(STEPS)}
         if any(one.encoding == "jpeg" for one in steps.values()):
             refuse_loss(lossy, "jpeg", "images that were made JPEG of, with other values than were recorded")
-            self._lost["data sets hold JPEG images: it has changed their values before they came here"] = 1
+            self._lost["data set: JPEG has changed the values of its images before they came here"] = 1
         self._kinds = steps
         self._text = [name for name, one in steps.items() if one.encoding == "text"]
         numbers = [name for name in steps if name not in self._text]
@@ -168,7 +168,7 @@ class _Source:
                     yield episode
                 else:
                     self._lost["records have a final observation alone, and so no step: left out"] += 1
-        lost += [f"{count:,} {line}" for line, count in self._lost.items()]
+        lost += told_of(self._lost)
 
     def _episode(self, values: dict[str, Any], path: Path) -> Episode:
         count = _count(values, path)
@@ -270,6 +270,7 @@ def _decoded(values: Any, feature: Feature, count: int, what: str) -> Array:
 def _image(data: bytes) -> Array:
     from io import BytesIO
 
+    need("PIL")
     from PIL import Image
 
     return np.asarray(Image.open(BytesIO(data)))

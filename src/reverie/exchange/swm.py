@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import datasets_of, has_datasets, open_hdf5
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of, told_of
 from reverie.exchange.plain import vacant_draft
 from reverie.spec import StepSpec
 from reverie.values import tree_leaves
@@ -172,6 +172,7 @@ class _Columns:
 
 def _write(draft: Path, outgoing: Outgoing) -> list[str]:
     """Write all columns, an episode at a time; return what has no place."""
+    need("h5py")
     import h5py
 
     lost: Counter[str] = Counter()
@@ -190,7 +191,7 @@ def _write(draft: Path, outgoing: Outgoing) -> list[str]:
             lost["episodes run, and will come back as cut"] += episode.running
         file.create_dataset(LENGTH, data=np.array(lengths, np.int64))
         file.create_dataset(OFFSET, data=np.cumsum([0, *lengths[:-1]], dtype=np.int64)[: len(lengths)])
-    return [f"{count:,} {line}" for line, count in (+lost).items()]
+    return told_of(lost)
 
 
 def _rows(episode: Episode) -> dict[str, Array]:

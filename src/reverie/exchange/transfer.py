@@ -13,9 +13,10 @@ import numpy as np
 
 from reverie.buffer import ReplayBuffer
 from reverie.episode import Episode
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, FileMissing
 from reverie.exchange.format import Format, Incoming, Outgoing
 from reverie.spec import StepSpec
+from reverie.union import Union
 from reverie.values import shown, tree_map
 
 # Name -> module of this room, and its class: read when it is needed, since it may need packages that are not there.
@@ -35,6 +36,7 @@ OURS = {
     "episodes": ("plain", "Episodes"),
 }
 _others: dict[str, Format] = {}
+SQLITE = b"SQLite format 3\0"  # how its files begin
 Tell = Callable[[str], object]
 
 
@@ -71,9 +73,11 @@ def recognised(source: Any) -> Format:
     """Return the format that `source` looks like.
 
     Raises:
-        BadSetting: it looks like none, or like several.
+        BadSetting: it looks like none, or like several. FileMissing: it is no path that exists.
     """
     found = [format for name in formats() if (format := format_of(name)).reads and format.recognises(source)]
+    if not found and isinstance(source, (str, os.PathLike)):
+        _refuse_path(Path(source))
     if len(found) != 1:
         names = [format.name for format in found]
         raise BadSetting(
@@ -81,6 +85,23 @@ def recognised(source: Any) -> Format:
             f"{names or 'none of them'}; name its format"
         )
     return found[0]
+
+
+def _refuse_path(path: Path) -> None:
+    """Say what is wrong with a path that no format recognises, where that is not its content."""
+    if not path.exists():
+        raise FileMissing(
+            f"{path}: wanted a data set, got no file or folder, and no id of a Minari data set; check the path"
+        )
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        is_sqlite = file.read(len(SQLITE)) == SQLITE
+    if is_sqlite:
+        raise BadSetting(
+            f"{path}: wanted another library's data set, got an SQLite file; reverie.open({str(path)!r}) opens it "
+            f"if it is a replay file"
+        )
 
 
 def import_from(
@@ -117,7 +138,7 @@ def import_from(
         The buffer, open.
 
     Raises:
-        FileError: the data set is damaged, or of another format.
+        FileError: the data set is damaged, or of another format. FileMissing: there is none.
         BadSetting: a wrong argument; nobody recognises `source`; or reading would change values.
         SpecMismatch: `into` has other fields.
     """
@@ -220,7 +241,7 @@ def take(buffer: ReplayBuffer, episode: Episode, stream: int = 0) -> None:
 
 
 def export_to(
-    buffer: ReplayBuffer,
+    buffer: ReplayBuffer | Union,
     target: Any,
     format: str,
     *,
@@ -231,7 +252,7 @@ def export_to(
     """Write episodes of a buffer as a data set of another library, whole or not at all.
 
     Args:
-        buffer: stays as it is; others may go on adding to it.
+        buffer: or a union, whose parts become one data set. It stays as it is; others may go on adding to it.
         target: a path, or what the format takes.
         format: its name.
         episodes: which ones, by number as in `buffer.episodes`; None means all.
@@ -244,11 +265,13 @@ def export_to(
         IndexError: there is no such episode.
     """
     chosen = format_of(format)
+    if not isinstance(buffer, (ReplayBuffer, Union)):
+        raise BadSetting(f"buffer: wanted a ReplayBuffer or a Union, got {shown(buffer)}; pass one")
     if not chosen.writes:
         raise BadSetting(f"format: wanted one that can be written, got {chosen.name!r}; it is read only")
     table = np.asarray(buffer.episodes)
     numbers = list(range(len(table))) if episodes is None else list(episodes)
-    notes = buffer.engine.memories.notes.get("exchange", {})
+    notes = _notes(buffer)
     outgoing = Outgoing(
         buffer.spec,
         buffer.read_episodes(numbers),
@@ -259,6 +282,11 @@ def export_to(
     )
     for line in chosen.save(target, outgoing, **options):
         _tell(tell, line)
+
+
+def _notes(buffer: ReplayBuffer | Union) -> dict[str, Any]:
+    """Return what the data set that it came from said; parts of a union may have come from several."""
+    return buffer.engine.memories.notes.get("exchange", {}) if isinstance(buffer, ReplayBuffer) else {}
 
 
 def _tell(tell: Tell | None, line: str) -> None:

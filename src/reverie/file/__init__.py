@@ -23,7 +23,7 @@ from reverie.file.replay import (
     read_settings,
     removed_on_error,
 )
-from reverie.file.rings import resize_file, resized, save_resized
+from reverie.file.rings import compact_file, resize_file, resized, save_resized
 from reverie.file.settings import Settings, check_settings, reserve_for
 from reverie.file.state import (
     Remembered,
@@ -64,6 +64,7 @@ __all__ = [
     "check_residency",
     "check_settings",
     "close_at_exit",
+    "compact_file",
     "copy_file",
     "copy_memory",
     "generator",

@@ -6,21 +6,32 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from reverie.errors import BadSetting
 from reverie.file.records import LABELS, text_checksum
 from reverie.file.sqlite import Database
 from reverie.values import MOST_LABEL, parse_json
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
 def label_text(label: Mapping[str, Any]) -> str:
-    """Return the metadata of an episode as JSON.
+    """Return the metadata of an episode as JSON; scalars of NumPy, which environments give, count as Python's numbers.
 
     Raises:
         BadSetting: it cannot be JSON, or is too long.
     """
     try:
-        text = json.dumps(label, allow_nan=False)
-        if parse_json(text) != label:
+        plain = _plain(label)
+        text = json.dumps(plain, allow_nan=False)
+        if parse_json(text) != plain:
             raise ValueError("it would come back as something else: use lists and keys that are strings")
     except (TypeError, ValueError, RecursionError) as error:
         raise BadSetting(

@@ -10,6 +10,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -211,10 +212,24 @@ def replace_in_place(draft: Path, path: Path, place: Path) -> WriterLock:
     return lock
 
 
+NEW = ".new-"  # and a number: a file that is made empty
+LONG_S = 600.0  # nobody needs so long to make one
+
+
 def discard_left(folder: Path, prefix: str) -> None:
-    """Remove the drafts `prefix` + number whose writers were killed: those that nobody has locked."""
+    """Remove the drafts `prefix` + number whose writers were killed: those that nobody has locked.
+
+    A draft of an empty file, `.new-` + number, is not locked, and is made in no time: an old one belongs to nobody.
+    """
     for path in folder.iterdir():
-        if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit() and path.is_file():
+        if not path.name.startswith(prefix):
+            continue
+        number, *of_empty = path.name[len(prefix) :].split(NEW)
+        if of_empty or prefix.endswith(NEW):
+            with suppress(FileNotFoundError):
+                if "".join([number, *of_empty]).isdigit() and time.time() - path.stat().st_mtime > LONG_S:
+                    discard(path)
+        elif number.isdigit() and path.is_file():
             try:
                 lock = WriterLock(path)
             except FileError:  # somebody writes there

@@ -15,7 +15,7 @@ import numpy as np
 
 from reverie.checks import seed_number
 from reverie.errors import FileError, FileTaken
-from reverie.file.lock import WriterLock, put_in_place, writing_process
+from reverie.file.lock import NEW, WriterLock, discard_left, put_in_place, writing_process
 from reverie.file.log import is_foreign
 from reverie.file.place import discard, existing, sync_folder, vacant
 from reverie.file.records import check_names, is_schema
@@ -53,9 +53,10 @@ class ReplayFile(Tables):
         """
         place = vacant(path)
         # Made whole beside its place, then linked there: a process killed meanwhile leaves nothing half made.
-        draft = place.with_name(f"{place.name}.new-{os.getpid()}")
+        draft = place.with_name(f"{place.name}{NEW}{os.getpid()}")
         try:
             discard(draft)  # of a process that had this number and was killed
+            discard_left(place.parent, f"{place.name}{NEW}")
             db = Database(path, "new", draft)
             try:
                 file = cls(db, columns)

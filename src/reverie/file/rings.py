@@ -1,7 +1,9 @@
-"""A replay file for a larger or smaller ring: what it holds, cut into the runs of another capacity.
+"""A replay file written anew: for a larger or smaller ring, and without what was discarded.
 
 The runs of a stream begin at multiples of 32 of `id mod E`, where E is what the stream keeps. Another E cuts the same
-steps into other runs, so the file is written anew, beside its place, a run at a time.
+steps into other runs, so the file is written anew, beside its place, a run at a time. What belongs to a discarded
+episode becomes zeros on the way, which take no room, and its metadata goes: steps keep their ids, and the format is the
+same. Only its rewards stay, because the return in its record is checked against them.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from reverie.file.labels import label_text
 from reverie.file.lock import discard_left, put_in_place, replace_in_place
 from reverie.file.place import BESIDE_COPY, discard, path_errors, sync_folder, vacant
 from reverie.file.reader import read_streams
-from reverie.file.records import Blobs, RunRecord, StepRecord
+from reverie.file.records import Blobs, EpisodeRecord, RunRecord, StepRecord
 from reverie.file.recovery import StreamRecords
 from reverie.file.replay import ReplayFile, make_file, read_settings
 from reverie.file.settings import SETTINGS, Settings, check_settings
 from reverie.file.state import from_json, pack_arrays, sampler_entries, to_json, unpack_arrays
-from reverie.index import RUNNING, Ints, Runs, most_episodes
+from reverie.index import DISCARDED, RUNNING, Ints, Runs, most_episodes
 from reverie.samplers import Move, moved
 from reverie.spec import Field
 from reverie.store import pack, pack_step, unpack, unpack_step
@@ -43,6 +45,21 @@ OTHERS = (
 )  # named values that are not taken over as they are
 PLAIN_NOTES = {"exchange"}  # where steps were imported from; others are of a class around the buffer
 LEAST_ROWS = 64  # that a table of episodes has
+
+
+def compact_file(path: Path) -> int:
+    """Write a replay file anew, without what was discarded and without pages that hold nothing; see `resize_file`.
+
+    Returns:
+        How many bytes less the file takes now.
+    """
+    with closing(ReplayFile.open(path, "r+")) as source:
+        settings, rng = read_settings(source, None)
+        with source.db.syncing():  # all of it is in the file itself, whose size is known then
+            source.put_meta("synced", source.meta("synced") + 1)
+        before = os.stat(source.db.place).st_size
+        _rewrite(source, path, settings, settings, rng)
+    return before - os.stat(path).st_size
 
 
 def resize_file(
@@ -76,20 +93,24 @@ def resize_file(
                 f"whose places count from its first step on; add its episodes to a new one of that size"
             )
         check(new)
-        place = source.db.place
-        draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
-        try:
-            with path_errors(path, "to write a ring of another size"):
-                discard_left(place.parent, f"{place.name}.saving-")
-                with closing(make_file(draft, new, rng)) as target, target.db.syncing():
-                    _Recut(source, target, old, new).write()
-                with source.db.syncing():  # so that the old file needs no log, which would be the new one's
-                    source.put_meta("synced", source.meta("synced") + 1)
-                source.db.close()
-                lock = replace_in_place(draft, path, place)
-        finally:
-            discard(draft)
-    lock.release()
+        _rewrite(source, path, old, new, rng)
+
+
+def _rewrite(source: ReplayFile, path: Path, old: Settings, new: Settings, rng: Any) -> None:
+    """Put a file with these settings in the place of one that is open to write, which is closed then."""
+    place = source.db.place
+    draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
+    try:
+        with path_errors(path, "to write it anew"):
+            discard_left(place.parent, f"{place.name}.saving-")
+            with closing(make_file(draft, new, rng)) as target, target.db.syncing():
+                _Recut(source, target, old, new).write()
+            with source.db.syncing():  # so that the old file needs no log, which would be the new one's
+                source.put_meta("synced", source.meta("synced") + 1)
+            source.db.close()
+            replace_in_place(draft, path, place).release()
+    finally:
+        discard(draft)
 
 
 def save_resized(path: Path, capacity: int | None, streams: int | None, save: Callable[[Path], None]) -> None:
@@ -140,6 +161,7 @@ class _Recut:
         self._old, self._new = old, new
         self._fields = {column.name: column.field for column in old.stored}
         self._runs = Runs(new.streams, new.each)
+        self._gone = {number for number, label in source.labels().items() if DISCARDED in label}
 
     def write(self) -> None:
         """Write all of it."""
@@ -175,7 +197,8 @@ class _Recut:
             return 0
         newest = runs.first_of(stream.head - 1)  # of the run that is being written
         first = runs.first_of(tail)
-        steps = _Steps(self._source, self._fields, stream, tail)
+        gone = [(episode.start, episode.stop) for episode in stream.episodes if episode.number in self._gone]
+        steps = _Steps(self._source, self._fields, stream, tail, gone)
         if first == newest > 0:
             put_filler(self._target, self._fields, runs, number, newest)
         while first < newest:
@@ -189,17 +212,25 @@ class _Recut:
         for step, values in enumerate(steps.each(newest, stream.head), newest):
             end = last.get(step)
             packed = {name: pack_step(value, before.get(name)) for name, value in values.items()}
-            ended, final = (RUNNING, None) if end is None else (end.ended, end.final)
+            ended, final = (RUNNING, None) if end is None else (end.ended, self._final(end))
             self._target.put_step(StepRecord(number, step, ended, packed, final))
             before = values
         for episode in live:
-            self._target.put_episode(episode)
+            self._target.put_episode(episode._replace(final=self._final(episode)))
         return floor_of(runs, tail, stream.head)
+
+    def _final(self, episode: EpisodeRecord) -> Blobs | None:
+        """Return the final observation of an episode, packed; zeros for one that was discarded."""
+        if episode.final is None or episode.number not in self._gone:
+            return episode.final
+        fields = {name: self._fields[name] for name in episode.final}
+        return {name: pack(np.zeros(field.shape, field.dtype)) for name, field in fields.items()}
 
     def _put_labels(self) -> None:
         for number, label in self._source.labels().items():
             if self._target.has_episode(number):
-                self._target.put_label(number, label_text(label))
+                kept = {DISCARDED: label[DISCARDED]} if DISCARDED in label else label
+                self._target.put_label(number, label_text(kept))
 
     # --- what samplers remember ------------------------------------------------------------------------
 
@@ -275,10 +306,22 @@ class _Recut:
 
 
 class _Steps:
-    """The values of one stream's live steps, from wherever they lie in its file; zeros for those before `tail`."""
+    """The values of one stream's live steps, from wherever they lie in its file; zeros for those that are gone.
 
-    def __init__(self, file: ReplayFile, fields: dict[str, Field], stream: StreamRecords, tail: int) -> None:
-        self._file, self._fields = file, fields
+    Args:
+        file, fields, stream: what there is. tail: the steps before it are gone.
+        gone: first and stop of what was discarded; of these steps the rewards stay.
+    """
+
+    def __init__(
+        self,
+        file: ReplayFile,
+        fields: dict[str, Field],
+        stream: StreamRecords,
+        tail: int,
+        gone: list[tuple[int, int]],
+    ) -> None:
+        self._file, self._fields, self._gone = file, fields, gone
         self._stream, self._tail = stream, tail
         self._last: tuple[int, Blobs, dict[str, Array]] | None = None  # the run that was unpacked last
         self._newest: dict[str, Array] = {}  # of those that no sealed run holds
@@ -289,7 +332,8 @@ class _Steps:
     def run(self, run: RunRecord) -> Blobs:
         """Return the columns of a run, packed; as they are where the file has a run of the same steps."""
         for own in self._stream.runs:
-            if (own.first, own.steps) == (run.first, run.steps) and run.first >= self._tail:
+            as_it_is = (own.first, own.steps) == (run.first, run.steps) and run.first >= self._tail
+            if as_it_is and not self._gone_between(run.first, run.stop):
                 return self._file.run(own.number)[1]
         return {name: pack(rows) for name, rows in self._between(run.first, run.stop).items()}
 
@@ -310,7 +354,14 @@ class _Steps:
             for name, rows in found.items():
                 if low < high:
                     rows[low - first : high - first] = part[name][low - begin : high - begin]
+        for begin, end in self._gone_between(first, stop):
+            for name, rows in found.items():
+                if name != "reward":
+                    rows[max(begin - first, 0) : end - first] = 0
         return found
+
+    def _gone_between(self, first: int, stop: int) -> list[tuple[int, int]]:
+        return [(begin, end) for begin, end in self._gone if begin < stop and first < end]
 
     def _parts(self, first: int, stop: int) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Yield first, stop and values of the runs and newest steps that have some of these steps."""

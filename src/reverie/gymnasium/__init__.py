@@ -3,6 +3,11 @@
 `record` adds true transitions only, whatever the environment does at an end.
 """
 
+# ruff: noqa: E402
+from reverie.errors import need
+
+need("gymnasium")  # says how to install it
+
 from reverie.gymnasium.atari_games import atari
 from reverie.gymnasium.catalogue import make_named
 from reverie.gymnasium.minatar_games import minatar

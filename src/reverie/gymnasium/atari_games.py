@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gymnasium.wrappers import TimeLimit
 
 from reverie.checks import positive
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, need
 
 Frame = npt.NDArray[np.uint8]
 Info = dict[str, Any]
@@ -93,6 +93,7 @@ def atari(
 
 def _game_id(game: str) -> str:
     """Return the environment id of a game named in any spelling."""
+    need("ale_py")
     import ale_py
 
     # Otherwise each emulator writes a banner to stderr, before Gymnasium's wrapper can quieten it.
@@ -130,6 +131,7 @@ class _SkipAndMax(gymnasium.Wrapper[Frame, Any, Frame, Any]):
     """Repeats an action, and shows the maximum of the last two frames, resized and channels first."""
 
     def __init__(self, env: gymnasium.Env[Frame, Any]) -> None:
+        need("PIL")
         from PIL import Image
 
         super().__init__(env)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import SpecMismatch
+from reverie.errors import SpecMismatch, counted
 from reverie.values import Tree, fits, is_foreign, numeric_array, owned, tree_leaves
 
 Array = npt.NDArray[Any]
@@ -93,6 +93,6 @@ def _leaf(name: str, leaf: Any, count: int) -> Array | Sequence[Any]:
     size = len(held) if isinstance(held, (list, tuple)) or held.ndim else 0
     if size != count:
         raise SpecMismatch(
-            f"field {name!r}: wanted a row for each of {count} lanes, got {size}; pass one per lane"
+            f"field {name!r}: wanted a row for each of {counted(count, 'lane')}, got {size}; pass one per lane"
         )
     return list(held) if listed else held

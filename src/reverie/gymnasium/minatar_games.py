@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, need
 
 Frame = npt.NDArray[np.uint8]
 
@@ -56,6 +56,7 @@ class _MinAtar(gymnasium.Env[Frame, np.int64]):
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
+            need("minatar")
             from minatar import Environment
         finally:
             logging.disable(level)

@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from reverie.buffer import ReplayBuffer
 from reverie.checks import positive, seed_number
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, counted
 from reverie.gymnasium.players import LanesPlayer, OnePlayer
 from reverie.gymnasium.policies import Policy, Transform, asked, at_random
 from reverie.gymnasium.suitability import AnyEnv, check_fit, count_lanes
@@ -48,6 +48,13 @@ class Recording:
     def steps_per_s(self) -> float:
         """Steps added per second."""
         return self.steps / self.duration_s
+
+    def __repr__(self) -> str:
+        told = f"{counted(self.steps, 'step')} in {self.duration_s:.1f} s, {counted(self.episodes, 'episode')} ended"
+        if not self.episodes:
+            return f"Recording({told})"
+        mean, length = (sum(values) / self.episodes for values in (self.returns, self.lengths))
+        return f"Recording({told}, mean return {mean:.2f}, mean length {length:.1f})"
 
 
 def record(
@@ -154,6 +161,10 @@ class Recorder:
         self._tally = _Tally(lanes)
         self._is_playing = self._is_closed = False
         _cut_all(buffer)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "playing" if self._is_playing else "about to reset"
+        return f"Recorder({counted(self._lanes or 1, 'environment')}, {state}, into {self._buffer!r})"
 
     def step(
         self, policy: Policy | None = None, n: int = 1, *, on_step: Callable[[int], None] | None = None

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
-from reverie.errors import SpecMismatch
+from reverie.errors import SpecMismatch, counted
 from reverie.spec import text_width
 from reverie.values import Tree
 
@@ -74,7 +74,7 @@ def _parts(name: str, space: Space, value: Any) -> dict[str, tuple[Space, Any]]:
     if not isinstance(value, (tuple, list)) or len(value) != len(keys):
         got = f"{len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
         raise SpecMismatch(
-            f"field {name!r}: wanted a tuple of {len(keys)} values as its space says, got {got}; "
+            f"field {name!r}: wanted a tuple of {counted(len(keys), 'value')} as its space says, got {got}; "
             f"pass one value for each space of the Tuple"
         )
     return {key: (child, part) for key, child, part in zip(keys, space.spaces, value, strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reverie.errors import BadSetting, NotEnoughData, NoWeight
+from reverie.errors import BadSetting, NotEnoughData, NoWeight, counted
 from reverie.index.boundaries import BOUNDARIES, check_boundary, places_of
 from reverie.index.choice import Candidates, Choice, choice_of_kept
 from reverie.index.episodes import EpisodeIndex
@@ -74,23 +74,26 @@ class Anchors:
         index, count = self.index, self.count()
         if count:
             return NoWeight(
-                f"wanted a window of {self.length} steps with boundary={self.boundary!r} and a weight above 0, "
-                f"got {count} windows whose weights are all 0; give them priorities above 0 "
+                f"wanted {self._asked()} and a weight above 0, "
+                f"got {counted(count, 'window')} whose weights are all 0; give them priorities above 0 "
                 f"(Prioritized(epsilon=1e-6) does), let the sampler reach further back, or draw with Uniform()"
             )
         if self.choice is not None:
             episodes = index.live_episodes()
             chosen = np.count_nonzero(self.choice.chosen.take(episodes))
             return NotEnoughData(
-                f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got none in the {chosen} "
-                f"episodes that may be drawn from, of {len(episodes)} live ones; let where= choose more of them, or "
-                f"ask for a shorter length"
+                f"wanted {self._asked()}, got none in the {chosen} of {len(episodes)} live episodes that discard() and "
+                f"where= leave; leave more of them, add more steps, or ask for a shorter length"
             )
         return NotEnoughData(
-            f"wanted a window of {self.length} steps with boundary={self.boundary!r}, got {index.live_steps()} "
-            f"live steps whose longest episode has {index.longest()} with a known successor; "
-            f"add more steps, or ask for a shorter length"
+            f"wanted {self._asked()}, got {index.live_steps()} live steps whose longest episode has "
+            f"{index.longest()} with a known successor; add more steps, or ask for a shorter length"
         )
+
+    def _asked(self) -> str:
+        steps = (self.length - 1) // self.stride + 1
+        spread = f" with stride={self.stride}, which spans {self.length}," if self.stride > 1 else ""
+        return f"a window of {counted(steps, 'step')}{spread} with boundary={self.boundary!r}"
 
     def at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
         """Return (episode, id) for ranks in `0 <= rank < count()`; the order is arbitrary."""
@@ -148,7 +151,7 @@ def anchors_of(index: EpisodeIndex, boundary: object, length: int, stride: int =
     anchors = Anchors(index, check_boundary(boundary), length, stride=stride)
     if boundary == "inside" and length > index.capacity:
         raise BadSetting(
-            f"length: wanted at most the {index.capacity} steps that a stream keeps, got {length}"
+            f"length: wanted at most the {counted(index.capacity, 'step')} that a stream keeps, got {length}"
             f"{f' with stride={stride}' * (stride > 1)}; "
             f"make the buffer larger, ask for shorter windows, or use a boundary that pads"
         )

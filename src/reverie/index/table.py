@@ -19,8 +19,21 @@ from reverie.index.runs import Ints
 ENDED_NAMES = {RUNNING: "running", TERMINATED: "terminated", TRUNCATED: "truncated",
                TERMINATED | TRUNCATED: "terminated", CUT: "cut"}  # fmt: skip
 
+
+class EpisodeRow(np.void):  # type: ignore[misc]  # np.record, too, is a class below np.void
+    """One row of the table of episodes, read by the names of its fields: `row["return"]`."""
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={self[name].item()!r}" for name in self.dtype.names or ())
+        return f"EpisodeRow({values})"
+
+    __str__ = __repr__
+
+
 NAMES = ("stream", "start", "stop", "length", "live", "return", "ended")
-EPISODE_DTYPE = np.dtype(list(zip(NAMES, (*[np.int64] * 5, np.float64, "U10"), strict=True)))
+EPISODE_DTYPE = np.dtype(
+    (EpisodeRow, np.dtype(list(zip(NAMES, (*[np.int64] * 5, np.float64, "U10"), strict=True))))
+)
 
 FEW = 256  # episodes that are copied at once: it takes no longer than to look at one of them late
 _NAME_OF = np.array([ENDED_NAMES.get(ended, "") for ended in range(max(ENDED_NAMES) + 1)], "U10")
@@ -36,7 +49,8 @@ class EpisodeTable(Sequence[Any]):
     evicted before anybody looked is left out. The first look at several rows copies all of them, and from
     then on nothing changes any more.
 
-    Beside the fields, `ids` and `metadata` have an entry for each row. `as_dict` gives everything in columns.
+    Beside the fields, `ids` and `metadata` have an entry for each row. `as_dict` gives everything in columns, as
+    `pandas.DataFrame(buffer.episodes.as_dict())` takes it.
 
     Fields: stream; start, stop: ids of its first step and one past its last; length: stop - start;
     live: how many of these steps were held; return: the sum of all its rewards; ended: "running",

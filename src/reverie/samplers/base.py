@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 from typing import Any, Self
 
 import numpy as np
@@ -50,6 +51,18 @@ class Sampler(ABC):
     def __init__(self, *, where: Condition | None = None) -> None:
         if where is not None:
             self._where = Where(where)
+
+    def __repr__(self) -> str:
+        """Show the call that makes one like it: the arguments that are not the defaults."""
+        given = []
+        for name, parameter in signature(type(self)).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if name == "where" and self._where is not None:
+                value = self._where.condition
+            if value is not parameter.default and value != parameter.default:
+                text = getattr(value, "__name__", "a function") if callable(value) else repr(value)
+                given.append(f"{name}={text}")
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def narrow(self, anchors: Anchors) -> Anchors:
         """Return those of the anchors that `where` lets through."""

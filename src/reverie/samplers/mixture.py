@@ -42,6 +42,11 @@ class Mixture(Sampler):
         weights = np.array([number("Mixture: weight", weight, 1e-12, 1e12) for _, weight in parts])
         self.weights = weights / weights.sum()
 
+    @property
+    def parts(self) -> list[tuple[Sampler, float]]:
+        """The samplers, and the share of each."""
+        return list(zip(self.samplers, self.weights.tolist(), strict=True))
+
     def draw(self, anchors: Anchors, rng: np.random.Generator, count: int) -> Drawn:
         """Return `count` anchors."""
         anchors = self.narrow(anchors)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import BadSetting
+from reverie.errors import BadSetting, counted
 from reverie.index import Anchors, Bools, Choice, EpisodeIndex, EpisodeTable, Ints, discarded
 from reverie.values import shown
 
@@ -91,7 +91,7 @@ class Where:
         mask = np.asarray(self.condition(table))
         if mask.dtype != np.bool_ or mask.shape != episodes.shape:
             raise BadSetting(
-                f"where: wanted a mask of {len(episodes)} booleans, one for each row of the episode table, got "
-                f'{mask.dtype} of shape {mask.shape}; return for example episodes["length"] >= 100'
+                f"where: wanted a mask of {counted(len(episodes), 'boolean')}, one for each row of the episode table, "
+                f'got {mask.dtype} of shape {mask.shape}; return for example episodes["length"] >= 100'
             )
         return mask

@@ -1,5 +1,10 @@
 """Bridges to PyTorch: batches as tensors on a device. This page lists the public names."""
 
+# ruff: noqa: E402
+from reverie.errors import need
+
+need("torch")  # says how to install it
+
 from reverie.feeds import Feed
 from reverie.torch.dataset import SequenceDataset
 from reverie.torch.feed import feed

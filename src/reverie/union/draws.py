@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import NotEnoughData
+from reverie.errors import NotEnoughData, counted
 from reverie.samplers import LEAST_ACCEPTED, Fresh, Mixture, Sampler, Scale, Shuffled
 from reverie.union.part import Answer, Part, Request
 
@@ -166,6 +166,7 @@ class Draws:
 
     def _not_enough(self, request: Request) -> NotEnoughData:
         return NotEnoughData(
-            f"wanted a window of {request.length} steps with boundary={request.boundary!r} and a weight above 0, got "
-            f"none in the {len(self._parts)} parts of the union; add more steps, or ask for a shorter length"
+            f"wanted a window of {counted(request.length, 'step')} with boundary={request.boundary!r} and a weight "
+            f"above 0, got none in the {counted(len(self._parts), 'part')} of the union; add more steps, or ask for a "
+            f"shorter length"
         )

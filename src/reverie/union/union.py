@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,9 +21,9 @@ from reverie.batch import Batch, Origins, StepBatch, check_batch, contents, from
 from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
 from reverie.checks import seed_number
-from reverie.engine import Layouts, checked_extras, checked_priorities, sampler_of, wanted
+from reverie.engine import Layouts, checked_extras, checked_priorities, checked_rank, sampler_of, wanted
 from reverie.episode import Episode
-from reverie.errors import BadSetting, SpecMismatch
+from reverie.errors import BadSetting, SpecMismatch, counted
 from reverie.process import Bound
 from reverie.samplers import Sampler, Uniform
 from reverie.spec import StepSpec
@@ -121,11 +124,35 @@ class Union(Bound):
             table["stream"] += first
         return np.concatenate(tables)
 
-    def read_episodes(self) -> Iterator[Episode]:
-        """Read the live episodes of all parts one at a time, those of the first part first."""
-        for first, part in zip(self._firsts.tolist(), self.parts, strict=False):
-            for episode in part.read_episodes():
-                yield replace(episode, stream=episode.stream + first)
+    def episode(self, number: int) -> Episode:
+        """Read one episode by its number, as in `episodes`; -1 is the newest of the last part.
+
+        Raises:
+            IndexError: there is no such episode.
+        """
+        return next(self.read_episodes([number]))
+
+    def read_episodes(self, numbers: Iterable[int] | None = None) -> Iterator[Episode]:
+        """Read live episodes of all parts one at a time.
+
+        Args:
+            numbers: which ones, as in `episodes`, in the order in which they are to come; None means all of them, those
+                of the first part first. One that was evicted before its turn came is left out.
+
+        Raises:
+            IndexError: there is no such episode.
+        """
+        if numbers is None:
+            asked: list[tuple[int, list[int] | None]] = [(which, None) for which in range(len(self._parts))]
+        else:
+            places = [
+                (which, rank) for which, part in enumerate(self.parts) for rank in range(len(part.episodes))
+            ]
+            chosen = [places[checked_rank(operator.index(number), len(places))] for number in numbers]
+            asked = [(which, [rank for _, rank in run]) for which, run in groupby(chosen, itemgetter(0))]
+        # Every part is asked at once, so that what is evicted later does not shift its numbers.
+        found = [(int(self._firsts[which]), self.parts[which].read_episodes(ranks)) for which, ranks in asked]
+        return (replace(episode, stream=episode.stream + first) for first, part in found for episode in part)
 
     def count_windows(self, length: int, boundary: str = "inside", *, stride: int = 1) -> int:
         """Return how many different anchors there are now for such windows, in all parts."""
@@ -133,7 +160,7 @@ class Union(Bound):
 
     def __repr__(self) -> str:
         parts = "\n  ".join(repr(part) for part in self.parts)
-        return f"Union({len(self):,} steps of {len(self._parts)} parts:\n  {parts})"
+        return f"Union({counted(len(self), 'step')} of {counted(len(self._parts), 'part')}:\n  {parts})"
 
     # --- sampling --------------------------------------------------------------------------------------
 
@@ -314,7 +341,7 @@ def _checked_weights(weights: object, count: int) -> npt.NDArray[np.float64]:
         good = False
     if not good:
         raise BadSetting(
-            f"weights: wanted {count} numbers that are not negative, one for each part, and not all 0, got "
+            f"weights: wanted {counted(count, 'number')} that are not negative, one for each part, and not all 0, got "
             f"{shown(weights)}; (0.5, 0.5) takes half from each of two"
         )
     normed: npt.NDArray[np.float64] = shares / shares.sum()

@@ -1,5 +1,6 @@
 """Copies saved while others write, or killed meanwhile; writes that Ctrl-C interrupts at any line."""
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -170,3 +171,23 @@ def test_what_a_killed_save_left_goes_with_the_next_one(tmp_path):
         entry.name for entry in (path, written, *others)
     )
     rv.open(path).close()
+
+
+def test_empty_drafts_of_killed_processes_go_once_they_are_old(tmp_path):
+    """A new file clears away those of its own name; one that may be in the making, and others' names, stay."""
+    old = [tmp_path / f"a.replay{name}" for name in (".new-4000001", ".saving-4000001.new-4000002")]
+    others = [
+        tmp_path / name for name in ("a.replay.new-4000003", "b.replay.new-4000001", "a.replay.new-mine")
+    ]
+    for path in old + others:
+        path.write_bytes(b"")
+    for path in [*old, *others[1:]]:
+        os.utime(path, (0, 0))
+    with rv.ReplayBuffer(spec(), 8, seed=0, path=tmp_path / "a.replay") as buffer:
+        assert not old[0].exists()
+        buffer.save_as(tmp_path / "c.replay")
+    (tmp_path / "a.replay").rename(tmp_path / "d.replay")
+    with rv.open(tmp_path / "d.replay") as buffer:
+        buffer.save_as(tmp_path / "a.replay")
+    assert not old[1].exists()
+    assert all(path.exists() for path in others)

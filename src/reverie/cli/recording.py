@@ -12,8 +12,8 @@ import reverie
 from reverie.checks import natural, positive
 from reverie.cli.options import Quiet
 from reverie.cli.progress import showing
-from reverie.cli.terminal import count_of, say
-from reverie.errors import printable
+from reverie.cli.terminal import say
+from reverie.errors import counted, printable
 from reverie.store import format_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def record(
             raise KeyboardInterrupt(
                 "interrupted; nothing is kept, since no file was named with --out"
             ) from None
-        raise KeyboardInterrupt(f"interrupted; {out} keeps {count_of(kept, 'step')}") from None
+        raise KeyboardInterrupt(f"interrupted; {out} keeps {counted(kept, 'step')}") from None
     finally:
         env.close()
     if not quiet:
@@ -83,7 +83,7 @@ def record(
 def _told(recorded: Recording, game: str, is_life: bool) -> Iterator[str]:
     """Yield what came of a recording."""
     yield (
-        f"recorded  {count_of(recorded.steps, 'step')} of {game}, played at random, "
+        f"recorded  {counted(recorded.steps, 'step')} of {game}, played at random, "
         f"in {recorded.duration_s:.1f} s ({recorded.steps_per_s:,.0f} steps/s)"
     )
     life = "; an episode ends with each life, and with the game under --full-games" if is_life else ""

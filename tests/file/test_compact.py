@@ -1,0 +1,231 @@
+"""`compact`: what was discarded leaves no byte behind, and everything else is as it was."""
+
+import os
+import secrets
+import shutil
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reverie as rv
+from reverie.cli import main
+from reverie.errors import FileMissing
+from reverie.file import verify_file
+from support.children import Child
+from support.faults import SystemCalls
+from support.recorder import library
+
+SECRET = 64  # bytes of each observation
+SPEC = rv.StepSpec(
+    {"secret": rv.Field((SECRET,), "uint8"), "frame": rv.Field((3, 16, 16), "uint8")},
+    rv.Field((), "int64"),
+    {"latent": rv.Field((4,), "float32")},
+)
+RESIDENCIES = ("ram", "packed", "disk")
+LENGTHS = (5, 40, 1, 33, 7, 64, 20)  # of the episodes of a stream, over and over
+
+
+def obs(mark: bytes, step: int) -> dict:
+    frame = np.random.default_rng(step).integers(0, 256, (3, 16, 16), np.uint8)
+    return {"secret": np.frombuffer(mark, np.uint8), "frame": frame}
+
+
+def made(path: Path, marks: dict[int, bytes], *, steps: int = 300, capacity: int = 200, **settings) -> Path:
+    """A closed file; each observation has the mark of its episode, which no packing makes smaller."""
+    with rv.ReplayBuffer(SPEC, capacity, streams=2, seed=3, path=path, **settings) as buffer:
+        number = 0
+        for stream in range(2):
+            left, turn = steps if stream == 0 else steps // 5, 0
+            while left > 0:
+                length = min(LENGTHS[turn % len(LENGTHS)], left)
+                mark = marks.setdefault(number, secrets.token_bytes(SECRET))
+                for step in range(length):
+                    ends = step == length - 1 and left > length
+                    buffer.add(
+                        obs=obs(mark, step), action=step, reward=step / 7, terminated=ends and turn % 2 == 0,
+                        truncated=ends and turn % 2 == 1, final_obs=obs(mark, step + 1) if ends else None, stream=stream,
+                        latent=np.full(4, step, np.float32),
+                    )  # fmt: skip
+                    if step == 0:
+                        buffer.annotate(episode=int(buffer.episodes.ids[-1]), word=mark.hex(), number=number)
+                left, turn, number = left - length, turn + 1, number + 1
+            buffer.cut(stream)
+        drawn = [buffer.sample(8, 3, sampler=sampler) for sampler in samplers()]
+        buffer.update_priorities(drawn[1], np.arange(1.0, 9))
+    return path
+
+
+def samplers() -> list[rv.Sampler]:
+    return [rv.Uniform(), rv.Prioritized(), rv.VisitBalanced(), rv.Shuffled()]
+
+
+def shown(path: Path, residency: str) -> list[np.ndarray]:
+    """All that a file shows: its table, every episode, and the next batches."""
+    found: list[np.ndarray] = []
+    with rv.open(path, residency) as buffer:
+        table = buffer.episodes
+        found += [np.asarray(table), table.ids, np.array([str(label) for label in table.metadata])]
+        for episode in buffer.read_episodes():
+            found += [episode.obs["secret"], episode.obs["frame"], episode.action, episode.reward, episode.extras["latent"]]  # fmt: skip
+            if episode.final_obs is not None:
+                found += [episode.final_obs["secret"], episode.final_obs["frame"]]
+        for boundary in ("inside", "pad_both", "cross"):
+            for sampler in samplers():
+                batch = buffer.sample(16, 4, boundary=boundary, sampler=sampler)
+                found += [batch.stream, batch.anchor, batch.obs["secret"], batch.weight]
+    return found
+
+
+def bytes_of(path: Path) -> bytes:
+    return b"".join(
+        Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal") if Path(f"{path}{suffix}").exists()
+    )
+
+
+@pytest.mark.parametrize("residency", RESIDENCIES)
+@pytest.mark.parametrize("durability", ["step", "chunk"])
+def test_nothing_of_them_stays_and_all_else_does(residency, durability, tmp_path):
+    """Not a byte of a discarded observation or its metadata; every other step, id and next batch as before."""
+    marks: dict[int, bytes] = {}
+    path = made(tmp_path / "a.replay", marks, residency=residency, durability=durability)
+    with rv.open(path) as buffer:
+        numbers = [label["number"] for label in buffer.episodes.metadata]
+        gone = [marks[number] for number in numbers[::2]] + [marks[numbers[-1]]]
+        buffer.discard(buffer.episodes.ids[[*range(0, len(numbers), 2), len(numbers) - 1]])
+    kept = [mark for number in numbers if (mark := marks[number]) not in gone]
+    assert len(gone) > 3
+    assert len(kept) > 3
+    for mark in gone + kept:
+        assert mark in bytes_of(path)
+    shutil.copy(path, tmp_path / "b.replay")
+    before = path.stat().st_size
+    given_back = rv.compact(path)
+    assert given_back == before - path.stat().st_size > 0
+    content = bytes_of(path)
+    for mark in gone:
+        assert mark not in content
+        assert mark.hex().encode() not in content
+    for mark in kept:
+        assert mark in content
+    assert list(verify_file(path))[-1] == ("nothing is wrong", False)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    wanted, found = shown(tmp_path / "b.replay", residency), shown(path, residency)
+    assert len(wanted) == len(found)
+    for one, other in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_ring_that_grows_leaves_them_behind(tmp_path):
+    """What is written anew anyway does not carry what was discarded."""
+    marks: dict[int, bytes] = {}
+    path = made(tmp_path / "a.replay", marks)
+    with rv.open(path) as buffer:
+        label = buffer.episodes.metadata[2]
+        buffer.discard(buffer.episodes.ids[2])
+    rv.open(path, capacity=500).close()
+    assert marks[label["number"]] not in bytes_of(path)
+
+
+def test_again_and_with_nothing_to_do(tmp_path):
+    """Twice is fine; a file where nothing was discarded shows the same afterwards; discarded ids stay taken."""
+    path = made(tmp_path / "a.replay", {})
+    shutil.copy(path, tmp_path / "b.replay")
+    rv.compact(path)
+    for one, other in zip(shown(tmp_path / "b.replay", "ram"), shown(path, "ram"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with rv.open(path) as buffer:
+        gone = buffer.episodes.ids[:3].copy()
+        buffer.discard(gone)
+    for _ in range(2):
+        rv.compact(path)
+        with rv.open(path) as buffer, pytest.raises(rv.BadSetting, match="was discarded"):
+            buffer.discard(gone)
+
+
+def test_frames_take_half_the_room(tmp_path):
+    """Half of the episodes, half of the bytes, more or less; and the ring goes on over their places."""
+    path = tmp_path / "a.replay"
+    with rv.ReplayBuffer(SPEC, 1024, seed=0, path=path, residency="disk") as buffer:
+        for step in range(1024):
+            buffer.add(obs=obs(secrets.token_bytes(SECRET), step), action=0, reward=0.0, terminated=step % 32 == 31, truncated=False,
+                       latent=np.zeros(4, np.float32))  # fmt: skip
+        buffer.discard(buffer.episodes.ids[::2])
+    before = path.stat().st_size
+    assert 0.4 < rv.compact(path) / before < 0.6
+    with rv.open(path) as buffer:
+        for step in range(1024):
+            buffer.add(obs=obs(bytes(SECRET), step), action=1, reward=0.0, terminated=False, truncated=False,
+                       latent=np.zeros(4, np.float32))  # fmt: skip
+        assert len(buffer) == 1024
+        assert buffer.sample(32, 8).action.all()
+    assert list(verify_file(path))[-1] == ("nothing is wrong", False)
+
+
+def test_the_command_says_what_it_gave_back(tmp_path, capsys):
+    path = made(tmp_path / "a.replay", {})
+    with rv.open(path) as buffer:
+        buffer.discard(buffer.episodes.ids[:-1])
+    before = path.stat().st_size
+    assert main(["compact", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "gave back" in told
+    assert path.stat().st_size < before / 2
+
+
+def test_what_cannot_be_compacted(tmp_path, capsys):
+    """A file that is not there, is none, or that somebody writes; it is as it was then."""
+    with pytest.raises(FileMissing):
+        rv.compact(tmp_path / "none.replay")
+    (tmp_path / "text.replay").write_text("no database" * 100)
+    with pytest.raises(rv.FileError):
+        rv.compact(tmp_path / "text.replay")
+    path = made(tmp_path / "a.replay", {})
+    with rv.open(path) as buffer:
+        with pytest.raises(rv.FileError, match="only writer"):
+            rv.compact(path)
+        assert len(buffer) > 0
+    assert main(["compact", str(tmp_path / "none.replay")]) == 2
+    assert "none.replay" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(library() is None, reason="wanted the SQLite library within reach of ctypes")
+@pytest.mark.parametrize("fault", ["kill", "ENOSPC", "EIO"])
+def test_the_file_is_the_old_one_or_the_new_one(fault, tmp_path):
+    """Whatever system call is the last one, or fails: the file is whole, shows the same, and can be compacted again."""
+    path, aside, marks = tmp_path / "a.replay", tmp_path / "kept.replay", {}
+    made(path, marks, steps=100)
+    with rv.open(path) as buffer:
+        gone = marks[buffer.episodes.metadata[1]["number"]]
+        buffer.discard(buffer.episodes.ids[1])
+    content = path.read_bytes()
+    aside.write_bytes(content)
+    wanted = shown(aside, "disk")
+    calls = SystemCalls(tmp_path)
+
+    def failing(at: int) -> None:
+        with calls.watching():
+            try:
+                calls.run(partial(rv.compact, path), at, fault)
+            except rv.ReplayError:
+                return
+
+    with calls.watching():
+        total = calls.count(partial(rv.compact, path))[fault]
+    erased = []
+    for at in range(1, total + 1, max(1, total // 12)):
+        for name in os.listdir(tmp_path):
+            (tmp_path / name).unlink()
+        path.write_bytes(content)
+        Child(partial(failing, at)).wait((0, -9) if fault == "kill" else (0,))
+        erased.append(gone not in bytes_of(path))
+        assert list(verify_file(path))[-1] == ("nothing is wrong", False)
+        rv.compact(path)
+        assert gone not in bytes_of(path)
+        for one, other in zip(wanted, shown(path, "disk"), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert False in erased
