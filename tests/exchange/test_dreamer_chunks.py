@@ -144,7 +144,7 @@ def test_the_action_after_the_last_row_is_told(tmp_path):
     buffer = import_from(write(tmp_path / "a", rows), tell=told.append)
     assert [one.ended for one in buffer.read_episodes()] == ["terminated", "cut"]
     assert buffer.episodes["length"].tolist() == [5, 2]
-    assert told == ["1 episode stops without an end: what the action of its last row led to is missing"]
+    assert told == ["1 episode stops without an end: what its last action led to is missing"]
 
 
 def test_streams_are_chains(tmp_path):

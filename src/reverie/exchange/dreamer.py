@@ -229,9 +229,7 @@ class _Source:
         reward, is_last = rows["reward"][1 : steps + 1], bool(ended[steps])
         terminal = bool(rows["is_terminal"][steps])
         if not is_last and any(rows[key][steps].any() for key in self._action):
-            self._lost[
-                "episodes stop without an end: what the action of their last row led to is missing"
-            ] += 1
+            self._lost["episodes stop without an end: what its last action led to is missing"] += 1
         here = {key: part[:steps] for key, part in rows.items()}
         last = {key: part[steps : steps + 1] for key, part in rows.items()}
         yield Episode(

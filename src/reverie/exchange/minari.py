@@ -311,7 +311,7 @@ class _Target:
         lines = {
             "final observations are not known, and the last one stands in for them": self._unknown,
             "episodes have lost their first steps in the buffer": self._begun,
-            "episodes were cut, or run: neither flag is set at their last step": self._cut,
+            "episodes were cut, or run: neither flag is set at the last step": self._cut,
         }
         return tell(lines)
 

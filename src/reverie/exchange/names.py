@@ -88,8 +88,8 @@ def options_of(format: str, given: Mapping[str, Any], *known: str) -> dict[str, 
 # What of a sentence changes where it is about one thing alone.
 _ONE = {"episodes": "episode", "rows": "row", "rewards": "reward", "observations": "observation", "records": "record",
         "sets": "set", "attributes": "attribute", "truncations": "truncation", "have": "has", "run": "runs",
-        "begin": "begins", "stop": "stops", "do": "does", "follow": "follows", "were": "was", "are": "is", "lie": "lies", "they": "it",
-        "their": "its", "them": "it"}  # fmt: skip
+        "begin": "begins", "stop": "stops", "do": "does", "follow": "follows", "were": "was", "are": "is",
+        "lie": "lies", "they": "it", "their": "its", "them": "it"}  # fmt: skip
 
 
 def tell(lost: Mapping[str, int]) -> list[str]:
