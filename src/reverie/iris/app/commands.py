@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from reverie import BadSetting
+from reverie.errors import counted
 from reverie.iris.app.monitor import dream_of, scale_of
 from reverie.iris.app.monitor import train as train_run
 from reverie.iris.app.pictures import draw_animation, draw_strip
@@ -112,14 +113,18 @@ def _old_run(asked: Train, device: str, state: dict[str, Any], console: Console)
     epochs = asked.config.epochs
     if state["epoch"] == epochs:
         console.print(
-            f"{asked.run} is finished: its {epochs} epochs are done; to prolong it, name more of them: "
+            f"{asked.run} is finished: {counted(epochs, 'epoch')} of {epochs} done; to prolong it, name more of them: "
             f"reverie train --run {shlex.quote(str(asked.run))} --epochs {2 * epochs}",
             highlight=False,
             soft_wrap=True,
         )
         return None
     run = Run.resume(asked.run, games(game), epochs=epochs, device=device)
-    cut = f"; the episodes of {len(run.cut)} games were cut, which took another course" if run.cut else ""
+    cut = (
+        f"; episodes of {counted(len(run.cut), 'game')} were cut, since another course was taken"
+        if run.cut
+        else ""
+    )
     console.print(f"going on after epoch {run.done} of {asked.run}{cut}", highlight=False, soft_wrap=True)
     return run
 
@@ -129,7 +134,7 @@ def _kept(folder: Path, args: Sequence[str]) -> str:
     done, again = kept_epochs(folder), f"reverie train {shlex.join(args)}"
     if not done:
         return f"interrupted in the first epoch, of which nothing is kept; begin again with: {again}"
-    return f"interrupted; {folder} keeps {done} epochs and goes on with epoch {done + 1}: {again}"
+    return f"interrupted; {folder} keeps {counted(done, 'epoch')} and goes on with epoch {done + 1}: {again}"
 
 
 def _checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -143,12 +148,14 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
     mean, spread = interval(played.returns)
     normalised = human_normalised(agent_run.game, mean)
     known = "" if normalised is None else f", human-normalised {normalised:.3f} (random 0, human 1)"
-    Console().print(
-        f"{agent_run.game} after {agent_run.done} epochs and {agent_run.steps:,} steps, {episodes} episodes: "
+    console = Console()
+    console.print(
+        f"{agent_run.game} after {counted(agent_run.done, 'epoch')} and {counted(agent_run.steps, 'step')}, "
+        f"{counted(episodes, 'episode')}: "
         f"return {mean:.2f} ± {spread:.2f} (95 %), from {min(played.returns):g} to "
         f"{max(played.returns):g}, length {fmean(played.lengths):.1f}{known}",
         highlight=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
 
 
