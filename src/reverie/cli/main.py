@@ -26,7 +26,7 @@ DESCRIPTION = """A replay engine for world models. `reverie COMMAND --help` tell
 Exit status: 0 if all went well, 1 if `verify` found something wrong, 2 if something was refused or missing, \
 130 after Ctrl-C.
 
-Completion: `reverie --tyro-print-completion bash` (or zsh, tcsh) prints a script for your shell."""
+Completion: `reverie --tyro-print-completion bash` (or zsh) prints a script for your shell."""
 COMMANDS: dict[str, Callable[..., Any]] = {
     "record": record,
     "inspect": inspect,

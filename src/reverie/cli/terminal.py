@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 from typing import TextIO
 
-COMMAND = re.compile(r"(.*:) (reverie \w+ .*)")  # what ends with a command to type
+COMMAND = re.compile(r"(?!usage:)(.*:) (reverie \w+ .*)")  # what ends with a command to type
 NARROWEST = 20  # columns; a terminal that says it has fewer is not believed
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 LABEL = re.compile(r"usage: |\S+ {2,}| +")  # what stands before the text of "steps       50 live of 64"
