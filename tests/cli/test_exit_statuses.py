@@ -68,8 +68,7 @@ def test_what_is_missing_gives_2(
 @pytest.mark.parametrize("command", list(MISSING))
 def test_every_command_has_help_in_sentences(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` gives 0, and every option but tyro's own is told in a sentence: a capital letter, a full stop."""
-    with pytest.raises(SystemExit) if command == "train" else _nothing():
-        assert main([command, "--help"]) == 0
+    assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"reverie {command}" in shown
     if command == "train":
@@ -87,12 +86,6 @@ def test_every_command_has_help_in_sentences(command: str, capsys: pytest.Captur
         if told and told != "show this help message and exit":
             assert told[0].isupper(), told
             assert told.endswith("."), told
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_a_folder_that_refuses_gives_2(

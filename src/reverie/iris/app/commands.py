@@ -44,21 +44,25 @@ class Train:
     """Train an agent, or go on training one. Every number of the run is a flag; a preset sets them all.
 
     Attributes:
-        run: folder of the run; if there is a run already, it goes on. It may get more epochs then, no other
-            change.
-        preset: the numbers that flags change.
-        game: an Atari game such as Breakout, or one of MinAtar's such as minatar:breakout; the preset's if
-            not given.
-        seed: fixes every random choice.
-        device: cpu, cuda and so on; an accelerator if there is one.
-        config: the numbers.
+        run: The folder of the run. If there is a run already, it goes on. It may get more epochs then, and no
+            other change.
+        preset: The numbers that flags change: paper, demo or minatar.
+        game: An Atari game such as Breakout, or one of MinAtar's such as minatar:breakout.
+        seed: Fixes every random choice.
+        device: Where the models run, such as cpu or cuda.
+        config: The numbers.
     """
 
-    run: Path
+    run: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     preset: str = "paper"
-    game: str | None = None
+    game: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the preset's)")
+    ] = None
     seed: int = 0
-    device: str | None = None
+    device: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: an accelerator if there is one)"),
+    ] = None
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
