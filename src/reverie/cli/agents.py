@@ -37,8 +37,20 @@ def demo(
     run_demo(out, steps=steps, seed=seed, game=game, force=force)
 
 
-def train() -> None:
-    """Train an agent in a folder, or go on training one; `reverie train --help` lists every number."""
+def train(
+    run: Run, preset: str = "paper", game: str | None = None, seed: int = 0, device: Device = None
+) -> None:
+    """Train an agent in a folder, or go on training one; `reverie train --help` lists every number.
+
+    Here stand the options that a shell completes.
+
+    Args:
+        run: The folder of the run. If there is a run already, it goes on.
+        preset: The numbers of the run: paper, demo or minatar.
+        game: The game that is played.
+        seed: Fixes every random choice.
+        device: Where the models run, such as cpu or cuda.
+    """
     raise AssertionError("main takes this command before it is parsed")
 
 

@@ -93,7 +93,7 @@ def _in_json(file: Path, episodes: int, *, watched: bool = False) -> str:
 def verify(file: File, json: Json = False, quiet: Quiet = False) -> int:
     """Check everything in a replay file. The exit status is 0 if it is whole, 1 if not, 2 if it does not open.
 
-    It only reads, also while another process writes. A file of 1 GB takes about a minute.
+    It only reads, also while another process writes. A file of 1 GB takes some seconds.
 
     Args:
         file: The replay file.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import make_dataclass
+from functools import partial
 from typing import Annotated, Any, Union
 
 import tyro
@@ -26,7 +27,7 @@ DESCRIPTION = """A replay engine for world models. `reverie COMMAND --help` tell
 Exit status: 0 if all went well, 1 if `verify` found something wrong, 2 if something was refused or missing, \
 130 after Ctrl-C.
 
-Completion: `reverie --tyro-print-completion bash` (or zsh, tcsh) prints a script for your shell."""
+Completion: `reverie --tyro-print-completion bash` (or zsh) prints a script for your shell."""
 COMMANDS: dict[str, Callable[..., Any]] = {
     "record": record,
     "inspect": inspect,
@@ -85,20 +86,22 @@ def _run(args: list[str]) -> int:
         return 0
     if not args:
         with redirect_stdout(sys.stderr):
-            _show_help(["--help"])
+            _show_help(lambda: _parsed(["--help"]))
         return USER_ERROR
     if not args[0].startswith("-") and args[0] not in COMMANDS:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else "reverie --help tells what each does"
         return _refused(f"command: wanted one of {', '.join(COMMANDS)}, got {args[0]!r}; {hint}")
-    if args[0] == "train":  # its flags are the fields of a preset, and PyTorch is needed to read that
-        from reverie.iris.app import train as train_with
+    run = partial(_train if args[0] == "train" else _parsed, args)
+    return _show_help(run) if {"-h", "--help"} & set(args) else run()
 
-        train_with(args[1:])
-        return 0
-    if "-h" in args or "--help" in args:
-        return _show_help(args)
-    return _parsed(args)
+
+def _train(args: list[str]) -> int:
+    """Train: its flags are the fields of a preset, and PyTorch is needed to read that."""
+    from reverie.iris.app import train as train_with
+
+    train_with(args[1:])
+    return 0
 
 
 def _parsed(args: list[str]) -> int:
@@ -143,13 +146,13 @@ class _Page(io.TextIOWrapper):
         return self.read()
 
 
-def _show_help(args: list[str]) -> int:
-    """Print the help that is asked for, wrapped at words."""
+def _show_help(run: Callable[[], int]) -> int:
+    """Run what prints a help page, and print that page wrapped at words."""
     columns = width_of(sys.stdout)
     page, status = _Page(), 0
     try:
         with redirect_stdout(page):
-            status = _parsed(args)
+            status = run()
     except SystemExit as stop:
         status = int(stop.code or 0)
     text = re.sub(r"\{record,[^}]*\}", "COMMAND ...", page.text(), count=1)

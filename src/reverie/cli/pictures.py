@@ -11,7 +11,7 @@ import numpy as np
 
 from reverie.errors import BadSetting, counted, printable
 from reverie.file import View, viewing
-from reverie.index import ENDED_NAMES, NO_FINAL, RUNNING, discarded
+from reverie.index import CUT, ENDED_NAMES, NO_FINAL, RUNNING, discarded
 from reverie.pictures import (
     ANIMATION,
     INK,
@@ -120,8 +120,8 @@ def _row_of(view: View, number: int | None) -> int:
             f"episode: wanted one of a file that holds episodes, got {asked}an empty one; record some first"
         )
     if number is None:
-        stopped = np.flatnonzero(index.ended[rows] != RUNNING)
-        return _whole(view, int(rows[stopped[-1] if len(stopped) else -1]))
+        ended = np.flatnonzero(~np.isin(index.ended[rows], (RUNNING, CUT)))
+        return _whole(view, int(rows[ended[-1] if len(ended) else -1]))
     if number < 0 and -number <= len(orders):
         return _whole(view, int(rows[number]))
     if number not in orders:

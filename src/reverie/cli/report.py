@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from reverie.cli.contents import Facts, contents
+from reverie.cli.contents import ENDED, Facts, contents
 from reverie.cli.terminal import table
 from reverie.errors import counted, printable
 from reverie.store import format_bytes
@@ -60,8 +60,9 @@ def _overview(facts: Facts) -> Iterator[str]:
 def _counted(facts: Facts) -> Iterator[str]:
     """How many episodes there are, and how long and good those that ended were."""
     found, ended = facts["episodes"], facts["ended"]
-    kinds = ", ".join(f"{found[kind]:,} {kind}" for kind in ("terminated", "truncated") if found[kind])
-    parts = [f"{found['ended']:,} ended{f' ({kinds})' if kinds else ''}"]
+    kinds = [kind for kind in ENDED if found[kind]]
+    told = ", ".join(f"{found[kind]:,} {kind}" for kind in kinds) if len(kinds) > 1 else "".join(kinds)
+    parts = [f"{found['ended']:,} ended{f' ({told})' if told else ''}"]
     parts += [f"{found[kind]:,} {kind}" for kind in ("cut", "running") if found[kind]]
     gone = f"; {found['discarded']:,} more were discarded" if found["discarded"] else ""
     told = f": {', '.join(parts)}" if found["live"] else ""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 from typing import TextIO
 
+COMMAND = re.compile(r"(?!usage:)(.*:) (reverie \w+ .*)")  # what ends with a command to type
 NARROWEST = 20  # columns; a terminal that says it has fewer is not believed
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 LABEL = re.compile(r"usage: |\S+ {2,}| +")  # what stands before the text of "steps       50 live of 64"
@@ -38,6 +39,9 @@ def wrapped(line: str, columns: int, indent: str = "  ") -> list[str]:
 
     What follows the first piece is indented to where the text of the line begins, if it begins with a label.
     """
+    command = COMMAND.fullmatch(line)
+    if command and len(line) > columns:  # it is whole on a line of its own, so that it can be copied
+        return [*wrapped(command[1], columns, indent), command[2]]
     label = LABEL.match(line)
     indent = " " * label.end() if label and label.end() <= columns // 3 else indent
     pieces = wrap(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -12,7 +12,13 @@ from typing import Any, Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Display
 
 from reverie import ReplayBuffer, StepSpec
@@ -30,6 +36,7 @@ HELD_OUT_STEPS = 4_000  # of the one that it never does
 DREAM_STEPS = 10
 TEMPERATURE = 0.0  # the emulator leaves nothing to chance, so the likeliest token is the one to show
 EVERY = 2  # steps from one column of the picture to the next
+ROOMY = 80  # columns that a bar needs with everything beside it
 LINES = 10  # of progress, for each part, where the output is no terminal
 
 
@@ -59,15 +66,13 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        # Narrow enough for a terminal of 80 columns.
-        columns = (
-            TextColumn("{task.description:<11}"),
-            BarColumn(12),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[report]}"),
-        )
-        self._bars = Display(*columns, console=console)
+        title = TextColumn("{task.description:<11}")
+        if console.width >= ROOMY:
+            report = TextColumn("{task.fields[report]}")
+            columns = [title, BarColumn(8), TaskProgressColumn(), TimeElapsedColumn(), report]
+        else:  # the bar takes what is left
+            columns = [title, BarColumn(None), TaskProgressColumn(), TimeElapsedColumn()]
+        self._bars = Display(*columns, console=console, expand=console.width < ROOMY)
         self._task: TaskID | None = None
         self._title, self._total, self._began = "", 1, 0.0
 
@@ -247,14 +252,18 @@ def _explain(console: Console, result: DemoResult) -> None:
     console.print(
         f"\n{losses}  the losses of both models, update by update"
         f"\n{strip}  a game that training never saw, and the dream of it: {REAL}, {IMAGINED}"
-        f"\n{animation}  the same, moving"
-        f"\n\n{tables_of(result.comparison)}"
-        f"\n\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
+        f"\n{animation}  the same, moving\n",
+        highlight=False,
+        soft_wrap=not console.is_terminal,
+    )
+    console.print(tables_of(result.comparison), highlight=False, soft_wrap=True)
+    console.print(
+        f"\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
         f"to {world_model.recent('observation'):.2f} nats"
         f"\nthe buffer fed {tokenizer.sequences_per_s:,.0f} frames/s to the tokenizer and "
         f"{world_model.sequences_per_s:,.0f} windows/s to the world model, which waited for it during "
         f"{tokenizer.waiting_share:.1%} and {world_model.waiting_share:.1%} of their time"
         f"\nall of it took {result.duration_s:.0f} s",
         highlight=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
