@@ -19,7 +19,7 @@ import reverie
 from reverie.cli.agents import bench, demo, dream, evaluate, learn, train
 from reverie.cli.files import compact, export, film, import_, inspect, verify
 from reverie.cli.recording import record
-from reverie.cli.terminal import say, width_of, wrapped_help
+from reverie.cli.terminal import help_width, say, wrapped_help
 from reverie.errors import REMEDIES, ReplayError, printable
 
 DESCRIPTION = """A replay engine for world models. `reverie COMMAND --help` tells all about a command.
@@ -148,7 +148,6 @@ class _Page(io.TextIOWrapper):
 
 def _show_help(run: Callable[[], int]) -> int:
     """Run what prints a help page, and print that page wrapped at words."""
-    columns = width_of(sys.stdout)
     page, status = _Page(), 0
     try:
         with redirect_stdout(page):
@@ -156,7 +155,7 @@ def _show_help(run: Callable[[], int]) -> int:
     except SystemExit as stop:
         status = int(stop.code or 0)
     text = re.sub(r"\{record,[^}]*\}", "COMMAND ...", page.text(), count=1)
-    print(wrapped_help(text, columns or 80))
+    print(wrapped_help(text, help_width()))
     return status
 
 
