@@ -157,6 +157,21 @@ def test_a_picture_that_fails_leaves_the_old_one(path: Path, monkeypatch: pytest
     assert sorted(file.name for file in path.parent.iterdir()) == ["a.gif", "a.replay"]
 
 
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else makes the file while the picture is drawn."""
+    out = path.with_name("a.gif")
+
+    def slowly(draft: Path, *_: object) -> None:
+        draft.write_bytes(b"ours")
+        out.write_bytes(b"theirs")
+
+    monkeypatch.setattr("reverie.cli.pictures._animate", slowly)
+    assert main(["film", "a.replay", "-o", "a.gif"]) == 2
+    assert out.read_bytes() == b"theirs"
+
+
 def test_film_chooses_episode_and_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a number it is the newest that ended; -1 is the newest of all; the name tells both."""
     assert main(["film", "a.replay"]) == 0
@@ -219,6 +234,13 @@ def test_the_package_runs_as_a_command() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith("got 'inspcet'; did you mean inspect?\n")
+
+
+def test_a_closed_output_is_no_fault(path: Path) -> None:
+    """`reverie inspect FILE >&-` has nothing to write to, and goes well."""
+    command = f"{sys.executable} -W error -m reverie inspect a.replay >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

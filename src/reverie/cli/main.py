@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: after `--help`, or when the arguments cannot be parsed.
     """
     args = sys.argv[1:] if argv is None else list(argv)
+    # Python has none where the shell has closed it, as with `>&-`.
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
     try:
         return _run(args)
     except ReplayError as error:

@@ -60,8 +60,8 @@ class TokenizerConfig:
         background: read and paint what differs from a background, the median of some frames before the first
             update; patches without anything new are painted exactly. Wants `lean`, `local` and `bounded`. Off
             as published.
-        precision: the precision of the convolutions, in training and in use alike, so that a frame has the same tokens in
-            every phase. Codes are compared in float32 in any case.
+        precision: the precision of the convolutions, in training and in use alike, so that a frame has the same
+            tokens in every phase. Codes are compared in float32 in any case.
     """
 
     frame: tuple[int, int, int] = (3, 64, 64)
