@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +242,25 @@ def test_a_closed_output_is_no_fault(path: Path) -> None:
     command = f"{sys.executable} -W error -m reverie inspect a.replay >&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_an_output_that_is_full_gives_2(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line that says so is the only one."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Full())
+        assert main(["inspect", "a.replay"]) == 2
+    assert capsys.readouterr().err == (
+        "reverie: output: wanted to use it, got No space left on device; choose another place\n"
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import make_dataclass
 from functools import partial
 from typing import Annotated, Any, Union
@@ -43,6 +43,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "learn": learn,
     "bench": bench,
 }
+MARKERS = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.DisallowNone,
+)
 USER_ERROR = 2  # exit status, as for a misspelt option
 INTERRUPTED = 130  # exit status that shells give to Ctrl-C
 # Package -> what pip installs for it. The commands that need PyTorch need the rest of its extra, too.
@@ -63,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout = sys.stdout or io.StringIO()
     sys.stderr = sys.stderr or io.StringIO()
     try:
-        return _run(args)
+        status = _run(args)
+        sys.stdout.flush()
+        return status
     except ReplayError as error:
         return _refused(error)
     except ModuleNotFoundError as error:
@@ -73,13 +81,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(str(error) or "interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return 0
-    except OSError as error:  # of a folder or a file beside replay files, such as a run's
-        if error.filename is None:
+    except OSError as error:  # of what is no replay file: the folder of a run, or the output itself
+        if error.strerror is None:
             raise
-        reason = error.strerror or error
-        return _refused(f"{error.filename}: wanted to use it, got {reason}; choose another place")
+        if error.filename is None:
+            _write_no_more()
+        return _refused(
+            f"{error.filename or 'output'}: wanted to use it, got {error.strerror}; choose another place"
+        )
+
+
+def _write_no_more() -> None:
+    """Let what is left of the output go nowhere, so that Python does not fail again when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: list[str]) -> int:
@@ -121,7 +138,7 @@ def _parsed(args: list[str]) -> int:
         prog="reverie",
         description=DESCRIPTION,
         args=args,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=MARKERS,
     )
     return int(asked.status or 0)
 
