@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.checks import check_free
-from reverie.errors import BadSetting, FileError, need
+from reverie.errors import BadSetting, FileError, FileTaken, need
 
 if TYPE_CHECKING:
     from PIL import ImageFont
@@ -64,7 +64,10 @@ def writing_picture(out: Path, *, force: bool = False) -> Iterator[Path]:
     draft = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
         yield draft
+        check_free(out, force=force)  # it may have been taken meanwhile
         os.replace(draft, out)
+    except FileTaken:
+        raise
     except OSError as error:
         raise FileError(
             f"{out}: wanted to write a picture, got {error.strerror or error}; choose another place"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,21 @@ def test_a_picture_that_fails_leaves_the_old_one(path: Path, monkeypatch: pytest
     assert sorted(file.name for file in path.parent.iterdir()) == ["a.gif", "a.replay"]
 
 
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else makes the file while the picture is drawn."""
+    out = path.with_name("a.gif")
+
+    def slowly(draft: Path, *_: object) -> None:
+        draft.write_bytes(b"ours")
+        out.write_bytes(b"theirs")
+
+    monkeypatch.setattr("reverie.cli.pictures._animate", slowly)
+    assert main(["film", "a.replay", "-o", "a.gif"]) == 2
+    assert out.read_bytes() == b"theirs"
+
+
 def test_film_chooses_episode_and_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a number it is the newest that ended; -1 is the newest of all; the name tells both."""
     assert main(["film", "a.replay"]) == 0
@@ -219,6 +235,32 @@ def test_the_package_runs_as_a_command() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith("got 'inspcet'; did you mean inspect?\n")
+
+
+def test_a_closed_output_is_no_fault(path: Path) -> None:
+    """`reverie inspect FILE >&-` has nothing to write to, and goes well."""
+    command = f"{sys.executable} -W error -m reverie inspect a.replay >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_an_output_that_is_full_gives_2(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line that says so is the only one."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Full())
+        assert main(["inspect", "a.replay"]) == 2
+    assert capsys.readouterr().err == (
+        "reverie: output: wanted to use it, got No space left on device; choose another place\n"
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import make_dataclass
 from functools import partial
 from typing import Annotated, Any, Union
@@ -19,7 +19,7 @@ import reverie
 from reverie.cli.agents import bench, demo, dream, evaluate, learn, train
 from reverie.cli.files import compact, export, film, import_, inspect, verify
 from reverie.cli.recording import record
-from reverie.cli.terminal import say, width_of, wrapped_help
+from reverie.cli.terminal import help_width, say, wrapped_help
 from reverie.errors import REMEDIES, ReplayError, printable
 
 DESCRIPTION = """A replay engine for world models. `reverie COMMAND --help` tells all about a command.
@@ -43,6 +43,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "learn": learn,
     "bench": bench,
 }
+MARKERS = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.DisallowNone,
+)
 USER_ERROR = 2  # exit status, as for a misspelt option
 INTERRUPTED = 130  # exit status that shells give to Ctrl-C
 # Package -> what pip installs for it. The commands that need PyTorch need the rest of its extra, too.
@@ -59,8 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: after `--help`, or when the arguments cannot be parsed.
     """
     args = sys.argv[1:] if argv is None else list(argv)
+    # Python has none where the shell has closed it, as with `>&-`.
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
     try:
-        return _run(args)
+        status = _run(args)
+        sys.stdout.flush()
+        return status
     except ReplayError as error:
         return _refused(error)
     except ModuleNotFoundError as error:
@@ -70,13 +81,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(str(error) or "interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader at the other end, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return 0
-    except OSError as error:  # of a folder or a file beside replay files, such as a run's
-        if error.filename is None:
+    except OSError as error:  # of what is no replay file: the folder of a run, or the output itself
+        if error.strerror is None:
             raise
-        reason = error.strerror or error
-        return _refused(f"{error.filename}: wanted to use it, got {reason}; choose another place")
+        if error.filename is None:
+            _write_no_more()
+        return _refused(
+            f"{error.filename or 'output'}: wanted to use it, got {error.strerror}; choose another place"
+        )
+
+
+def _write_no_more() -> None:
+    """Let what is left of the output go nowhere, so that Python does not fail again when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: list[str]) -> int:
@@ -118,7 +138,7 @@ def _parsed(args: list[str]) -> int:
         prog="reverie",
         description=DESCRIPTION,
         args=args,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=MARKERS,
     )
     return int(asked.status or 0)
 
@@ -148,7 +168,6 @@ class _Page(io.TextIOWrapper):
 
 def _show_help(run: Callable[[], int]) -> int:
     """Run what prints a help page, and print that page wrapped at words."""
-    columns = width_of(sys.stdout)
     page, status = _Page(), 0
     try:
         with redirect_stdout(page):
@@ -156,7 +175,7 @@ def _show_help(run: Callable[[], int]) -> int:
     except SystemExit as stop:
         status = int(stop.code or 0)
     text = re.sub(r"\{record,[^}]*\}", "COMMAND ...", page.text(), count=1)
-    print(wrapped_help(text, columns or 80))
+    print(wrapped_help(text, help_width()))
     return status
 
 

@@ -27,7 +27,7 @@ def record(
     capacity: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all of them)")
     ] = None,
-    full_games: bool = False,
+    full_games: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False,
     out: Annotated[
         Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: none)")
     ] = None,

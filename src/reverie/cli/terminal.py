@@ -29,6 +29,11 @@ def say(lines: Iterable[str], file: TextIO | None = None) -> None:
             print(part, file=file)
 
 
+def help_width() -> int:
+    """Return the columns that tyro lays help pages out for, in a file, too: those of the terminal, or 80."""
+    return max(2 * NARROWEST, shutil.get_terminal_size().columns)
+
+
 def width_of(file: TextIO) -> int | None:
     """Return the columns of the terminal that a file writes to; None if it writes to none."""
     return max(NARROWEST, shutil.get_terminal_size().columns) if file.isatty() else None

@@ -51,9 +51,25 @@ def test_a_run_leaves_metrics_curves_and_pictures(tmp_path: Path, capsys: pytest
     assert re.match(
         r"lights after 2 epochs and 40 steps, 4 episodes: return \d\.\d\d ±", capsys.readouterr().out
     )
-    assert main(["dream", "--run", str(run), "-o", str(tmp_path / "dream.gif")]) == 0
+    capsys.readouterr()
+    for name in ("dream.gif", "dream.png"):  # the name decides, as in `reverie film`
+        assert main(["dream", "--run", str(run), "-o", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == (
+            f"{tmp_path / name}  real, reconstructed, imagined with the same actions, "
+            f"red: where dream and game differ, imagined, the agent acting in it\n"
+        )
     with Image.open(tmp_path / "dream.gif") as animation:
         assert animation.n_frames > 3  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "dream.png") as sheet:
+        assert sheet.format == "PNG"
+        assert getattr(sheet, "n_frames", 1) == 1
+    before = (tmp_path / "dream.gif").read_bytes()
+    for name, message in (("dream.gif", "replace it with --force"), ("dream.mp4", "ends in .gif or .png")):
+        assert main(["dream", "--run", str(run), "-o", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "dream.gif").read_bytes() == before
+    assert main(["dream", "--run", str(run), "-o", str(tmp_path / "dream.gif"), "--force", "-q"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_training_goes_on_where_it_stopped(
