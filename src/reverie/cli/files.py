@@ -224,3 +224,40 @@ def film(
     told = make_film(file, episode, out, column, every, fps, force)
     if not quiet:
         say([printable(f"wrote {told}")])
+
+
+def report(
+    file: File,
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(aliases=["-o"], metavar="PAGE", help_behavior_hint="(default: FILE.html, here)"),
+    ] = None,
+    episodes: Annotated[
+        tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: of all kinds)")
+    ] = (),
+    max_mb: Annotated[float, tyro.conf.arg(metavar="MB")] = 4.0,
+    length: int = 16,
+    seed: int = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about a replay file: what it holds, its episodes, and what is drawn from it.
+
+    The page needs no network. The file is only read, also while another process writes.
+
+    Args:
+        file: The replay file.
+        out: The page to make.
+        episodes: The episodes to play on it, by number; -1 is the newest.
+        max_mb: How large the page may be.
+        length: How long the windows are that are drawn to see what is drawn.
+        seed: Fixes what is chosen at random.
+        force: Replace a page that is there already.
+        quiet: Print nothing.
+    """
+    from reverie.report import report as write
+
+    page = Path(f"{file.name}.html") if out is None else out
+    write(file, page, episodes=episodes or None, max_mb=max_mb, length=length, seed=seed, force=force)
+    if not quiet:
+        say([printable(f"wrote {page}, {format_bytes(page.stat().st_size)}; open it in a browser")])

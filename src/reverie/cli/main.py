@@ -17,7 +17,7 @@ import tyro
 
 import reverie
 from reverie.cli.agents import bench, demo, dream, evaluate, learn, train
-from reverie.cli.files import compact, export, film, import_, inspect, verify
+from reverie.cli.files import compact, export, film, import_, inspect, report, verify
 from reverie.cli.recording import record
 from reverie.cli.terminal import help_width, say, wrapped_help
 from reverie.errors import REMEDIES, ReplayError, printable
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "compact": compact,
     "film": film,
+    "report": report,
     "demo": demo,
     "train": train,
     "eval": evaluate,
