@@ -39,6 +39,7 @@ MISSING: dict[str, list[str]] = {
     "export": ["none.replay", "--to", "npz:a.npz"],
     "compact": ["none.replay"],
     "film": ["none.replay"],
+    "report": ["none.replay"],
     "demo": ["--game", "no such game"],
     "train": ["--run", "none", "--preset", "none"],
     "eval": ["--run", "none"],

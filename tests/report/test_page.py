@@ -47,7 +47,12 @@ def opened(browser):
         contexts.append(context)
         page = context.new_page()
         page.on(
-            "console", lambda line: wrong.append(line.text) if line.type in ("error", "warning") and "willRead" not in line.text else None
+            "console",
+            lambda line: (
+                wrong.append(line.text)
+                if line.type in ("error", "warning") and "willRead" not in line.text
+                else None
+            ),
         )
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(

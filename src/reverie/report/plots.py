@@ -150,7 +150,7 @@ def table_of(table: npt.NDArray[np.void], numbers: list[str], metadata: list[str
     source.selected.js_on_change("indices", CustomJS(args={"source": source}, code=OPEN))
     longest = int(table["length"].max()) if count else 1
     words = TextInput(
-        title="Metadata, stream or ending contains",
+        title="Text in a row",
         name="words",
         sizing_mode="stretch_width",
         stylesheets=[style],
