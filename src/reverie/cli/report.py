@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from reverie.cli.contents import ENDED, Facts, contents
 from reverie.cli.terminal import table
