@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,10 @@ def test_film_chooses_episode_and_name(path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith("wrote a-1.gif: 11 frames of 'obs'; episode 1 of stream 0, ")
     assert main(["film", "a.replay", "--episode", "-1"]) == 0
     assert capsys.readouterr().out.startswith("wrote a-2.gif: 5 frames of 'obs'; episode 2 of stream 0, ")
+    with rv.open(path) as buffer:
+        buffer.cut()
+    assert main(["film", "a.replay", "--force"]) == 0
+    assert capsys.readouterr().out.startswith("wrote a-1.gif: "), "one that was cut has not ended"
     assert main(["film", "a.replay", "--episode", "-4"]) == 2
     with rv.open(path) as buffer:
         buffer.discard([1])
@@ -242,6 +247,17 @@ def test_a_closed_output_is_no_fault(path: Path) -> None:
     """`reverie inspect FILE >&-` has nothing to write to, and goes well."""
     command = f"{sys.executable} -W error -m reverie inspect a.replay >&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("option", [[], ["--json"], ["--watch"]])
+def test_a_reader_that_is_gone_is_no_fault(option: list[str], path: Path) -> None:
+    """Nobody reads from the pipe any more: status 0, and not a word."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, "-W", "error", "-m", "reverie", "inspect", "a.replay", *option],
+                          stdout=writes, stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    os.close(writes)
     assert (done.returncode, done.stderr) == (0, "")
 
 

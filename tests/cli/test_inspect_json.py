@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.cli.contents import contents
+from reverie.cli.contents import _averages, _samplers, contents
 from reverie.cli.main import main
+from reverie.cli.report import lines_of
 
 
 def add(buffer: rv.ReplayBuffer, step: int, reward: float = 1.0) -> None:
@@ -74,6 +76,27 @@ def test_numbers_that_json_has_not_are_null(tmp_path: Path, capsys: pytest.Captu
     assert found["ended"] == {"return": None, "length": None}
     assert found["streams"][0]["oldest"] is None
     assert found["newest_episodes"] == []
+
+
+def test_what_is_not_finite_is_null(path: Path) -> None:
+    """A file from elsewhere may say that a sampler remembers infinity, or a return has none: JSON has no such number."""
+    state = {
+        "highest": math.inf,
+        "draws": 3,
+        "on": True,
+        "weights": {"array": 1},
+        "inner": {"low": -math.inf},
+    }
+    found = contents(path) | _samplers([("Mine()", state)])
+    assert found["samplers"] == [
+        {"sampler": "Mine()", "state": {"highest": None, "draws": 3, "inner.low": None}}
+    ]
+    ended = np.array([(math.inf, 3), (1.0, 5)], [("return", np.float64), ("length", np.int64)])
+    found["ended"] = _averages(ended)
+    json.dumps(found, allow_nan=False)
+    lines = list(lines_of(found))
+    assert "returns     not finite on average over the 4 that ended, from 1 to not finite" in lines
+    assert lines[-1] == "samplers    Mine(): highest not finite, draws 3, inner.low not finite"
 
 
 def test_discarded_episodes_are_counted_and_not_listed(

@@ -115,6 +115,8 @@ def test_there_is_a_bar_at_every_width(width: int) -> None:
     assert bars
     assert all(line.count("━") >= 3 for line in bars)
     assert all(len(line) <= width for line in bars)
+    assert ("50%" in bars[-1]) == (width < 76)
+    assert ("recording Breakout" in bars[-1]) == (width >= 76)
 
 
 def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:

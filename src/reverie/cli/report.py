@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from reverie.cli.contents import ENDED, Facts, contents
 from reverie.cli.terminal import table
@@ -72,15 +71,15 @@ def _counted(facts: Facts) -> Iterator[str]:
     for name in ("return", "length"):
         if ended[name]:
             over = "the one" if found["ended"] == 1 else f"the {found['ended']:,}"
-            values = {key: "nan" if value is None else value for key, value in ended[name].items()}
+            mean, least, most = ended[name].values()
             yield (
-                f"{name}s     {_number(values['mean'], ',.2f')} on average over {over} that ended, "
-                f"from {_number(values['least'], ',g')} to {_number(values['most'], ',g')}"
+                f"{name}s     {_shown(mean, ',.2f')} on average over {over} that ended, "
+                f"from {_shown(least)} to {_shown(most)}"
             )
 
 
-def _number(value: Any, form: str) -> str:
-    return value if isinstance(value, str) else format(value, form)
+def _shown(number: float | None, form: str = ",g") -> str:
+    return "not finite" if number is None else format(number, form)
 
 
 def _columns(facts: Facts, columns: int | None) -> Iterator[str]:
@@ -125,7 +124,7 @@ def _episodes(facts: Facts, columns: int | None) -> Iterator[str]:
     rows = [
         [
             *(f"{episode[name]:,}" for name in ("episode", "stream", "first", "last", "steps", "live")),
-            "nan" if episode["return"] is None else f"{episode['return']:,.2f}",
+            _shown(episode["return"], ",.2f"),
             episode["ended"],
             "yes" if episode["final_obs"] else "no",
         ]
@@ -151,14 +150,11 @@ def _samplers(facts: Facts) -> Iterator[str]:
     if not facts["samplers"]:
         yield "samplers    none remembers anything"
     for place, sampler in enumerate(facts["samplers"]):
-        told = ", ".join(f"{name} {_value(value)}" for name, value in sampler["state"].items())
+        told = ", ".join(
+            f"{name} {value if isinstance(value, (int, str)) else _shown(value, 'g')}"
+            for name, value in sampler["state"].items()
+        )
         line = f"{'' if place else 'samplers':<12}{sampler['sampler']}{f': {told}' if told else ''}"
         yield printable(line, MOST_OF_A_LINE)
     if facts["samplers_left_out"]:
         yield f"{'':<12}and {facts['samplers_left_out']:,} more"
-
-
-def _value(value: Any) -> str:
-    return (
-        f"{value:g}" if isinstance(value, float) else "not a finite number" if value is None else f"{value}"
-    )
