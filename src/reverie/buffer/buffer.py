@@ -101,6 +101,9 @@ class ReplayBuffer(Writing, Reading):
         where = f", {self.residency}" * (self.residency != "ram") + (f", {self.path}" if self.path else "")
         return f"ReplayBuffer({what}{where}{', closed' if self.engine.closed else ''})"
 
+    def _repr_html_(self) -> str:
+        return str(import_module("reverie.report").html_of_buffer(self))
+
     def report(self, target: str | os.PathLike[str], **options: Any) -> Path:
         """Write one HTML file about what is in the buffer, and return its path.
 
