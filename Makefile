@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo learn test test-slow test-browser mutants check format bench bench-peers house clean
+.PHONY: demo learn test test-slow test-browser docs mutants check format bench bench-peers house clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -38,6 +38,11 @@ test-slow: $(VENV)/.dev
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt playwright
 	$(BIN)/python -m pytest -n 0 -rs -m browser tests/report
+
+# The manual as a site of its own: site/index.html. A broken link or a name without a docstring is an error.
+docs: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
 # Hours for everything; ROOMS="index samplers" SAMPLE=40 SEED=1 tries 40 changes of two rooms in minutes.
 ROOMS ?=
