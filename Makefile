@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo learn test test-slow mutants check format bench bench-peers house clean
+.PHONY: demo learn test test-slow test-browser mutants check format bench bench-peers house clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -23,16 +23,21 @@ $(VENV)/.dev: $(VENV)/.iris
 	@touch $@
 
 demo: $(VENV)/.iris
-	$(BIN)/reverie demo --out runs/demo
+	$(BIN)/reverie demo --out runs/demo --force
 
 learn: $(VENV)/.iris
 	$(BIN)/reverie learn --out runs/learn
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not browser'
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Needs Chromium: Debian's package of that name, or whatever REVERIE_CHROMIUM names.
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt playwright
+	$(BIN)/python -m pytest -n 0 -rs -m browser tests/report
 
 # Hours for everything; ROOMS="index samplers" SAMPLE=40 SEED=1 tries 40 changes of two rooms in minutes.
 ROOMS ?=

@@ -31,7 +31,7 @@ def sizes(source: Path = SOURCE) -> list[Figure]:
     module, largest_class, every_function = largest(parts), largest(classes(source)), functions(source)
     return [
         Figure("modules at the top", len(top_modules), 12),
-        Figure("rooms at the top", len(rooms), 16),
+        Figure("rooms at the top", len(rooms), 18),
         Figure("largest module, lines", module.lines, 400, module.name),
         Figure("largest class, lines", largest_class.lines, 300, largest_class.name),
         Figure("median function, lines", median_lines(every_function), 10),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import BadSetting, SpecMismatch
+from reverie.errors import BadSetting, FileTaken, SpecMismatch
 from reverie.spec import Field
 from reverie.values import MOST, holds, numeric_array, shown
 
@@ -163,3 +164,20 @@ def distinct_streams(value: npt.ArrayLike, streams: int) -> Ints:
             f"a call stores one step per stream"
         )
     return which
+
+
+def check_free(path: Path, *, force: bool = False) -> None:
+    """Refuse a path at which no file can be made; `force` allows to replace one that is there.
+
+    Raises:
+        BadSetting: there is no folder to put it in.
+        FileTaken: there is something at this path already.
+    """
+    if not path.parent.is_dir():
+        raise BadSetting(f"out: wanted a folder to put it in, got none at {path.parent}; make it first")
+    if path.is_dir():
+        raise FileTaken(f"{path}: wanted a path for a file, got a folder; name a file in it")
+    if path.exists() and not force:
+        raise FileTaken(
+            f"{path}: wanted a path that is free, got one that exists; choose another, or replace it with --force"
+        )

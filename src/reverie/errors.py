@@ -108,6 +108,7 @@ REMEDIES = {
     "torch": "'reverie[torch]'", "jax": "'reverie[jax]'", "gymnasium": "'reverie[atari]'", "ale_py": "'reverie[atari]'",
     "PIL": "Pillow", "h5py": "'reverie[hdf5]'", "pyarrow": "'reverie[lerobot]'", "google": "'reverie[rlds]'",
     "google_crc32c": "'reverie[rlds]'", "tensorboard": "'reverie[iris]'", "matplotlib": "'reverie[iris]'",
+    "bokeh": "'reverie[report]'", "jinja2": "'reverie[report]'",
     "minatar": "--no-deps MinAtar",  # its own list has plotting libraries, for a viewer alone
 }  # fmt: skip
 

@@ -1,11 +1,15 @@
 """Pictures of frames: sheets of paper with enlarged pixels and captions, alone or as an animation.
 
+The name of a file says which: .png is one sheet, .gif an animation.
+
 Pillow is imported when the first sheet is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import need
+from reverie.checks import check_free
+from reverie.errors import BadSetting, FileError, FileTaken, need
 
 if TYPE_CHECKING:
     from PIL import ImageFont
@@ -22,6 +27,53 @@ Frames = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 INK, PAPER = (20, 20, 20), (255, 255, 255)
+SHEET, ANIMATION = ".png", ".gif"
+
+
+def check_picture(out: Path, *, force: bool = False) -> None:
+    """Refuse a path at which no picture can be made, before there is work that would be lost.
+
+    Args:
+        out: where the picture is to be.
+        force: a file that is there already may be replaced.
+
+    Raises:
+        BadSetting: its name ends otherwise, or there is no folder to put it in.
+        FileTaken: there is something at this path already.
+    """
+    if out.suffix.lower() not in (SHEET, ANIMATION):
+        raise BadSetting(
+            f"out: wanted a name that ends in .gif or .png, got {out.name!r}; "
+            f"a GIF moves, a PNG shows all frames side by side"
+        )
+    check_free(out, force=force)
+
+
+@contextmanager
+def writing_picture(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a path to write a picture to; it gets its own name when all of it is there.
+
+    Args:
+        out: where the picture is to be; force: as for `check_picture`.
+
+    Raises:
+        BadSetting, FileTaken: as from `check_picture`.
+        FileError: it cannot be written.
+    """
+    check_picture(out, force=force)
+    draft = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+    try:
+        yield draft
+        check_free(out, force=force)  # it may have been taken meanwhile
+        os.replace(draft, out)
+    except FileTaken:
+        raise
+    except OSError as error:
+        raise FileError(
+            f"{out}: wanted to write a picture, got {error.strerror or error}; choose another place"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 class Sheet:

@@ -52,7 +52,12 @@ def test_record_reports_what_it_recorded(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["record", "breakout", "--steps", "150", "--seed", "3"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"recorded  150 steps of breakout, played at random, in .* s \(.* steps/s\)", out[0])
-    assert re.fullmatch(r"episodes  [1-9]\d* ended, mean return \d+\.\d\d, mean length \d+\.\d steps", out[1])
+    assert re.fullmatch(
+        r"episodes  [1-9]\d* ended, mean return \d+\.\d\d, mean length \d+\.\d steps; "
+        r"one more was cut when the recording stopped; an episode ends with each life, "
+        r"and with the game under --full-games",
+        out[1],
+    )
     assert out[2].startswith("buffer    ReplayBuffer(150 of 150 steps, 1 stream")
 
 
@@ -84,9 +89,14 @@ def test_bad_values_print_one_line(args: list[str], message: str, capsys: pytest
 @pytest.mark.parametrize("args", [["record"], ["record", "pong", "--stpes", "3"], ["sing"], []])
 def test_arguments_that_do_not_parse_exit_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A missing game, a misspelt option, an unknown command or none at all exit with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    assert stop.value.code == 2
+    try:
+        status = main(args)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err
 
 
 def forget_games(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,16 +104,19 @@ def forget_games(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
 
 
-@pytest.mark.parametrize("missing", ["gymnasium", "ale_py", "PIL"])
+@pytest.mark.parametrize(
+    ("missing", "wanted"),
+    [("gymnasium", "'reverie[atari]'"), ("ale_py", "'reverie[atari]'"), ("PIL", "Pillow")],
+)
 def test_a_missing_extra_gets_a_one_line_remedy(
-    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    missing: str, wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the atari extra, `reverie record` names the pip command that brings it."""
+    """`reverie record` names the pip command that brings what it lacks."""
     forget_games(monkeypatch)
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["record", "pong", "--steps", "4"]) == 2
-    wanted = f"reverie: wanted the package {missing}, which is not installed; pip install 'reverie[atari]'\n"
-    assert capsys.readouterr().err == wanted
+    told = f"reverie: wanted the package {missing}, which is not installed; pip install {wanted}\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_module_that_no_extra_brings_is_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +139,7 @@ def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     calls: list[Any] = []
     fake_demo(monkeypatch, lambda out, **options: calls.append((out, options)))
     assert main(["demo", "--out", str(tmp_path), "--steps", "7", "--seed", "2", "--game", "pong"]) == 0
-    assert calls == [(tmp_path, {"steps": 7, "seed": 2, "game": "pong"})]
+    assert calls == [(tmp_path, {"steps": 7, "seed": 2, "game": "pong", "force": False})]
 
 
 def test_demo_without_torch_gets_a_one_line_remedy(

@@ -28,7 +28,7 @@ def test_in_and_out_again(source, tmp_path, capsys):
     assert lines[2:] == ["not held  infos: pickled objects, which are never read"]
     assert main(["export", str(replay), "--to", f"npz:{out}", "--episodes", "-1"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"exported  1 episodes to npz:{out}", "not held  nothing: everything is there",
+        f"exported  1 episode to npz:{out}", "not held  nothing: everything is there",
     ]  # fmt: skip
     assert main(["import", str(out), "--out", str(tmp_path / "one.replay")]) == 0
     with rv.open(tmp_path / "one.replay", mode="r") as buffer:
@@ -50,7 +50,7 @@ def test_the_checksum_is_that_of_the_arrays(source, tmp_path, capsys):
         (["import", "{taken}", "--out", "{free}"], "got an SQLite file; reverie.open("),
         (["export", "{taken}", "--to", "npz"], "put a colon between them"),
         (["export", "{taken}", "--to", "imitation:x"], "it is read only"),
-        (["export", "{taken}", "--to", "npz:{free}", "--episodes", "7"], "--episodes: wanted an episode in -2..1, got 7"),
+        (["export", "{taken}", "--to", "npz:{free}", "--episodes", "7"], "--episodes: wanted one numbered 0 to 1, got 7; reverie inspect"),
         (["export", "{taken}", "--to", "npz:{source}"], "wanted a path that is free, got one that is taken"),
     ],
 )  # fmt: skip

@@ -61,13 +61,13 @@ def test_inspect_tells_what_a_file_holds(path: Path, capsys: pytest.CaptureFixtu
     assert lines[0] == f"file        {path}, a replay file of format version 1"
     assert lines[1] == "state       closed; an episode that runs ends when the next step is added"
     assert lines[2] == "steps       50 live of 64, in 1 stream; 50 were added in all"
-    assert lines[3] == "episodes    3 live: 1 running, 1 terminated, 1 truncated"
-    assert lines[4] == "returns     0.50 on average over those that ended, from 0.5 to 0.5"
-    assert lines[5] == "lengths     20.00 on average over those that ended, from 20 to 20"
+    assert lines[3] == "episodes    3 live: 2 ended (1 terminated, 1 truncated), 1 running"
+    assert lines[4] == "returns     0.50 on average over the 2 that ended, from 0.5 to 0.5"
+    assert lines[5] == "lengths     20.00 on average over the 2 that ended, from 20 to 20"
     assert lines[6] == "kept        residency ram, durability step, no limit of bytes"
     assert re.search(r"^obs +\(3, 16, 16\) uint8 +768 B +24\.58 kB +\S+ k?B +[\d.]+x$", out, re.MULTILINE)
     assert re.search(
-        r"^beside them 32 rows of newest steps \(.*\), 1 final observations \(.*\), ", out, re.MULTILINE
+        r"^beside them 32 rows of newest steps \(.*\), 1 final observation \(.*\), ", out, re.MULTILINE
     )
     assert re.search(r"^ +0 +0 +49 +50 +3 +3$", out, re.MULTILINE)
     assert re.search(r"^ +1 +0 +20 +39 +20 +20 +0\.50  truncated   no$", out, re.MULTILINE)
@@ -331,17 +331,17 @@ def test_film_that_cannot_be_written_says_why(path: Path, capsys: pytest.Capture
     taken.mkdir()
     assert main(["film", str(path), "--episode", "0", "-o", str(taken)]) == 2
     assert capsys.readouterr().err == (
-        f"reverie: {taken}: wanted to write a picture, got Is a directory; choose another place\n"
+        f"reverie: {taken}: wanted a path for a file, got a folder; name a file in it\n"
     )
 
 
 def test_film_without_pillow_gets_a_one_line_remedy(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pillow comes with the atari extra."""
+    """Pillow is all that is missing then, and not a whole extra."""
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert main(["film", str(path), "--episode", "0", "-o", str(path.with_suffix(".gif"))]) == 2
-    assert capsys.readouterr().err.endswith("pip install 'reverie[atari]'\n")
+    assert capsys.readouterr().err.endswith("pip install Pillow\n")
 
 
 # --- record --out ------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def test_an_interrupt_leaves_all_or_nothing(residency, durability, error, tmp_pa
     close(twin)
     stopped = set()
     first = 1 if error is MemoryError else 3
-    for line in range(first, total.seen + 1, 5 if durability is None else 53):
+    for line in range(first, total.seen + 1, 5 if durability is None else 101):
         buffer, twin = made(0), made(1)
         watch = Lines(lambda: error, line)
         with suppress(error, rv.FileError):

@@ -100,13 +100,13 @@ def test_what_has_no_place_is_listed(tmp_path):
     buffer.annotate(episode=1, seed=1)
     export_to(buffer, tmp_path / "out", "diamond", tell=told.append)
     assert told == [
-        "2 episodes have extra fields: they have no place", "1 episodes have lost their first steps in the buffer",
-        "1 episodes run, and will come back as cut", "1 episodes have metadata: it has no place",
+        "2 episodes have extra fields: they have no place", "1 episode has lost its first steps in the buffer",
+        "1 episode runs, and will come back as cut", "1 episode has metadata: it has no place",
     ]  # fmt: skip
     values = torch.load(tmp_path / "out/000/00/0/0.pt", weights_only=True)
     torch.save(values | {"info": {"lives": 3}}, tmp_path / "out/000/00/0/0.pt")
     import_from(tmp_path / "out", tell=told.append)
-    assert told[-1] == "1 episodes have info of 'lives': it has no place"
+    assert told[-1] == "1 episode has info of 'lives': it has no place"
     with pytest.raises(rv.ReplayError, match="got one that is taken"):
         export_to(buffer, tmp_path / "out", "diamond")
 

@@ -248,8 +248,8 @@ def test_swm_writes_any_spec_and_lists_what_it_lacks(tmp_path):
                        final_obs=value if ends else None)  # fmt: skip
         buffer.annotate(episode=0, seed=1)
         export_to(buffer, path, "swm", tell=told.append)
-        assert sorted(told) == ["1 episodes have metadata: it has no place", "1 episodes run, and will come back as cut",
-                                "2 final observations: they have no place"]  # fmt: skip
+        assert sorted(told) == ["1 episode has metadata: it has no place", "1 episode runs, and will come back as cut",
+                                "2 final observations have no place"]  # fmt: skip
         again = import_from(path)
         assert again.episodes["length"].tolist() == [3, 3, 1]
         assert again.episodes["ended"].tolist() == ["truncated", "truncated", "cut"]

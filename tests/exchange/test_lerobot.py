@@ -186,7 +186,7 @@ def test_others_are_read(tmp_path):
     """The data's own episode index counts; names are mapped and back; tasks are metadata; what is not told is listed."""
     table, told = foreign(tmp_path / "a"), []
     buffer = import_from(tmp_path / "a", tell=told.append)
-    assert told == ["1 data sets have no next.reward, and zeros stand in its place"]
+    assert told == ["1 data set has no next.reward, and zeros stand in its place"]
     assert buffer.episodes["length"].tolist() == list(LENGTHS)
     assert buffer.episodes["ended"].tolist() == ["cut"] * 3
     assert [one["task"] for one in buffer.episodes.metadata] == ["pick", "stack", "pick"]
@@ -214,7 +214,7 @@ def test_videos_are_refused_or_left_out_by_name(tmp_path):
         import_from(tmp_path / "a")
     told = []
     buffer = import_from(tmp_path / "a", lossy=("video",), tell=told.append)
-    assert told[0] == "1 features ['observation.images.wrist']: videos are not read"
+    assert told[0] == "1 data set has videos: ['observation.images.wrist'] are not read"
     assert set(buffer.spec.obs) == {"state", "images_top_left"}
 
 
@@ -259,7 +259,7 @@ def test_empty_cut_and_what_is_refused(tmp_path):
     buffer, told = rv.ReplayBuffer(spec, 10, seed=0), []
     buffer.add(obs=[1, 2, 3], action={"a": 1, "b": [1, 2]}, reward=0.5, terminated=False, truncated=False)
     export_to(buffer, tmp_path / "one", "lerobot", task="walk", tell=told.append)
-    assert told == ["1 episodes run, and will come back as cut"]
+    assert told == ["1 episode runs, and will come back as cut"]
     again = import_from(tmp_path / "one")
     assert again.spec == spec
     assert again.episodes["ended"].tolist() == ["cut"]

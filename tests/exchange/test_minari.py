@@ -156,8 +156,8 @@ def test_what_would_change_is_refused(tmp_path):
     told = []
     export_to(buffer, tmp_path / "out", "minari", lossy=("final_obs",), tell=told.append)
     assert told == [
-        "1 final observations are not known, and the last one stands in for them",
-        "1 episodes were cut, or run: neither flag is set at their last step",
+        "1 final observation is not known, and the last one stands in for it",
+        "1 episode was cut, or runs: neither flag is set at the last step",
     ]
     with pytest.raises(rv.ReplayError, match="got one that is taken"):
         export_to(buffer, tmp_path / "out", "minari", lossy=("final_obs",))

@@ -85,8 +85,8 @@ def test_a_buffer_of_frames_goes_out_and_comes_back(tmp_path):
                        truncated=False, final_obs={"camera": np.zeros((2, 8, 8), np.uint8), "x": 0.1} if step == 30 else None)  # fmt: skip
         export_to(buffer, tmp_path / "a.npz", "npz", tell=told.append)
     assert told == [
-        "1 episodes have lost their first steps in the buffer",
-        "1 episodes run, and will come back as cut",
+        "1 episode has lost its first steps in the buffer",
+        "1 episode runs, and will come back as cut",
     ]
     with import_from(tmp_path / "a.npz", path=tmp_path / "b.replay") as back:
         assert back.spec == spec

@@ -55,7 +55,7 @@ def test_in_out_and_in_again(delta, tmp_path):
     assert told == []
     check(first)
     export_to(first, tmp_path / "ours", name, tell=told.append)
-    assert told == ["1 episodes were cut, or run: they have no end"]
+    assert told == ["1 episode was cut, or runs, and has no end"]
     second = import_from(tmp_path / "ours", path=tmp_path / "a.replay", seed=5)
     check(second)
     one, other = (buffer.sample(32, 2, boundary="pad_right") for buffer in (first, second))
@@ -93,8 +93,8 @@ def test_what_has_no_place_is_listed(tmp_path):
     buffer.annotate(episode=0, seed=1)
     export_to(buffer, tmp_path / "out", "iris", tell=told.append)
     assert told == [
-        "2 final observations: they have no place", "2 truncations: none is told from the other flag, and from no end",
-        "2 episodes have extra fields: they have no place", "1 episodes have metadata: it has no place",
+        "2 final observations have no place", "2 truncations: none is told from the other flag, and from no end",
+        "2 episodes have extra fields: they have no place", "1 episode has metadata: it has no place",
     ]  # fmt: skip
     with pytest.raises(rv.ReplayError, match="got one that is taken"):
         export_to(buffer, tmp_path / "out", "iris")

@@ -141,7 +141,7 @@ def test_records_are_read(tmp_path):
     """Several files in order; the last row is the final observation; text that does not change is metadata."""
     told = []
     with import_from(write(tmp_path / "a"), path=tmp_path / "a.replay", tell=told.append) as buffer:
-        assert told == ["1 records have a final observation alone, and so no step: left out"]
+        assert told == ["1 record has a final observation alone, and so no step: left out"]
         assert buffer.episodes["length"].tolist() == [3, 5]
         for found, number in zip(buffer.read_episodes(), (0, 2), strict=True):
             check(found, number)

@@ -414,7 +414,7 @@ def test_the_file_is_the_old_one_or_the_new_one(fault, tmp_path):
     with calls.watching():
         total = calls.count(partial(rv.compact, path))[fault]
     erased = []
-    for at in range(1, total + 1, max(1, total // 12)):
+    for at in range(1, total + 1, max(1, total // 6)):
         for name in os.listdir(tmp_path):
             (tmp_path / name).unlink()
         path.write_bytes(content)

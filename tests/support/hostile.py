@@ -363,7 +363,7 @@ def use(path: Path, dice: random.Random) -> str:
     except (rv.FileError, rv.TooLarge) as error:
         went.append(_told(error))
     try:
-        film(path, dice.randrange(8), path.with_name("film.png"))
+        film(path, dice.randrange(8), path.with_name("film.png"), force=True)
         went.append("shown")
     except (rv.FileError, rv.TooLarge, rv.BadSetting) as error:
         went.append(_told(error))

@@ -481,7 +481,7 @@ def spec_of(**fields):
         ([3], {}, rv.BadSetting, "wanted buffers and paths of replay files, got 3"),
         (["none.replay"], {}, FileNotFoundError, "none.replay"),
         ([rv.ReplayBuffer(spec_of(), 5)] * 2, {}, rv.BadSetting, "each buffer and each file once"),
-        ([rv.ReplayBuffer(spec_of(), 5)], {"weights": (1, 1)}, rv.BadSetting, "wanted 1 numbers"),
+        ([rv.ReplayBuffer(spec_of(), 5)], {"weights": (1, 1)}, rv.BadSetting, "wanted 1 number"),
         ([rv.ReplayBuffer(spec_of(), 5)], {"weights": (-1,)}, rv.BadSetting, "not negative"),
         ([rv.ReplayBuffer(spec_of(), 5)], {"weights": "x"}, rv.BadSetting, "weights"),
         ([rv.ReplayBuffer(spec_of(), 5), rv.ReplayBuffer(spec_of(more=rv.Field((2,), "float32")), 5)], {},

@@ -40,3 +40,10 @@ def test_minatar_games_go_by_their_prefix() -> None:
     """A game after `minatar:` is looked up among MinAtar's."""
     with pytest.raises(rv.BadSetting, match="wanted one of asterix"):
         make_named("minatar:pong")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("CartPole", "CartPole-v1"), ("pendulum", "Pendulum-v1")])
+def test_an_id_without_its_version_gets_a_hint(name: str, meant: str) -> None:
+    """Whoever leaves the version out is told the newest, and not all Atari games."""
+    with pytest.raises(rv.BadSetting, match=f"got '{name}'; did you mean {meant}?"):
+        make_named(name)

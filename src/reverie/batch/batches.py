@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.batch.absent import MAY_LACK, Partial, has, lacking
-from reverie.batch.frameworks import as_tensors
+from reverie.batch.frameworks import Looked, as_tensors
 from reverie.batch.origin import Origin
 from reverie.batch.trees import named, shown_trees
 from reverie.errors import BadSetting, counted
@@ -54,7 +54,7 @@ FLOAT, FLAG, ID = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
 STEPS, STEPS_AND_LAST, NO_TIME = 0, 1, None
 
 
-class _Windows(Partial, Generic[ArrayT]):
+class _Windows(Partial, Generic[ArrayT], Looked):
     """What both kinds of batch can do, in the arrays of any framework."""
 
     __slots__ = ()

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from reverie.batch.absent import MAY_LACK, Partial, has
 from reverie.batch.batches import Bools, Floats, Ints
-from reverie.batch.frameworks import as_tensors
+from reverie.batch.frameworks import Looked, as_tensors
 from reverie.batch.trees import named, shown_trees
 from reverie.errors import counted
 from reverie.values import Tree, tree_map
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class StepBatch(Partial):
+class StepBatch(Partial, Looked):
     """B single steps with their successors: `SequenceBatch` for L = 1, without the time axis.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -99,3 +100,17 @@ class ReplayBuffer(Writing, Reading):
         what = describe(self.engine.columns, self.engine.index, self.capacity, self.nbytes)
         where = f", {self.residency}" * (self.residency != "ram") + (f", {self.path}" if self.path else "")
         return f"ReplayBuffer({what}{where}{', closed' if self.engine.closed else ''})"
+
+    def _repr_html_(self) -> str:
+        return str(import_module("reverie.report").html_of_buffer(self))
+
+    def report(self, target: str | os.PathLike[str], **options: Any) -> Path:
+        """Write one HTML file about what is in the buffer, and return its path.
+
+        Args:
+            target: such as "report.html".
+            **options: of `reverie.report.report`, which says more.
+        """
+        # The room lies above this one; it is looked up as a plug-in is, and brings packages that few need.
+        room = import_module("reverie.report")
+        return Path(room.report(self, target, **options))

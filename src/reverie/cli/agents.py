@@ -1,4 +1,4 @@
-"""The commands that train agents and show what they learned; they need PyTorch."""
+"""The commands on agents: demo, train, eval, dream, learn and bench. They need PyTorch, and import it when they run."""
 
 from __future__ import annotations
 
@@ -7,38 +7,60 @@ from typing import Annotated, Literal
 
 import tyro
 
+from reverie.checks import check_free
+from reverie.cli.options import Device, Force, Quiet
+from reverie.cli.terminal import say
+
+Run = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+
 
 def demo(
-    out: Annotated[Path, tyro.conf.arg(help="folder for what the demonstration writes")] = Path("runs/demo"),
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/demo"),
     game: str = "Breakout",
     steps: int = 20_000,
     seed: int = 0,
+    force: Force = False,
 ) -> None:
     """Train a small IRIS from a replay buffer, and show what it dreams and how near that comes to the game.
 
+    It takes about five minutes of one processor core, and its pictures less than 1 MB of disk.
+
     Args:
-        out: folder for what the demonstration writes.
-        game: an Atari game in any spelling.
-        steps: agent steps to record.
-        seed: fixes every random choice.
+        out: The folder for its pictures.
+        game: An Atari game in any spelling.
+        steps: How many steps to record.
+        seed: Fixes every random choice.
+        force: Replace pictures that are there already.
     """
     from reverie.iris.app import run_demo
 
-    run_demo(out, steps=steps, seed=seed, game=game)
+    run_demo(out, steps=steps, seed=seed, game=game, force=force)
 
 
-def train() -> None:
-    """Train an agent in a folder, or go on training one; `reverie train --help` lists every number."""
+def train(
+    run: Run, preset: str = "paper", game: str | None = None, seed: int = 0, device: Device = None
+) -> None:
+    """Train an agent in a folder, or go on training one; `reverie train --help` lists every number.
+
+    Here stand the options that a shell completes.
+
+    Args:
+        run: The folder of the run. If there is a run already, it goes on.
+        preset: The numbers of the run: paper, demo or minatar.
+        game: The game that is played.
+        seed: Fixes every random choice.
+        device: Where the models run, such as cpu or cuda.
+    """
     raise AssertionError("main takes this command before it is parsed")
 
 
-def evaluate(run: Path, episodes: int = 100, device: str | None = None) -> None:
+def evaluate(run: Run, episodes: int = 100, device: Device = None) -> None:
     """Test the agent of a run on whole games, without random play.
 
     Args:
-        run: folder of the run.
-        episodes: games to play.
-        device: cpu, cuda and so on; an accelerator if there is one.
+        run: The folder of the run.
+        episodes: How many games to play.
+        device: Where the models run, such as cpu or cuda.
     """
     from reverie.iris.app import evaluate_run
 
@@ -46,35 +68,43 @@ def evaluate(run: Path, episodes: int = 100, device: str | None = None) -> None:
 
 
 def dream(
-    run: Path,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("dream.gif"),
-    device: str | None = None,
+    run: Run,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = Path("dream.gif"),
+    device: Device = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Draw what the agent of a run dreams, beside what really happened.
+    """Draw what the agent of a run dreams, beside what really happened, as a GIF or as a PNG.
 
     Args:
-        run: folder of the run.
-        out: the animation to write.
-        device: cpu, cuda and so on; an accelerator if there is one.
+        run: The folder of the run.
+        out: The picture to make. A name in .gif gives an animation, one in .png a sheet.
+        device: Where the models run, such as cpu or cuda.
+        force: Replace a picture that is there already.
+        quiet: Print nothing.
     """
     from reverie.iris.app import dream_run
 
-    dream_run(run, out, device)
+    told = dream_run(run, out, device, force=force)
+    if not quiet:
+        say([told])
 
 
 def learn(
-    out: Annotated[Path, tyro.conf.arg(help="folder for what is written")] = Path("runs/learn"),
-    seeds: tuple[int, ...] = (7, 8, 9),
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/learn"),
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (7, 8, 9),
     epochs: int = 4,
     game: str = "minatar:breakout",
 ) -> None:
-    """Learn to play a small game in a few minutes, and compare with agents that learned nothing.
+    """Learn to play a small game, and compare with agents that learned nothing.
+
+    It takes about seven minutes on two processor cores.
 
     Args:
-        out: folder for what is written; a run in it that was interrupted goes on.
-        seeds: one agent is trained from each.
-        epochs: of each run; more of them take longer and learn more.
-        game: one of MinAtar's.
+        out: The folder for what is written. A run in it that was interrupted goes on.
+        seeds: One agent is trained from each.
+        epochs: How many epochs each run has. More of them take longer and learn more.
+        game: One of MinAtar's games.
     """
     from reverie.iris.app import run_learn
 
@@ -84,26 +114,40 @@ def learn(
 def bench(
     what: Annotated[Literal["iris"], tyro.conf.Positional],
     preset: str = "paper",
-    device: str | None = None,
-    precision: Literal["float32", "bfloat16"] | None = None,
-    share: float | None = None,
+    device: Device = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        tyro.conf.arg(metavar="{float32,bfloat16}", help_behavior_hint="(default: the preset's)"),
+    ] = None,
+    share: Annotated[
+        float | None,
+        tyro.conf.arg(
+            metavar="FLOAT", help_behavior_hint="(default: all of it, if that takes under 2 minutes)"
+        ),
+    ] = None,
     repeats: int = 5,
-    out: Path | None = None,
+    out: Annotated[
+        Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: none)")
+    ] = None,
+    force: Force = False,
 ) -> None:
-    """Measure how fast an agent trains on this machine.
+    """Measure how fast an agent trains on this machine. It takes a few minutes on a processor.
 
     Args:
-        what: the agent.
-        preset: its sizes: paper, demo or minatar.
-        device: cpu, cuda and so on; an accelerator if there is one.
-        precision: of tokenizer and world model; the preset's if not given.
-        share: of each batch that is used; all of it, or on a processor a part if all took over two minutes.
-        repeats: timed updates of each phase.
-        out: where to write the numbers as JSON.
+        what: The agent.
+        preset: The sizes of its models: paper, demo or minatar.
+        device: Where the models run, such as cpu or cuda.
+        precision: The precision of tokenizer and world model.
+        share: The share of each batch that is used.
+        repeats: How many updates of each phase are timed.
+        out: The file to write the numbers to, as JSON.
+        force: Replace a file that is there already.
     """
     from reverie.iris.bench import run_bench
 
+    if out is not None:
+        check_free(out, force=force)
     speed = run_bench(
         preset=preset, device=device, precision=precision, share=share, repeats=repeats, out=out
     )
-    print(speed.report())
+    say(speed.report().splitlines())

@@ -9,10 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reverie.errors import BadSetting, FileError, printable
+from reverie.errors import BadSetting, counted, printable
 from reverie.file import View, viewing
-from reverie.index import ENDED_NAMES, NO_FINAL, RUNNING
-from reverie.pictures import INK, PAPER, Colour, Frames, Sheet, save_animation, width_of
+from reverie.index import CUT, ENDED_NAMES, NO_FINAL, RUNNING, discarded
+from reverie.pictures import (
+    ANIMATION,
+    INK,
+    PAPER,
+    Colour,
+    Frames,
+    Sheet,
+    check_picture,
+    save_animation,
+    width_of,
+    writing_picture,
+)
 from reverie.spec import Column
 
 SIDE = 192  # pixels that the longer side of a frame is brought near to; nothing is smoothed
@@ -36,7 +47,13 @@ class Shot(NamedTuple):
 
 
 def film(
-    path: Path, number: int, out: Path, column: str | None = None, every: int | None = None, fps: float = 15.0
+    path: Path,
+    number: int | None = None,
+    out: Path | None = None,
+    column: str | None = None,
+    every: int | None = None,
+    fps: float = 15.0,
+    force: bool = False,
 ) -> str:
     """Make a picture of an episode, and return what it shows in words.
 
@@ -45,20 +62,26 @@ def film(
 
     Args:
         path: of the replay file.
-        number: of the episode, counted over all streams as they began.
-        out: a name that ends in .gif or .png.
+        number: of the episode, counted over all streams as they began; -1 is the newest. None: the newest that ended,
+            or where none has, the newest.
+        out: a name that ends in .gif or .png; None: a GIF in the current folder, named after file and episode.
         column: the observation to show, if several are frames.
         every: show one of so many steps, with the rewards of all of them; None: each step, as far as they fit.
         fps: frames of a GIF in a second.
+        force: a picture that is there already is replaced.
 
     Raises:
         BadSetting: there is no such episode or column, not all of its steps are live, or a bad argument.
         FileError: the file cannot be opened, or is damaged; or the picture cannot be written.
     """
-    _check_asked(out, every, fps)
-    animated = out.suffix.lower() == ".gif"
+    _check_asked(every, fps)
+    if out is not None:
+        check_picture(out, force=force)
     with viewing(path) as view:
         row = _row_of(view, number)
+        number = view.index.order.item(row)
+        out = Path(f"{path.stem}-{number}{ANIMATION}") if out is None else out
+        animated = out.suffix.lower() == ANIMATION
         chosen = _image_column(view, column)
         pixels = _pixels(chosen)
         steps = view.index.stop.item(row) - view.index.start.item(row)
@@ -69,53 +92,56 @@ def film(
         with view.file.db.reading():
             shots = list(_shots(view, row, chosen, every))
     heading = printable(f"{path.name}: {title}")
-    try:
+    with writing_picture(out, force=force) as draft:
         if animated:
-            _animate(out, shots, heading, fps)
+            _animate(draft, shots, heading, fps)
         else:
-            _lay_out(out, shots, heading)
-    except OSError as error:
-        raise FileError(
-            f"{out}: wanted to write a picture, got {error.strerror or error}; choose another place"
-        ) from error
+            _lay_out(draft, shots, heading)
     left_out = "" if every == 1 else f", one of each {every} steps"
-    return f"{out}: {len(shots)} frames of {chosen.name!r}{left_out}; {title}"
+    return f"{out}: {counted(len(shots), 'frame')} of {chosen.name!r}{left_out}; {title}"
 
 
-def _check_asked(out: Path, every: int | None, fps: float) -> None:
-    if out.suffix.lower() not in (".gif", ".png"):
-        raise BadSetting(
-            f"out: wanted a name that ends in .gif or .png, got {out.name!r}; choose an animation or a sheet"
-        )
-    if not out.parent.is_dir():
-        raise BadSetting(f"out: wanted a folder to put it in, got none at {str(out.parent)!r}; make it first")
+def _check_asked(every: int | None, fps: float) -> None:
     if every is not None and every < 1:
         raise BadSetting(f"every: wanted at least 1, got {every}; 1 shows every step")
     if not 0.1 <= fps <= 50:
         raise BadSetting(f"fps: wanted 0.1 to 50, got {fps:g}; viewers of GIFs cannot do more")
 
 
-def _row_of(view: View, number: int) -> int:
+def _row_of(view: View, number: int | None) -> int:
     """Return the row of an episode whose steps are all live."""
     index = view.index
     rows = index.live_episodes()
+    rows = rows[~discarded(index, rows)]
     orders = index.order[rows].tolist()
     if not orders:
+        asked = "" if number is None else f"{number} of "
         raise BadSetting(
-            f"episode: wanted one of a file that holds episodes, got {number} of an empty one; record some first"
+            f"episode: wanted one of a file that holds episodes, got {asked}an empty one; record some first"
         )
+    if number is None:
+        ended = np.flatnonzero(~np.isin(index.ended[rows], (RUNNING, CUT)))
+        return _whole(view, int(rows[ended[-1] if len(ended) else -1]))
+    if number < 0 and -number <= len(orders):
+        return _whole(view, int(rows[number]))
     if number not in orders:
+        live = "the 1 that is" if len(orders) == 1 else f"the {len(orders):,} that are"
         raise BadSetting(
-            f"episode: wanted one of the {len(orders):,} that are live, numbered {orders[0]} to {orders[-1]}, "
+            f"episode: wanted one of {live} live, numbered {orders[0]} to {orders[-1]}, "
             f"got {number}; reverie inspect lists them"
         )
-    row = int(rows[orders.index(number)])
+    return _whole(view, int(rows[orders.index(number)]))
+
+
+def _whole(view: View, row: int) -> int:
+    """Return the row of an episode; refuse one whose first steps are evicted."""
+    index = view.index
     tail = index.tail.item(index.stream.item(row))
     start, stop = index.start.item(row), index.stop.item(row)
     if start < tail:
         raise BadSetting(
-            f"episode {number}: wanted all of its {stop - start:,} steps, got the last {stop - tail:,}, since the "
-            f"others are evicted; choose a later one, or keep more with a larger capacity"
+            f"episode {index.order.item(row)}: wanted all of its {stop - start:,} steps, got the last "
+            f"{stop - tail:,}, since the others are evicted; choose a later one, or keep more with a larger capacity"
         )
     return row
 

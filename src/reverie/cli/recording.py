@@ -1,15 +1,19 @@
-"""`reverie record`: an environment played at random, in memory or into a new replay file."""
+"""`reverie record`: an environment played at random into a replay buffer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 import reverie
-from reverie.checks import positive
+from reverie.checks import natural, positive
+from reverie.cli.options import Quiet
+from reverie.cli.progress import showing
+from reverie.cli.terminal import say
+from reverie.errors import counted, printable
 from reverie.store import format_bytes
 
 if TYPE_CHECKING:
@@ -20,81 +24,84 @@ def record(
     game: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")],
     steps: int = 5_000,
     seed: int = 0,
-    capacity: int | None = None,
-    full_games: bool = False,
-    out: Path | None = None,
+    capacity: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all of them)")
+    ] = None,
+    full_games: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False,
+    out: Annotated[
+        Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: none)")
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Record an environment played at random, and report what came of it.
+    """Record an environment that is played at random, and report what came of it.
 
     Args:
-        game: an environment that Gymnasium knows, such as CartPole-v1; an Atari game in any spelling, such as
-            Breakout or ms_pacman; or one of MinAtar's, such as minatar:breakout.
-        steps: steps to record; each is 4 frames of an Atari game.
-        seed: fixes the game and the actions.
-        capacity: steps that the buffer keeps; all of them if not given.
-        full_games: end an Atari episode with the game, as in testing, and not with each life, as in training.
-        out: a new replay file to record into; without it the steps are in memory alone, and then gone.
+        game: Gymnasium's id (CartPole-v1), an Atari game in any spelling (ms_pacman), or minatar:breakout.
+        steps: How many steps to record. A step of an Atari game is 4 of its frames.
+        seed: Fixes the game and the actions.
+        capacity: How many steps the buffer keeps; the newest stay.
+        full_games: End an Atari episode with the game, as in testing, and not with each life, as in training.
+        out: The replay file to make. Without one, the steps are in memory and gone afterwards.
+        quiet: Print neither progress nor summary.
     """
     from reverie.gymnasium import make_named
 
-    steps = positive("steps", steps)  # before a file is made
+    steps, seed = positive("steps", steps), natural("seed", seed)  # before a file is made
     env = make_named(game, full_games=full_games)
+    kept = 0
     try:
         spec = reverie.StepSpec.from_env(env)
-        with reverie.ReplayBuffer(
-            spec, steps if capacity is None else capacity, seed=seed, path=out
-        ) as buffer:
-            recorded = _record_watched(env, buffer, game, steps, seed)
+        with (
+            reverie.ReplayBuffer(
+                spec, steps if capacity is None else capacity, seed=seed, path=out
+            ) as buffer,
+            showing("recording", game, quiet=quiet) as show,
+        ):
+            from reverie.gymnasium import record as record_steps
+
+            try:
+                recorded = record_steps(
+                    env, buffer, steps=steps, seed=seed, on_step=lambda done: show(done, steps)
+                )
+            finally:
+                kept = len(buffer)
             held = repr(buffer)
+            is_life = any(noted.get("episode_is") == "life" for noted in buffer.episodes.metadata[-1:])
+    except KeyboardInterrupt:
+        if out is None:
+            raise KeyboardInterrupt(
+                "interrupted; nothing is kept, since no file was named with --out"
+            ) from None
+        raise KeyboardInterrupt(f"interrupted; {out} keeps {counted(kept, 'step')}") from None
     finally:
         env.close()
-    for line in _told(recorded, game):
-        print(line)
-    print(f"buffer    {held}")
-    if out is not None:
-        print(
-            f"file      {out}, {format_bytes(out.stat().st_size)}; reverie inspect {out} shows what is in it"
-        )
+    if not quiet:
+        say(map(printable, _told(recorded, game, is_life)))
+        say(map(printable, _kept(held, out)))
 
 
-def _record_watched(env: Any, buffer: reverie.ReplayBuffer, game: str, steps: int, seed: int) -> Recording:
-    """Record a Gymnasium environment, and show in a terminal how far it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from reverie.gymnasium import record as record_steps
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} steps/s"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    # Nobody watches a bar in a log file.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"recording {game}", total=steps, rate="-")
-
-        def show(done: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, rate="-" if speed is None else f"{speed:,.0f}")
-
-        return record_steps(env, buffer, steps=steps, seed=seed, on_step=show)
-
-
-def _told(recorded: Recording, game: str) -> Iterator[str]:
+def _told(recorded: Recording, game: str, is_life: bool) -> Iterator[str]:
     """Yield what came of a recording."""
     yield (
-        f"recorded  {recorded.steps:,} steps of {game}, played at random, in {recorded.duration_s:.1f} s "
-        f"({recorded.steps_per_s:,.0f} steps/s)"
+        f"recorded  {counted(recorded.steps, 'step')} of {game}, played at random, "
+        f"in {recorded.duration_s:.1f} s ({recorded.steps_per_s:,.0f} steps/s)"
     )
+    life = "; an episode ends with each life, and with the game under --full-games" if is_life else ""
     if not recorded.episodes:
-        yield "episodes  none ended; record more steps to see an end"
+        yield f"episodes  none ended; record more steps to see an end{life}"
         return
     mean_return = sum(recorded.returns) / recorded.episodes
     mean_length = sum(recorded.lengths) / recorded.episodes
+    cut = "; one more was cut when the recording stopped" if sum(recorded.lengths) < recorded.steps else ""
     yield (
         f"episodes  {recorded.episodes:,} ended, mean return {mean_return:.2f}, "
-        f"mean length {mean_length:.1f} steps"
+        f"mean length {mean_length:.1f} steps{cut}{life}"
     )
+
+
+def _kept(held: str, out: Path | None) -> Iterator[str]:
+    yield f"buffer    {held}"
+    if out is None:
+        yield "file      none was named with --out, so the steps are gone"
+    else:
+        yield f"file      {out}, {format_bytes(out.stat().st_size)}; reverie inspect {out} shows what is in it"

@@ -3,208 +3,158 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from reverie.errors import printable
-from reverie.file import LACKS_LOG, Sums, View, viewing
-from reverie.index import NO_FINAL, list_episodes
+from reverie.cli.contents import ENDED, Facts, contents
+from reverie.cli.terminal import table
+from reverie.errors import counted, printable
 from reverie.store import format_bytes
 
-MOST_SAMPLERS, MOST_TOLD, MOST_OF_SAMPLER = 50, 20, 400  # that are listed; values and characters of each
+MOST_OF_A_LINE = 400  # characters of metadata, or of what a sampler remembers
+LIFE = "life"  # what the metadata call an episode of an Atari game that ends with a life
 
 
-def report(path: Path, episodes: int = 5) -> Iterator[str]:
+def report(path: Path, episodes: int = 5, columns: int | None = None) -> Iterator[str]:
     """Yield the lines of a report about a replay file, of one moment even while a writer goes on.
-
-    Nothing is unpacked but final observations and the steps of each stream's newest run.
 
     Args:
         path: of the file.
         episodes: how many of the newest episodes to list.
+        columns: of the terminal that shows it; None if it shows in none.
 
     Raises:
         FileError: it cannot be opened, or is damaged.
     """
-    with viewing(path) as view, view.file.db.reading():
-        yield from map(printable, _overview(view, path))
-        yield ""
-        yield from map(printable, _columns(view, view.sums()))
-        yield ""
-        yield from _streams(view)
-        yield ""
-        yield from _episodes(view, episodes)
-        yield ""
-        yield from _samplers(view.samplers())
+    yield from lines_of(contents(path, episodes), columns)
 
 
-def _overview(view: View, path: Path) -> Iterator[str]:
-    index, settings = view.index, view.settings
-    table = list_episodes(index)
-    ends = Counter(table["ended"].tolist())
-    streams = "1 stream" if settings.streams == 1 else f"{settings.streams} streams"
-    yield f"file        {path}, a replay file of format version {view.file.format}"
-    yield f"state       {_state(view)}"
+def lines_of(facts: Facts, columns: int | None = None) -> Iterator[str]:
+    """Yield the same of facts that were read before."""
+    for part in (_overview(facts), _columns(facts, columns), _streams(facts, columns)):
+        yield from map(printable, part)
+        yield ""
+    yield from _episodes(facts, columns)
+    yield ""
+    yield from _samplers(facts)
+
+
+def _overview(facts: Facts) -> Iterator[str]:
+    steps, sizes = facts["steps"], facts["bytes"]
+    yield f"file        {facts['file']}, a replay file of format version {facts['format']}"
+    yield f"state       {facts['state_text']}"
     yield (
-        f"steps       {index.live_steps():,} live of {settings.capacity:,}, in {streams}; "
-        f"{int(index.head.sum()):,} were added in all"
+        f"steps       {steps['live']:,} live of {steps['capacity']:,}, "
+        f"in {counted(len(facts['streams']), 'stream')}; {steps['added']:,} were added in all"
     )
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ends.items()))
-    gone = len(index.live_episodes()) - len(table)
-    yield (
-        f"episodes    {len(table):,} live{f': {kinds}' if kinds else ''}"
-        f"{f'; {gone:,} more were discarded' if gone else ''}"
-    )
-    ended = table[table["ended"] != "running"]
-    if len(ended):
-        for name, values in (("returns", ended["return"]), ("lengths", ended["length"])):
+    yield from _counted(facts)
+    most = facts["max_bytes"]
+    limit = "no limit of bytes" if most is None else f"at most {format_bytes(most)}"
+    yield f"kept        residency {facts['residency']}, durability {facts['durability']}, {limit}"
+    waiting = f"; {format_bytes(sizes['log'])} more in its log" if sizes["log"] else ""
+    yield f"size        {format_bytes(sizes['file'])}, of which {format_bytes(sizes['used'])} in use{waiting}"
+
+
+def _counted(facts: Facts) -> Iterator[str]:
+    """How many episodes there are, and how long and good those that ended were."""
+    found, ended = facts["episodes"], facts["ended"]
+    kinds = [kind for kind in ENDED if found[kind]]
+    told = ", ".join(f"{found[kind]:,} {kind}" for kind in kinds) if len(kinds) > 1 else "".join(kinds)
+    parts = [f"{found['ended']:,} ended{f' ({told})' if told else ''}"]
+    parts += [f"{found[kind]:,} {kind}" for kind in ("cut", "running") if found[kind]]
+    gone = f"; {found['discarded']:,} more were discarded" if found["discarded"] else ""
+    told = f": {', '.join(parts)}" if found["live"] else ""
+    yield f"episodes    {found['live']:,} live{told}{gone}"
+    if any(episode["metadata"].get("episode_is") == LIFE for episode in facts["newest_episodes"]):
+        yield "            here an episode ends with each life, not with the game"
+    for name in ("return", "length"):
+        if ended[name]:
+            over = "the one" if found["ended"] == 1 else f"the {found['ended']:,}"
+            mean, least, most = ended[name].values()
             yield (
-                f"{name}     {values.mean():,.2f} on average over those that ended, "
-                f"from {values.min():,g} to {values.max():,g}"
+                f"{name}s     {_shown(mean, ',.2f')} on average over {over} that ended, "
+                f"from {_shown(least)} to {_shown(most)}"
             )
-    most = view.file.meta("max_bytes", 0)
-    yield (
-        f"kept        residency {settings.residency}, durability {settings.durability}, "
-        f"{f'at most {format_bytes(most)}' if most else 'no limit of bytes'}"
-    )
-    waiting = view.log_bytes
-    yield (
-        f"size        {format_bytes(path.stat().st_size)}, of which {format_bytes(view.file.db.used_bytes)} in use"
-        f"{f'; {format_bytes(waiting)} more in its log' if waiting else ''}"
-    )
 
 
-def _state(view: View) -> str:
-    if view.writer is not None:
-        return f"{view.writer} writes to it now"
-    if view.file.meta("clean"):
-        return "closed; an episode that runs ends when the next step is added"
-    if view.file.lacks_log():
-        return LACKS_LOG
-    return "its writer ended without closing it; opening it again cuts the episodes that run"
+def _shown(number: float | None, form: str = ",g") -> str:
+    return "not finite" if number is None else format(number, form)
 
 
-def _columns(view: View, found: Sums) -> Iterator[str]:
+def _columns(facts: Facts, columns: int | None) -> Iterator[str]:
     """A row for each column: what a step takes of it, and what the sealed runs do."""
-    rows = []
-    fields = {column.name: column.field for column in view.settings.stored}
-    for name, field in fields.items():
-        raw, packed = found.run_steps * field.nbytes, found.columns[name].runs
-        rows.append(
-            [
-                name,
-                f"{field.shape} {field.dtype}",
-                format_bytes(field.nbytes),
-                format_bytes(raw),
-                format_bytes(packed),
-                _times(raw, packed),
-            ]
-        )
-    raw = found.run_steps * sum(field.nbytes for field in fields.values())
-    packed = sum(column.runs for column in found.columns.values())
-    rows.append(
-        [
-            "all",
-            "",
-            format_bytes(sum(field.nbytes for field in fields.values())),
-            format_bytes(raw),
-            format_bytes(packed),
-            _times(raw, packed),
-        ]
-    )
-    yield from _table(
-        ["column", "shape and dtype", "a step", "sealed runs", "packed", "smaller"], rows, "<<>>>>"
-    )
-    steps = sum(column.steps for column in found.columns.values())
-    finals = sum(column.finals for column in found.columns.values())
+    rows, total = [], [0, 0, 0]
+    for column in facts["columns"]:
+        sizes = [column["step_bytes"], column["sealed_bytes"], column["packed_bytes"]]
+        total = [sum(pair) for pair in zip(total, sizes, strict=True)]
+        rows.append([column["column"], f"{tuple(column['shape'])} {column['dtype']}", *_sizes(*sizes)])
+    rows.append(["all", "", *_sizes(*total)])
+    head = ["column", "shape and dtype", "a step", "sealed runs", "packed", "smaller"]
+    yield from table(head, rows, "<<>>>>", columns)
+    beside = facts["beside"]
     yield (
-        f"beside them {found.step_rows:,} rows of newest steps ({format_bytes(steps)}), "
-        f"{found.finals:,} final observations ({format_bytes(finals)}), "
-        f"what samplers remember ({format_bytes(found.arrays_bytes)})"
+        f"beside them {counted(beside['newest_steps'], 'row')} of newest steps "
+        f"({format_bytes(beside['newest_steps_bytes'])}), "
+        f"{counted(beside['final_observations'], 'final observation')} "
+        f"({format_bytes(beside['final_observations_bytes'])}), "
+        f"what samplers remember ({format_bytes(beside['samplers_bytes'])})"
     )
 
 
-def _times(raw: int, packed: int) -> str:
-    return f"{raw / packed:,.1f}x" if packed else "-"
+def _sizes(step: int, raw: int, packed: int) -> list[str]:
+    times = f"{raw / packed:,.1f}x" if packed else "-"
+    return [format_bytes(step), format_bytes(raw), format_bytes(packed), times]
 
 
-def _streams(view: View) -> Iterator[str]:
-    index = view.index
-    rows = []
-    for stream in range(index.streams):
-        tail, head = index.tail.item(stream), index.head.item(stream)
-        ids = [f"{tail:,}", f"{head - 1:,}"] if head > tail else ["-", "-"]
-        live = index.begun.item(stream) - index.dropped.item(stream)
-        rows.append([str(stream), *ids, f"{head - tail:,}", f"{live:,}", f"{index.begun.item(stream):,}"])
-    yield from _table(
-        ["stream", "oldest id", "newest id", "live steps", "live episodes", "begun"], rows, ">>>>>>"
-    )
+def _streams(facts: Facts, columns: int | None) -> Iterator[str]:
+    rows = [
+        ["-" if value is None else f"{value:,}" for value in stream.values()] for stream in facts["streams"]
+    ]
+    head = ["stream", "oldest id", "newest id", "live steps", "live episodes", "begun"]
+    yield from table(head, rows, ">>>>>>", columns)
 
 
-def _episodes(view: View, count: int) -> Iterator[str]:
-    table, rows = list_episodes(view.index), []
-    numbers = view.index.live_episodes()
-    first = max(len(table) - count, 0)
-    for episode, row in zip(table[first:], numbers[first:].tolist(), strict=True):
-        final = "yes" if view.index.final_slot.item(row) != NO_FINAL else "no"
-        rows.append(
-            [
-                f"{view.index.order.item(row)}",
-                str(episode["stream"]),
-                f"{episode['start']:,}",
-                f"{episode['stop'] - 1:,}",
-                f"{episode['length']:,}",
-                f"{episode['live']:,}",
-                f"{episode['return']:,.2f}",
-                episode["ended"],
-                final,
-            ]
-        )
-    if not rows:
+def _episodes(facts: Facts, columns: int | None) -> Iterator[str]:
+    """The newest episodes, and what was noted of them."""
+    listed = facts["newest_episodes"]
+    if not facts["episodes"]["live"]:
         yield "no episode to list"
         return
-    yield from _table(
-        ["episode", "stream", "first id", "last id", "steps", "live", "return", "ended", "final obs"],
-        rows,
-        ">>>>>>><<",
-    )
-    if first:
-        yield f"and {first:,} older ones; --episodes {len(table)} lists them all"
-    for number in view.index.order[numbers[first:]].tolist():
-        if number in view.index.labels:
-            told = json.dumps(view.index.labels[number], ensure_ascii=False)
-            yield printable(f"metadata    episode {number}: {told}", MOST_OF_SAMPLER)
+    rows = [
+        [
+            *(f"{episode[name]:,}" for name in ("episode", "stream", "first", "last", "steps", "live")),
+            _shown(episode["return"], ",.2f"),
+            episode["ended"],
+            "yes" if episode["final_obs"] else "no",
+        ]
+        for episode in listed
+    ]
+    head = ["episode", "stream", "first id", "last id", "steps", "live", "return", "ended", "final obs"]
+    if rows:
+        yield from table(head, rows, ">>>>>>><<", columns)
+    if older := facts["episodes"]["live"] - len(listed):
+        yield (
+            f"and {counted(older, 'older one')}; "
+            f"--episodes {facts['episodes']['live']} lists {'it' if older == 1 else 'them all'}"
+        )
+    for noted, group in groupby(listed, lambda episode: episode["metadata"]):
+        numbers = [episode["episode"] for episode in group]
+        if noted:
+            to = f"s {numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f" {numbers[0]:,}"
+            told = json.dumps(noted, ensure_ascii=False)
+            yield printable(f"metadata    episode{to}: {told}", MOST_OF_A_LINE)
 
 
-def _samplers(states: Sequence[Any]) -> Iterator[str]:
-    if not states:
+def _samplers(facts: Facts) -> Iterator[str]:
+    if not facts["samplers"]:
         yield "samplers    none remembers anything"
-    for place, (kind, state) in enumerate(states[:MOST_SAMPLERS]):
-        told = ", ".join(f"{name} {value}" for name, value in islice(_told(state), MOST_TOLD))
-        line = f"{'samplers' if not place else '':<12}{kind}{f': {told}' if told else ''}"
-        yield printable(line, MOST_OF_SAMPLER)
-    if len(states) > MOST_SAMPLERS:
-        yield f"{'':<12}and {len(states) - MOST_SAMPLERS:,} more"
-
-
-def _told(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the plain values in a sampler's state; arrays are too long to show."""
-    if isinstance(state, dict) and state.keys() != {"array"}:
-        for key, child in state.items():
-            yield from _told(child, f"{name}.{key}" if name else key)
-    elif isinstance(state, (int, float, str)) and not isinstance(state, bool):
-        yield name, f"{state:g}" if isinstance(state, float) else state
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> Iterator[str]:
-    """Yield a table in columns as wide as they need, each put to the side that `sides` says."""
-    widths = np.max([[len(cell) for cell in row] for row in [head, *rows]], axis=0).tolist()
-    for row in [head, *rows]:
-        yield "  ".join(
-            f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)
-        ).rstrip()
+    for place, sampler in enumerate(facts["samplers"]):
+        told = ", ".join(
+            f"{name} {value if isinstance(value, (int, str)) else _shown(value, 'g')}"
+            for name, value in sampler["state"].items()
+        )
+        line = f"{'' if place else 'samplers':<12}{sampler['sampler']}{f': {told}' if told else ''}"
+        yield printable(line, MOST_OF_A_LINE)
+    if facts["samplers_left_out"]:
+        yield f"{'':<12}and {facts['samplers_left_out']:,} more"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, told_of
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, tell
 from reverie.spec import Field, StepSpec
 
 Array = npt.NDArray[Any]
@@ -62,7 +62,7 @@ class Diamond:
             )
         first = _episode(paths[0], exact)
         spec = spec_of(first.obs, first.action, first.extras)
-        lines = told_of(lost)
+        lines = tell(lost)
         return Incoming(spec, (_episode(path, exact) for path in paths), steps, lost=lines)
 
     def save(self, target: Any, outgoing: Outgoing, **options: Any) -> list[str]:
@@ -86,7 +86,7 @@ class Diamond:
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return told_of(lost)
+        return tell(lost)
 
     def _write(self, folder: Path, outgoing: Outgoing, lost: Counter[str]) -> None:
         need("torch")

@@ -21,15 +21,7 @@ import numpy.typing as npt
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken
 from reverie.exchange.format import Incoming, Outgoing
-from reverie.exchange.names import (
-    REWARD_EXTRA,
-    are_exact,
-    options_of,
-    our_names,
-    refuse_loss,
-    spec_of,
-    told_of,
-)
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of, tell
 from reverie.spec import StepSpec
 from reverie.values import Tree, tree_leaves, tree_map
 
@@ -188,7 +180,7 @@ class _Source:
                     yield from self._episode({key: part[first:stop] for key, part in rows.items()})
                 rows = {key: part[bounds[-1] :] for key, part in rows.items()}
             yield from self._episode(rows)
-        lost += told_of(self._lost)
+        lost += tell(self._lost)
 
     def _chains(self) -> list[list[Chunk]]:
         """Return the streams: chains of files, each as long as no file is missing."""
@@ -237,9 +229,7 @@ class _Source:
         reward, is_last = rows["reward"][1 : steps + 1], bool(ended[steps])
         terminal = bool(rows["is_terminal"][steps])
         if not is_last and any(rows[key][steps].any() for key in self._action):
-            self._lost[
-                "episodes stop without an end: what the action of their last row led to is missing"
-            ] += 1
+            self._lost["episodes stop without an end: what its last action led to is missing"] += 1
         here = {key: part[:steps] for key, part in rows.items()}
         last = {key: part[steps : steps + 1] for key, part in rows.items()}
         yield Episode(
@@ -316,7 +306,7 @@ class _Target:
             self._waiting[episode.stream] = uuid, rows
         for uuid, rows in self._waiting.values():
             self._put(uuid, secrets.token_bytes(16), rows)
-        return told_of(self._lost)
+        return tell(self._lost)
 
     def _put(self, uuid: bytes, successor: bytes, rows: Rows) -> None:
         length = len(rows["reward"])
@@ -358,7 +348,7 @@ class _Target:
 
     def _note(self, episode: Episode) -> None:
         """Count what the format does not hold of an episode."""
-        self._lost["episodes were truncated as they terminated: that they were is not told"] += (
+        self._lost["episodes were truncated as they terminated: that is not told"] += (
             episode.terminated and episode.truncated
         )
         self._lost["episodes have metadata: it has no place"] += bool(episode.metadata)

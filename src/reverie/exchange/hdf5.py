@@ -15,15 +15,7 @@ from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import datasets_of, has_datasets, is_json, open_hdf5, plain_value
-from reverie.exchange.names import (
-    REWARD_EXTRA,
-    are_exact,
-    options_of,
-    our_names,
-    refuse_loss,
-    spec_of,
-    told_of,
-)
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of, tell
 from reverie.values import tree_leaves
 
 Array = npt.NDArray[Any]
@@ -284,7 +276,7 @@ class _Demos:
         for number, demo in self._demos.items():
             yield self._episode(number, demo)
         lost += [line for line in self._lost if ": not numbers" in line]
-        lost += told_of({line: count for line, count in self._lost.items() if ": not numbers" not in line})
+        lost += tell({line: count for line, count in self._lost.items() if ": not numbers" not in line})
 
     def _episode(self, number: int, demo: Any) -> Episode:
         try:

@@ -18,15 +18,7 @@ from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken, counted, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.lerobot_target import SIDECAR, Target
-from reverie.exchange.names import (
-    REWARD_EXTRA,
-    are_exact,
-    options_of,
-    our_names,
-    refuse_loss,
-    spec_of,
-    told_of,
-)
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of, tell
 from reverie.exchange.plain import arrays_in
 from reverie.spec import Field, StepSpec
 from reverie.values import Tree, tree_build
@@ -133,7 +125,7 @@ class _Source:
             refuse_loss(
                 lossy, "video", f"the videos {videos}, which are not read, and whose frames are not exact"
             )
-            self._lost[f"features {videos}: videos are not read"] = 1
+            self._lost[f"data sets have videos: {videos} are not read"] = 1
         found = sorted((folder / DATA).glob("chunk-*/file-*.parquet"))
         self._files = [(path, self._opened(path)) for path in found]
         self._tasks = self._read_tasks()
@@ -141,7 +133,7 @@ class _Source:
         names = [name for name in self._features if name not in (*COUNTED, *videos, REWARD, DONE, TRUNCATED)]
         odd = [name for name in names if self._features[name].get("dtype") == "string"]
         for name in odd:
-            self._lost[f"features {name!r}: text has no place"] = 1
+            self._lost[f"data sets have text: {name!r} has no place"] = 1
         self._columns = [name for name in names if name not in odd]
         self._wide = any(not are_exact(rows[REWARD]) for rows in self._only(REWARD))
         self._sort_columns()
@@ -257,7 +249,7 @@ class _Source:
             raise FileError(
                 f"{self._folder}: wanted {counted(wanted, 'frame')}, as {INFO} says, got {frames:,}; files are missing"
             )
-        lost += told_of(self._lost)
+        lost += tell(self._lost)
 
     def _by_episode(self) -> Iterator[tuple[int, Rows]]:
         """Yield the frames of each episode, as its own index says: a file may begin in the middle of one."""

@@ -16,7 +16,7 @@ from reverie.checks import number
 from reverie.episode import Episode
 from reverie.errors import BadSetting, need
 from reverie.exchange.format import Outgoing
-from reverie.exchange.names import REWARD_EXTRA, told_of
+from reverie.exchange.names import REWARD_EXTRA, tell
 from reverie.exchange.plain import bytes_of
 from reverie.spec import Field, StepSpec
 from reverie.values import tree_leaves
@@ -89,7 +89,7 @@ class Target:
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(self._schema.empty_table(), path)
         self._write_meta(pa, pq)
-        return told_of(self._lost)
+        return tell(self._lost)
 
     def _place(self, file: int) -> str:
         return f"data/chunk-{file // CHUNKS:03}/file-{file % CHUNKS:03}.parquet"

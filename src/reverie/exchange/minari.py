@@ -21,15 +21,7 @@ from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import datasets_of, is_json, plain_value
-from reverie.exchange.names import (
-    REWARD_EXTRA,
-    are_exact,
-    options_of,
-    our_names,
-    refuse_loss,
-    spec_of,
-    told_of,
-)
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of, tell
 from reverie.spec import Field, StepSpec
 from reverie.values import Tree, tree_leaves, tree_map
 
@@ -319,9 +311,9 @@ class _Target:
         lines = {
             "final observations are not known, and the last one stands in for them": self._unknown,
             "episodes have lost their first steps in the buffer": self._begun,
-            "episodes were cut, or run: neither flag is set at their last step": self._cut,
+            "episodes were cut, or run: neither flag is set at the last step": self._cut,
         }
-        return told_of(lines)
+        return tell(lines)
 
     def _put(self, group: Any, number: int, episode: Episode) -> None:
         steps = len(episode)

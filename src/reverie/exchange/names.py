@@ -88,15 +88,16 @@ def options_of(format: str, given: Mapping[str, Any], *known: str) -> dict[str, 
 # What of a sentence changes where it is about one thing alone.
 _ONE = {"episodes": "episode", "rows": "row", "rewards": "reward", "observations": "observation", "records": "record",
         "sets": "set", "attributes": "attribute", "truncations": "truncation", "have": "has", "run": "runs",
-        "begin": "begins", "do": "does", "follow": "follows", "were": "was", "are": "is", "lie": "lies", "they": "it",
-        "their": "its", "them": "it"}  # fmt: skip
+        "begin": "begins", "stop": "stops", "do": "does", "follow": "follows", "were": "was", "are": "is",
+        "lie": "lies", "they": "it", "their": "its", "them": "it"}  # fmt: skip
 
 
-def told_of(lost: Mapping[str, int]) -> list[str]:
+def tell(lost: Mapping[str, int]) -> list[str]:
     """Return a line for each thing that was lost, with how many of them there were; the words agree with the number."""
     return [f"{count:,} {line if count != 1 else _singular(line)}" for line, count in lost.items() if count]
 
 
 def _singular(line: str) -> str:
     # What is quoted is a name, and "does not begin" is right already.
-    return re.sub(r"'[^']*'|not begin|\w+", lambda word: _ONE.get(word[0], word[0]), line)
+    first, colon, rest = line.partition(":")
+    return re.sub(r"'[^']*'|not begin|\w+", lambda word: _ONE.get(word[0], word[0]), first) + colon + rest

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken
 from reverie.exchange.format import Incoming, Outgoing
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of, told_of
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of, tell
 from reverie.spec import StepSpec
 from reverie.values import Tree, tree_build, tree_leaves, tree_map
 
@@ -185,7 +185,7 @@ class Npz:
             "episodes have lost their first steps in the buffer": begun,
             "episodes run, and will come back as cut": running,
         }
-        return told_of(lines)
+        return tell(lines)
 
 
 def bytes_of(arrays: Mapping[str, Array]) -> bytes:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, told_of
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, tell
 from reverie.spec import Field, StepSpec
 
 Array = npt.NDArray[Any]
@@ -108,7 +108,7 @@ class Iris:
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return told_of(lost)
+        return tell(lost)
 
     def _put(self, path: Path, episode: Episode) -> None:
         need("torch")
@@ -177,11 +177,11 @@ def _check(spec: StepSpec, name: str) -> None:
 def _lost(episode: Episode) -> Iterator[str]:
     """Yield what IRIS's files cannot hold of an episode."""
     if episode.final_obs is not None:
-        yield "final observations: they have no place"
+        yield "final observations have no place"
     if episode.truncated:
         yield "truncations: none is told from the other flag, and from no end"
     if not (episode.terminated or episode.truncated):
-        yield "episodes were cut, or run: they have no end"
+        yield "episodes were cut, or run, and have no end"
     if episode.extras:
         yield "episodes have extra fields: they have no place"
     if episode.metadata:

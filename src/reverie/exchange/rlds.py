@@ -17,7 +17,7 @@ from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import is_json
-from reverie.exchange.names import options_of, our_names, refuse_loss, spec_of, told_of
+from reverie.exchange.names import options_of, our_names, refuse_loss, spec_of, tell
 from reverie.exchange.records import records_of, values_of
 from reverie.values import Tree, tree_map
 
@@ -168,7 +168,7 @@ class _Source:
                     yield episode
                 else:
                     self._lost["records have a final observation alone, and so no step: left out"] += 1
-        lost += told_of(self._lost)
+        lost += tell(self._lost)
 
     def _episode(self, values: dict[str, Any], path: Path) -> Episode:
         count = _count(values, path)

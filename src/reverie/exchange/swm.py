@@ -15,7 +15,7 @@ from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken, need
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import datasets_of, has_datasets, open_hdf5
-from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of, told_of
+from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of, tell
 from reverie.exchange.plain import vacant_draft
 from reverie.spec import StepSpec
 from reverie.values import tree_leaves
@@ -185,13 +185,13 @@ def _write(draft: Path, outgoing: Outgoing) -> list[str]:
                 columns[name].resize(first + steps, axis=0)
                 columns[name][first:] = rows
             lengths.append(steps)
-            lost["final observations: they have no place"] += episode.final_obs is not None
+            lost["final observations have no place"] += episode.final_obs is not None
             lost["episodes have metadata: it has no place"] += bool(episode.metadata)
             lost["episodes have lost their first steps in the buffer"] += not episode.is_whole
             lost["episodes run, and will come back as cut"] += episode.running
         file.create_dataset(LENGTH, data=np.array(lengths, np.int64))
         file.create_dataset(OFFSET, data=np.cumsum([0, *lengths[:-1]], dtype=np.int64)[: len(lengths)])
-    return told_of(lost)
+    return tell(lost)
 
 
 def _rows(episode: Episode) -> dict[str, Array]:

@@ -36,6 +36,7 @@ from reverie.file.state import (
 )
 from reverie.file.stores import FinalStore, Store, check_residency, make_stores, put_ended
 from reverie.file.stretches import Shown, StretchFiler, StretchRuns, write_stretches
+from reverie.file.verdict import Verdict, verdict_on
 from reverie.file.verify import LACKS_LOG, verify_file
 from reverie.file.view import Sums, View, viewing
 from reverie.file.writer import Writer
@@ -57,6 +58,7 @@ __all__ = [
     "StretchRuns",
     "Sums",
     "Told",
+    "Verdict",
     "View",
     "Writer",
     "check_residency",
@@ -81,6 +83,7 @@ __all__ = [
     "resized",
     "save_resized",
     "snapshot",
+    "verdict_on",
     "verify_file",
     "viewing",
     "write_stretches",

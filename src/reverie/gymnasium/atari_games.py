@@ -190,6 +190,8 @@ class _Lives(gymnasium.Wrapper[Frame, Any, Frame, Any]):
 class _EpisodicLife(gymnasium.Wrapper[Frame, Any, Frame, Any]):
     """Ends an episode with each life; the game itself goes on."""
 
+    episode_is = "life"  # `record` notes it in the metadata of each episode
+
     def __init__(self, env: gymnasium.Env[Frame, Any]) -> None:
         super().__init__(env)
         self._goes_on = False  # the last step lost a life and the game can be continued

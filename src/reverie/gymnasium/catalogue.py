@@ -28,10 +28,32 @@ def make_named(name: str, *, full_games: bool = False) -> gymnasium.Env[Any, Any
     """
     is_minatar = name.lower().startswith(MINATAR)
     if not is_minatar and not _is_id(name):
-        return atari(name, train=not full_games)
+        return _atari(name, full_games)
     if full_games:
         raise BadSetting(f"full_games: wanted it with an Atari game's name only, got {name!r}; leave it out")
     return minatar(name[len(MINATAR) :]) if is_minatar else _registered(name)
+
+
+def _atari(name: str, full_games: bool) -> gymnasium.Env[Any, Any]:
+    try:
+        return atari(name, train=not full_games)
+    except BadSetting as error:
+        latest = _latest(name)
+        if latest is None:
+            raise
+        raise BadSetting(
+            f"game: wanted an Atari game, or an id with its version, got {name!r}; did you mean {latest}?"
+        ) from error
+
+
+def _latest(name: str) -> str | None:
+    """Return the newest registered id that is a name and a version, whatever the case of its letters."""
+    found = {
+        spec.version or 0: spec.id
+        for spec in gymnasium.registry.values()
+        if spec.name.lower() == name.lower() and spec.namespace is None
+    }
+    return found[max(found)] if found else None
 
 
 def _is_id(name: str) -> bool:
@@ -42,6 +64,8 @@ def _registered(name: str) -> gymnasium.Env[Any, Any]:
     if name.startswith("ALE/"):
         import ale_py
 
+        # Otherwise the emulator writes a banner to stderr.
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         gymnasium.register_envs(ale_py)
     try:
         return gymnasium.make(name)

@@ -255,9 +255,14 @@ def _has(infos: Mapping[str, Any], name: str, lane: int) -> bool:
 
 
 def _notes_of(env: Any, seed: int | None) -> dict[str, Any]:
-    """Return what is noted of an episode that a reset begins: the environment's id, and the seed if there is one."""
+    """Return what is noted of an episode that a reset begins: the environment's id, and the seed if there is one.
+
+    Where an episode ends with each life of a game, that is noted, too.
+    """
     spec = getattr(env, "spec", None)
     notes = {} if spec is None else {"env": str(spec.id)}
+    if isinstance(env, gymnasium.Env) and env.has_wrapper_attr("episode_is"):
+        notes["episode_is"] = str(env.get_wrapper_attr("episode_is"))
     return notes if seed is None else {**notes, "seed": seed}
 
 

@@ -81,7 +81,7 @@ def record(
     cut episode showed when it stopped, so that its last step has its successor.
 
     Each episode's metadata names the environment, if Gymnasium made it, as `env`, and the seed of its reset, if it had
-    one, as `seed`.
+    one, as `seed`. Where an episode ends with each life of an Atari game, `episode_is` is "life".
 
     Observations and actions are copied before the environment moves on, so it may reuse its arrays. One case
     is beyond reach: under `SAME_STEP` in an `AsyncVectorEnv`, a lane that resets into the very array that

@@ -51,9 +51,25 @@ def test_a_run_leaves_metrics_curves_and_pictures(tmp_path: Path, capsys: pytest
     assert re.match(
         r"lights after 2 epochs and 40 steps, 4 episodes: return \d\.\d\d ±", capsys.readouterr().out
     )
-    assert main(["dream", "--run", str(run), "-o", str(tmp_path / "dream.gif")]) == 0
+    capsys.readouterr()
+    for name in ("dream.gif", "dream.png"):  # the name decides, as in `reverie film`
+        assert main(["dream", "--run", str(run), "-o", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == (
+            f"{tmp_path / name}  real, reconstructed, imagined with the same actions, "
+            f"red: where dream and game differ, imagined, the agent acting in it\n"
+        )
     with Image.open(tmp_path / "dream.gif") as animation:
         assert animation.n_frames > 3  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "dream.png") as sheet:
+        assert sheet.format == "PNG"
+        assert getattr(sheet, "n_frames", 1) == 1
+    before = (tmp_path / "dream.gif").read_bytes()
+    for name, message in (("dream.gif", "replace it with --force"), ("dream.mp4", "ends in .gif or .png")):
+        assert main(["dream", "--run", str(run), "-o", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "dream.gif").read_bytes() == before
+    assert main(["dream", "--run", str(run), "-o", str(tmp_path / "dream.gif"), "--force", "-q"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_training_goes_on_where_it_stopped(
@@ -79,7 +95,7 @@ def test_training_goes_on_where_it_stopped(
         assert main(["train", "--run", str(run), *SMALL]) == 130
         again = f"reverie train --run {run} {' '.join(SMALL)}"
         assert capsys.readouterr().err == (
-            f"reverie: interrupted; {run} keeps 1 epochs and goes on with epoch 2: {again}\n"
+            f"reverie: interrupted; {run} keeps 1 epoch and goes on with epoch 2: {again}\n"
         )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "lost": true}\n')
@@ -129,8 +145,7 @@ def test_flags_change_the_preset(tmp_path: Path) -> None:
 
 def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     """No flag of `reverie train` stands without a word about it."""
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+    assert main(["train", "--help"]) == 0
     lines = [line.strip("│ ").rstrip() for line in capsys.readouterr().out.splitlines()]
     flags = [place for place, line in enumerate(lines) if line.startswith("--")]
     assert len(flags) > 60
@@ -180,7 +195,7 @@ def test_a_finished_run_says_so_and_can_be_prolonged(
     assert main(["train", "--run", run, *SMALL, "--collection.steps", "6"]) == 0
     capsys.readouterr()
     assert main(["train", "--run", run]) == 0
-    assert f"{run} is finished: its 2 epochs are done" in (told := capsys.readouterr().out)
+    assert f"{run} is finished: 2 epochs of 2 done" in (told := capsys.readouterr().out)
     assert main(told.split("reverie ")[1].split()) == 0  # the command that it names
     assert "going on after epoch 2" in (told := capsys.readouterr().out)
     assert "epoch 4 of 4" in told

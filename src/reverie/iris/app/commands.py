@@ -14,9 +14,10 @@ import tyro
 from rich.console import Console
 
 from reverie import BadSetting
+from reverie.errors import counted
 from reverie.iris.app.monitor import dream_of, scale_of
 from reverie.iris.app.monitor import train as train_run
-from reverie.iris.app.pictures import draw_animation
+from reverie.iris.app.pictures import draw_animation, draw_strip
 from reverie.iris.app.scores import human_normalised
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
 from reverie.iris.learning import (
@@ -28,6 +29,7 @@ from reverie.iris.learning import (
     read_checkpoint,
 )
 from reverie.iris.models import usable_device
+from reverie.pictures import ANIMATION, check_picture, writing_picture
 
 # Preset -> game, if none is named.
 GAMES = {
@@ -42,21 +44,25 @@ class Train:
     """Train an agent, or go on training one. Every number of the run is a flag; a preset sets them all.
 
     Attributes:
-        run: folder of the run; if there is a run already, it goes on. It may get more epochs then, no other
-            change.
-        preset: the numbers that flags change.
-        game: an Atari game such as Breakout, or one of MinAtar's such as minatar:breakout; the preset's if
-            not given.
-        seed: fixes every random choice.
-        device: cpu, cuda and so on; an accelerator if there is one.
-        config: the numbers.
+        run: The folder of the run. If there is a run already, it goes on. It may get more epochs then, and no
+            other change.
+        preset: The numbers that flags change: paper, demo or minatar.
+        game: An Atari game such as Breakout, or one of MinAtar's such as minatar:breakout.
+        seed: Fixes every random choice.
+        device: Where the models run, such as cpu or cuda.
+        config: The numbers.
     """
 
-    run: Path
+    run: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     preset: str = "paper"
-    game: str | None = None
+    game: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the preset's)")
+    ] = None
     seed: int = 0
-    device: str | None = None
+    device: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: an accelerator if there is one)"),
+    ] = None
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -111,14 +117,18 @@ def _old_run(asked: Train, device: str, state: dict[str, Any], console: Console)
     epochs = asked.config.epochs
     if state["epoch"] == epochs:
         console.print(
-            f"{asked.run} is finished: its {epochs} epochs are done; to prolong it, name more of them: "
+            f"{asked.run} is finished: {counted(epochs, 'epoch')} of {epochs} done; to prolong it, name more of them: "
             f"reverie train --run {shlex.quote(str(asked.run))} --epochs {2 * epochs}",
             highlight=False,
             soft_wrap=True,
         )
         return None
     run = Run.resume(asked.run, games(game), epochs=epochs, device=device)
-    cut = f"; the episodes of {len(run.cut)} games were cut, which took another course" if run.cut else ""
+    cut = (
+        f"; episodes of {counted(len(run.cut), 'game')} were cut, since another course was taken"
+        if run.cut
+        else ""
+    )
     console.print(f"going on after epoch {run.done} of {asked.run}{cut}", highlight=False, soft_wrap=True)
     return run
 
@@ -128,7 +138,7 @@ def _kept(folder: Path, args: Sequence[str]) -> str:
     done, again = kept_epochs(folder), f"reverie train {shlex.join(args)}"
     if not done:
         return f"interrupted in the first epoch, of which nothing is kept; begin again with: {again}"
-    return f"interrupted; {folder} keeps {done} epochs and goes on with epoch {done + 1}: {again}"
+    return f"interrupted; {folder} keeps {counted(done, 'epoch')} and goes on with epoch {done + 1}: {again}"
 
 
 def _checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -142,23 +152,39 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
     mean, spread = interval(played.returns)
     normalised = human_normalised(agent_run.game, mean)
     known = "" if normalised is None else f", human-normalised {normalised:.3f} (random 0, human 1)"
-    Console().print(
-        f"{agent_run.game} after {agent_run.done} epochs and {agent_run.steps:,} steps, {episodes} episodes: "
+    console = Console()
+    console.print(
+        f"{agent_run.game} after {counted(agent_run.done, 'epoch')} and {counted(agent_run.steps, 'step')}, "
+        f"{counted(episodes, 'episode')}: "
         f"return {mean:.2f} ± {spread:.2f} (95 %), from {min(played.returns):g} to "
         f"{max(played.returns):g}, length {fmean(played.lengths):.1f}{known}",
         highlight=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
 
 
-def dream_run(run: Path, out: Path, device: str | None) -> None:
-    """Write an animation of what the agent of a run dreams, beside what really happened."""
+def dream_run(run: Path, out: Path, device: str | None, *, force: bool = False) -> str:
+    """Make a picture of what the agent of a run dreams, beside what really happened; return what it shows in words.
+
+    Args:
+        run: folder of the run.
+        out: a name in .gif gives an animation, one in .png the frames of every second step side by side.
+        device: of the models; None is an accelerator if there is one.
+        force: a picture that is there already is replaced.
+
+    Raises:
+        BadSetting: another name, no such device, or the run has no episodes that are long enough.
+        FileTaken: there is something at `out` already.
+    """
+    check_picture(out, force=force)
     with closing(_read(run, device)) as agent_run:
         rows = dream_of(agent_run)
     if rows is None:
         raise BadSetting(f"run: wanted episodes of two steps or more in {run}, got none; train it for longer")
-    draw_animation(out, rows, scale=scale_of(agent_run))
-    Console().print(f"{out}  {', '.join(rows)}", highlight=False, soft_wrap=True)
+    with writing_picture(out, force=force) as draft:
+        draw = draw_animation if out.suffix.lower() == ANIMATION else draw_strip
+        draw(draft, rows, scale=scale_of(agent_run))
+    return f"{out}  {', '.join(rows)}"
 
 
 def _named(args: Sequence[str]) -> dict[str, str]:

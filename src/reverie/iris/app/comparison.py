@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from reverie import ReplayBuffer
+from reverie.errors import counted
 from reverie.iris.app.dreams import BEFORE, VISIBLE, to_bytes, visibly_wrong
 from reverie.iris.learning import to_frames
 from reverie.iris.models import Imagination, Tokenizer, WorldModel
@@ -178,7 +179,7 @@ def tables_of(comparison: Comparison) -> str:
     """Return the tables of a comparison and what they come to, as text of 80 columns."""
     wrong, distance = comparison.wrong, comparison.distance
     lines = [
-        f"{comparison.windows} windows that training never saw, dreamt with the actions really taken there.",
+        f"{counted(comparison.windows, 'window')} that training never saw, dreamt with the actions really taken there.",
         "first, last: the window's first frame, or the last real one, repeated.",
         "tokens: the true frame as the tokenizer shows it.",
         f"visibly wrong: a pixel of which a channel is off by more than {VISIBLE} of 255.",

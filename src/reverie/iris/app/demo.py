@@ -12,7 +12,13 @@ from typing import Any, Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Display
 
 from reverie import ReplayBuffer, StepSpec
@@ -23,12 +29,14 @@ from reverie.iris.app.pictures import draw_animation, draw_losses, draw_strip
 from reverie.iris.config import Optimisation, presets
 from reverie.iris.learning import History, Progress, train_tokenizer, train_world_model
 from reverie.iris.models import Tokenizer, WorldModel
+from reverie.pictures import check_picture
 
 STEPS = 20_000  # of the recording that training sees
 HELD_OUT_STEPS = 4_000  # of the one that it never does
 DREAM_STEPS = 10
 TEMPERATURE = 0.0  # the emulator leaves nothing to chance, so the likeliest token is the one to show
 EVERY = 2  # steps from one column of the picture to the next
+ROOMY = 80  # columns that a bar needs with everything beside it
 LINES = 10  # of progress, for each part, where the output is no terminal
 
 
@@ -58,15 +66,13 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        # Narrow enough for a terminal of 80 columns.
-        columns = (
-            TextColumn("{task.description:<11}"),
-            BarColumn(12),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[report]}"),
-        )
-        self._bars = Display(*columns, console=console)
+        title = TextColumn("{task.description:<11}")
+        if console.width >= ROOMY:
+            report = TextColumn("{task.fields[report]}")
+            columns = [title, BarColumn(8), TaskProgressColumn(), TimeElapsedColumn(), report]
+        else:  # the bar takes what is left
+            columns = [title, BarColumn(None), TaskProgressColumn(), TimeElapsedColumn()]
+        self._bars = Display(*columns, console=console, expand=console.width < ROOMY)
         self._task: TaskID | None = None
         self._title, self._total, self._began = "", 1, 0.0
 
@@ -130,21 +136,24 @@ def run_demo(
     tokenizer_steps: int | None = None,
     world_model_steps: int | None = None,
     console: Console | None = None,
+    force: bool = False,
 ) -> DemoResult:
     """Record a game played at random, train the `demo` preset on it, and write three pictures into `out`.
 
     All dreams start from frames of a second recording that training never sees.
 
     Args:
-        out: the folder, made if missing; files of the same names in it are replaced.
+        out: the folder, made if missing.
         steps: steps to record, each 4 frames of the game.
         held_out_steps: steps of the second recording.
         seed: fixes every random choice. The arithmetic of the processor still differs between machines.
         game: an Atari game.
         tokenizer_steps, world_model_steps: updates; None for the preset's.
         console: where progress shows; None for the standard output.
+        force: pictures that are there already are replaced.
 
     Raises:
+        FileTaken: there are pictures in the folder already.
         BadSetting: an unknown game, or fewer than one step or update.
         NotEnoughData: so few steps that no episode fills the world model's context.
     """
@@ -154,6 +163,9 @@ def run_demo(
     tokenizer_training = _of_steps(config.tokenizer_training, tokenizer_steps)
     world_model_training = _of_steps(config.world_model_training, world_model_steps)
     out.mkdir(parents=True, exist_ok=True)
+    files = (out / "losses.png", out / "dream.png", out / "dream.gif")
+    for file in files:  # before minutes of work
+        check_picture(file, force=force)
     with _repeatably(seed), Bars(console) as bars:
         buffer, held_out, meanings = _record(bars, game, steps, held_out_steps, seed)
         tokenizer = Tokenizer(config.tokenizer)
@@ -178,7 +190,6 @@ def run_demo(
             temperature=TEMPERATURE,
             sights=SIGHTS.get(game.lower()),
         )
-    files = (out / "losses.png", out / "dream.png", out / "dream.gif")
     draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
     draw_strip(files[1], dreamt.rows, every=EVERY, captions=_captions(dreamt, meanings))
     draw_animation(files[2], dreamt.rows)
@@ -241,14 +252,18 @@ def _explain(console: Console, result: DemoResult) -> None:
     console.print(
         f"\n{losses}  the losses of both models, update by update"
         f"\n{strip}  a game that training never saw, and the dream of it: {REAL}, {IMAGINED}"
-        f"\n{animation}  the same, moving"
-        f"\n\n{tables_of(result.comparison)}"
-        f"\n\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
+        f"\n{animation}  the same, moving\n",
+        highlight=False,
+        soft_wrap=not console.is_terminal,
+    )
+    console.print(tables_of(result.comparison), highlight=False, soft_wrap=True)
+    console.print(
+        f"\nthe world model's surprise at the next frame token fell from {world_model.losses['observation'][0]:.2f} "
         f"to {world_model.recent('observation'):.2f} nats"
         f"\nthe buffer fed {tokenizer.sequences_per_s:,.0f} frames/s to the tokenizer and "
         f"{world_model.sequences_per_s:,.0f} windows/s to the world model, which waited for it during "
         f"{tokenizer.waiting_share:.1%} and {world_model.waiting_share:.1%} of their time"
         f"\nall of it took {result.duration_s:.0f} s",
         highlight=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie import BadSetting
+from reverie.errors import counted
 from reverie.iris.app.monitor import METRICS, dream_of, scale_of, train
 from reverie.iris.app.pictures import draw_animation, draw_returns
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
@@ -101,20 +102,23 @@ def run_learn(
     out.mkdir(parents=True, exist_ok=True)
     began = perf_counter()
     console.print(
-        f"training {len(seeds)} agents; {out}/seed-*/log.txt tells how far they are", highlight=False
+        f"training {counted(len(seeds), 'agent')}; {out}/seed-*/log.txt tells how far "
+        f"{'it is' if len(seeds) == 1 else 'they are'}",
+        highlight=False,
+        soft_wrap=not console.is_terminal,
     )
     results = _learn_all(out, seeds, config, game, episodes)
     (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     best = max(results, key=lambda result: fmean(result.learned))
     _draw(out, results, best, make, game)
-    console.print(_table(results, game))
+    _show(console, results, game)
     console.print(
         f"{out / 'learning.png'}  the tests after each epoch\n"
         f"{out / 'dream.gif'}  a dream of seed {best.seed} beside what happened\n"
         f"{out / 'learning.json'}  every return\n"
         f"each learned from {best.steps:,} real steps; all of it took {perf_counter() - began:.0f} s",
         highlight=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
     return results
 
@@ -235,29 +239,35 @@ def _kept(out: Path, seeds: Sequence[int], config: Config, game: str) -> str:
     return f"interrupted; of {config.epochs} epochs {told}; go on with: reverie learn {shlex.join(flags)}"
 
 
-def _table(results: Sequence[Learned], game: str) -> Table:
+HEAD = ("seed", "random", "untrained", "best constant", "learned", "times random", "apart")
+ROOMY = 78  # columns that the table takes
+
+
+def _show(console: Console, results: Sequence[Learned], game: str) -> None:
+    """Print the results as a table, or where it does not fit, as a line for each seed."""
+    title = f"{game}, return of {counted(len(results[0].learned), 'game')}, mean ± 1.96 standard errors"
+    caption = "apart: the interval of what was learned lies above that of random play"
+    if console.width < ROOMY:
+        for line in (title, *map(_line, results), caption):
+            console.print(line, highlight=False)
+        return
     # Close together and without lines it fits into a terminal of 80.
-    table = Table(
-        "seed",
-        "random",
-        "untrained",
-        "best constant",
-        "learned",
-        "times random",
-        "apart",
-        box=None,
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
-        title=f"{game}, return of {len(results[0].learned)} games, mean ± 1.96 standard errors",
-        caption="apart: the interval of what was learned lies above that of random play",
-    )
+    table = Table(*HEAD, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, caption=caption)
     for result in results:
-        rows = [interval(row) for row in (result.random, result.untrained, result.constant, result.learned)]
-        (random, its_half), (learned, half) = rows[0], rows[-1]
-        table.add_row(
-            str(result.seed),
-            *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in rows),
-            f"{learned / random if random else float('inf'):.1f}",
-            "yes" if learned - half > random + its_half else "no",
-        )
-    return table
+        table.add_row(*_cells(result))
+    console.print(table)
+
+
+def _line(result: Learned) -> str:
+    return ", ".join(f"{name} {cell}" for name, cell in zip(HEAD, _cells(result), strict=True))
+
+
+def _cells(result: Learned) -> list[str]:
+    rows = [interval(row) for row in (result.random, result.untrained, result.constant, result.learned)]
+    (random, its_half), (learned, half) = rows[0], rows[-1]
+    return [
+        str(result.seed),
+        *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in rows),
+        f"{learned / random if random else float('inf'):.1f}",
+        "yes" if learned - half > random + its_half else "no",
+    ]

@@ -96,22 +96,22 @@ class Monitor:
             shown = "played" if not tested else f"test return {metrics['test/return']:.2f}"
             self.console.print(
                 f"epoch {self.run.done} of {self.run.config.epochs}  {shown}  "
-                f"{metrics['duration_s']:.0f} s, {self._time_left()} left",
+                f"{metrics['duration_s']:.0f} s, {self._time_left()}",
                 highlight=False,
             )
 
     def _time_left(self) -> str:
         done = self.run.done - self._done_before
         if not done:
-            return "unknown time"
+            return "how long it will take is not known yet"
         seconds = (perf_counter() - self._began) / done * (self.run.config.epochs - self.run.done)
         minutes, seconds = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{seconds:02d}"
+        return f"{hours}:{minutes:02d}:{seconds:02d} left"
 
     def _table(self) -> Table:
         run, (phase, done, total) = self.run, self._phase
-        title = f"{run.game}  epoch {run.done + 1} of {run.config.epochs}, {self._time_left()} left"
+        title = f"{run.game}  epoch {run.done + 1} of {run.config.epochs}, {self._time_left()}"
         table = Table("phase", "now", "in the last epoch", title=title, title_justify="left")
         for name in PHASES:
             now = f"{done:,} of {total:,}" if name == phase else ""

@@ -60,8 +60,8 @@ class TokenizerConfig:
         background: read and paint what differs from a background, the median of some frames before the first
             update; patches without anything new are painted exactly. Wants `lean`, `local` and `bounded`. Off
             as published.
-        precision: of the convolutions, in training and in use alike, so that a frame has the same tokens in
-            every phase. Codes are compared in float32 in any case.
+        precision: the precision of the convolutions, in training and in use alike, so that a frame has the same
+            tokens in every phase. Codes are compared in float32 in any case.
     """
 
     frame: tuple[int, int, int] = (3, 64, 64)
@@ -150,7 +150,7 @@ class WorldModelConfig:
         positions: "absolute" learns a vector for every position, as published; "factored" learns one for
             every block and one for every slot of a block and adds them, which needs less data.
         init_std: standard deviation of the initial weights; 0.02 as published, narrow models want more.
-        precision: of the layers and of the cache; logits and losses are float32 in any case.
+        precision: the precision of the layers and of the cache; logits and losses are float32 in any case.
     """
 
     blocks: int = 20
@@ -184,7 +184,7 @@ class ActorCriticConfig:
 
     Attributes:
         channels: feature maps after each convolution of side 3.
-        strides: by how much each convolution's output shrinks, as many numbers as there are channels.
+        strides: how much each convolution's output shrinks, as many numbers as there are channels.
         pooled: shrink by taking maxima, as published; without, the convolutions themselves step.
         recurrent: remember what came before in an LSTM, as published; without, a layer of the same width
             sees the present frame alone.
@@ -219,13 +219,13 @@ class Optimisation:
         batch_size: frames (tokenizer), windows (world model) or imagined games (actor-critic) in a batch.
         start_after: the number of epochs that pass before this training begins.
         first_steps: updates in the epoch in which it begins; None makes it one like the others.
-        learning_rate: of Adam.
-        first_learning_rate: in the epoch in which it begins; None is no exception.
+        learning_rate: the learning rate of Adam.
+        first_learning_rate: the rate in the epoch in which it begins; None makes it one like the others.
         final_learning_rate: None keeps the rate constant, as published; a number lowers it there linearly
             over the run.
         warm_up: updates, when this training begins, over which the rate rises linearly from nothing; 0, as
             published, begins with the whole rate.
-        weight_decay: on the weights of linear layers alone.
+        weight_decay: the decay of the weights of linear layers alone.
         clip: the largest norm of the gradient.
         epsilon: what Adam adds to the root of its second moment.
     """
@@ -294,7 +294,7 @@ class TokenizerLoss:
             was published with the reconstruction: 0.02 with "weight_free", else 1.
         pixel_weight: how much more a pixel counts by its distance from the mean frame; 0 as published.
             Small moving things weigh next to nothing without it.
-        revive_every: after so many updates, codes that went unused are moved onto encoder outputs, the
+        revive_every: how many updates pass until codes that went unused are moved onto encoder outputs, the
             first time on the first batch; 0, as published, never does.
     """
 

@@ -28,9 +28,9 @@ class Collection:
         steps: steps in an epoch, over all of them.
         first_steps: steps in the first epoch; None makes it one like the others.
         until: the last epoch that plays; later ones only train.
-        temperature: divides the policy's logits.
+        temperature: what divides the policy's logits.
         epsilon: the probability, at each step, that all games play at random.
-        first_epsilon: that probability in the first epoch; None is no exception.
+        first_epsilon: that probability in the first epoch; None makes it one like the others.
         early_epsilon: that probability in the second epoch, from where it falls to `epsilon` linearly over
             the first half of the run; None keeps it constant, as published.
         capacity: steps that the replay keeps.
@@ -111,8 +111,8 @@ class Evaluation:
         every: epochs from one test to the next.
         episodes: games in a test.
         environments: games played side by side.
-        temperature: divides the policy's logits.
-        max_steps: after so many steps a game is broken off; None leaves it to the game.
+        temperature: what divides the policy's logits.
+        max_steps: the steps after which a game is broken off; None leaves it to the game.
     """
 
     every: int = 5
@@ -139,8 +139,8 @@ class Config:
         sampling: how their batches are drawn.
         collection: how training games are played.
         evaluation: how the policy is tested.
-        epochs: of the run.
-        cuda_graphs: on a CUDA device, replay imagined games as one captured graph.
+        epochs: how many epochs the run has.
+        cuda_graphs: whether to replay, on a CUDA device, imagined games as one captured graph.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
