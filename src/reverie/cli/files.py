@@ -243,10 +243,12 @@ def report(
 ) -> None:
     """Write one HTML page about a replay file: what it holds, its episodes, and what is drawn from it.
 
+    Of the folder of a run of `reverie train` or `reverie learn` it shows returns, losses, times and a dream.
+
     The page needs no network. The file is only read, also while another process writes.
 
     Args:
-        file: The replay file.
+        file: The replay file, or the folder of a run.
         out: The page to make.
         episodes: The episodes to play on it, by number; -1 is the newest.
         max_mb: How large the page may be.
@@ -255,9 +257,16 @@ def report(
         force: Replace a page that is there already.
         quiet: Print nothing.
     """
+    page = Path(f"{file.resolve().name}.html") if out is None else out
+    if file.is_dir():
+        from reverie.iris.app import report_run
+
+        report_run(file, page, force=force)
+        if not quiet:
+            say([printable(f"wrote {page}, {format_bytes(page.stat().st_size)}; open it in a browser")])
+        return
     from reverie.report import report as write
 
-    page = Path(f"{file.name}.html") if out is None else out
     write(file, page, episodes=episodes or None, max_mb=max_mb, length=length, seed=seed, force=force)
     if not quiet:
         say([printable(f"wrote {page}, {format_bytes(page.stat().st_size)}; open it in a browser")])

@@ -6,5 +6,6 @@ shows what is drawn and what is left out. A file is read as a reader reads it, a
 
 from reverie.report.notebook import html_of_batch, html_of_buffer, show
 from reverie.report.page import report
+from reverie.report.run import Curves, Group, run_page
 
-__all__ = ["html_of_batch", "html_of_buffer", "report", "show"]
+__all__ = ["Curves", "Group", "html_of_batch", "html_of_buffer", "report", "run_page", "show"]

@@ -47,7 +47,7 @@
     const isFinal = step >= episode.ids.length;
     const place = isFinal ? episode.ids.length - 1 : step;
     const reward = episode.curves.reward;
-    at('where').textContent = isFinal
+    at('where').textContent = !reward ? `step ${step} of ${episode.length}` : isFinal
       ? `final observation, ${episode.ended}; return ${episode.return}`
       : `step ${(step * episode.every).toLocaleString('en')} of ${episode.length.toLocaleString('en')} (id ${episode.ids[step]}), reward ${reward[0][1][place]}, return so far ${reward[1][1][place]}`;
     for (const group of told.groups) {
@@ -82,7 +82,7 @@
     at('absent').textContent = `Episode ${number} is not among those that this page plays: ${told.absent}`;
     document.querySelectorAll('#chosen a').forEach((link) => link.toggleAttribute('aria-current', link.dataset.number === String(number)));
     if (!episode) return;
-    at('which').textContent = `Episode ${number}: stream ${episode.stream}, ${episode.length.toLocaleString('en')} steps, return ${episode.return}, ${episode.ended}`;
+    at('which').textContent = episode.title || `Episode ${number}: stream ${episode.stream}, ${episode.length.toLocaleString('en')} steps, return ${episode.return}, ${episode.ended}`;
     at('metadata').textContent = episode.metadata;
     const box = at('frames');
     box.replaceChildren(...Object.entries(episode.frames).map(([name, [height, width]]) => {

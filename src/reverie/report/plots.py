@@ -357,3 +357,27 @@ def shares(values: list[float], draws: int) -> Any:
         )
     plot.xaxis.ticker = []
     return plot
+
+
+def lines(asked: Any) -> Any:
+    """Return a plot of a `Curves`: its lines, with the bands behind them."""
+    from bokeh.models import BoxAnnotation, HoverTool
+
+    plot = figure(asked.title, asked.x, asked.y, height=260)
+    for at, (name, (low, high)) in enumerate(asked.bands.items()):
+        colour = COLOURS[-1 - at % len(COLOURS)]
+        plot.add_layout(
+            BoxAnnotation(bottom=low, top=high, fill_color=colour, fill_alpha=0.3, line_color=None)
+        )
+        plot.line([], [], line_color=colour, line_width=8, line_alpha=0.4, legend_label=name)
+    for at, (name, (xs, ys)) in enumerate(asked.lines.items()):
+        colour = COLOURS[at % len(COLOURS)]
+        plot.line(list(xs), list(ys), line_color=colour, line_width=2, legend_label=name, name=name)
+        plot.scatter(list(xs), list(ys), color=colour, size=4, legend_label=name, name=name)
+    plot.add_tools(HoverTool(tooltips=[("", "$name"), (asked.x, "$x{0,0}"), ("", "$y{0.000}")]))
+    if plot.legend:
+        plot.legend.background_fill_alpha = 0
+        plot.legend.label_text_color, plot.legend.border_line_color = TEXT, None
+        plot.legend.orientation = "horizontal"
+        plot.add_layout(plot.legend[0], "above")
+    return plot

@@ -64,6 +64,11 @@ def test_it_compares_and_draws_what_was_learned(tiny: Config, tmp_path: Path) ->
     with Image.open(tmp_path / "one/learning.png") as curve, Image.open(tmp_path / "one/dream.gif") as dream:
         assert curve.width > 600
         assert dream.n_frames > 3  # type: ignore[attr-defined]
+    page = (tmp_path / "one/report.html").read_text()
+    assert "random play" in page
+    assert "seed-9" in page
+    assert f"{result.curve[-1][1]:.2f}" in page
+    assert "world model: observation" in page
 
 
 def test_seeds_are_different_numbers(tmp_path: Path) -> None:

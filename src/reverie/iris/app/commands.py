@@ -17,6 +17,7 @@ from reverie import BadSetting
 from reverie.errors import counted
 from reverie.iris.app.monitor import dream_of, scale_of
 from reverie.iris.app.monitor import train as train_run
+from reverie.iris.app.page import PAGE, report_run
 from reverie.iris.app.pictures import draw_animation, draw_strip
 from reverie.iris.app.scores import human_normalised
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
@@ -91,6 +92,10 @@ def train(args: Sequence[str]) -> None:
         try:
             if run is not None:
                 train_run(run, console)
+                page = report_run(run.folder, run.folder / PAGE, force=True)
+                console.print(
+                    f"{page}  all of it on one page, for a browser", highlight=False, soft_wrap=True
+                )
         finally:
             if run is not None:
                 run.close()

@@ -25,6 +25,7 @@ from reverie import ReplayBuffer, StepSpec
 from reverie.gymnasium import atari, record
 from reverie.iris.app.comparison import SIGHTS, Comparison, compare, tables_of
 from reverie.iris.app.dreams import BEFORE, IMAGINED, REAL, Dream, dream
+from reverie.iris.app.page import PAGE, report_demo
 from reverie.iris.app.pictures import draw_animation, draw_losses, draw_strip
 from reverie.iris.config import Optimisation, presets
 from reverie.iris.learning import History, Progress, train_tokenizer, train_world_model
@@ -193,6 +194,8 @@ def run_demo(
     draw_losses(files[0], {"tokenizer": tokenizer_history, "world model": world_model_history})
     draw_strip(files[1], dreamt.rows, every=EVERY, captions=_captions(dreamt, meanings))
     draw_animation(files[2], dreamt.rows)
+    histories = {"tokenizer": tokenizer_history, "world model": world_model_history}
+    report_demo(out, game, dreamt.rows, histories, config)
     result = DemoResult(
         files, tokenizer_history, world_model_history, dreamt, comparison, perf_counter() - began
     )
@@ -252,7 +255,8 @@ def _explain(console: Console, result: DemoResult) -> None:
     console.print(
         f"\n{losses}  the losses of both models, update by update"
         f"\n{strip}  a game that training never saw, and the dream of it: {REAL}, {IMAGINED}"
-        f"\n{animation}  the same, moving\n",
+        f"\n{animation}  the same, moving"
+        f"\n{animation.with_name(PAGE)}  all of it on one page, for a browser\n",
         highlight=False,
         soft_wrap=not console.is_terminal,
     )

@@ -23,6 +23,7 @@ from rich.table import Table
 from reverie import BadSetting
 from reverie.errors import counted
 from reverie.iris.app.monitor import METRICS, dream_of, scale_of, train
+from reverie.iris.app.page import PAGE, report_run
 from reverie.iris.app.pictures import draw_animation, draw_returns
 from reverie.iris.config import Config, check_unchanged, config_from_json, presets
 from reverie.iris.learning import (
@@ -76,7 +77,7 @@ def run_learn(
     episodes: int = EPISODES,
     console: Console | None = None,
 ) -> list[Learned]:
-    """Train an agent from each seed, and write `learning.png`, `dream.gif` and `learning.json` into `out`.
+    """Train an agent from each seed, and write pictures, `learning.json` and `report.html` into `out`.
 
     Args:
         out: the folder, made if missing; a run in it that was interrupted, or that has fewer epochs, goes on.
@@ -111,11 +112,13 @@ def run_learn(
     (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     best = max(results, key=lambda result: fmean(result.learned))
     _draw(out, results, best, make, game)
+    report_run(out, out / PAGE, force=True)
     _show(console, results, game)
     console.print(
         f"{out / 'learning.png'}  the tests after each epoch\n"
         f"{out / 'dream.gif'}  a dream of seed {best.seed} beside what happened\n"
         f"{out / 'learning.json'}  every return\n"
+        f"{out / PAGE}  all of it on one page, for a browser\n"
         f"each learned from {best.steps:,} real steps; all of it took {perf_counter() - began:.0f} s",
         highlight=False,
         soft_wrap=not console.is_terminal,

@@ -94,7 +94,8 @@ class Learner:
                 sums[term] = sums[term] + loss if term in sums else loss
             watch(phase, progress.step + 1, len(rates))
         metrics = {f"{phase}/{term}": float(total) / len(rates) for term, total in sums.items()}
-        metrics[f"{phase}/updates_per_s"] = len(rates) / (perf_counter() - began)
+        metrics[f"{phase}/duration_s"] = perf_counter() - began
+        metrics[f"{phase}/updates_per_s"] = len(rates) / metrics[f"{phase}/duration_s"]
         if phase == "tokenizer":
             metrics["tokenizer/perplexity"] = perplexity(self.agent.tokenizer, buffer)
         return metrics

@@ -193,7 +193,9 @@ class Run:
         metrics |= self._play(number, watch)
         metrics |= self.learner.epoch(self.buffer, number, watch)
         if number % self.config.evaluation.every == 0 or number == self.config.epochs:
+            tested = perf_counter()
             metrics |= _told("test", self.test(watch))
+            metrics["test/duration_s"] = perf_counter() - tested
         metrics["duration_s"] = perf_counter() - began
         self.done = number
         self.save()
@@ -281,11 +283,13 @@ class Run:
             on_step=lambda done: watch("play", done, steps),
         )
         self.steps += steps
+        duration = perf_counter() - began
         return {
             "steps": self.steps,
             "epsilon": epsilon,
             **_told("play", played),
-            "play/steps_per_s": steps / (perf_counter() - began),
+            "play/duration_s": duration,
+            "play/steps_per_s": steps / duration,
         }
 
 
