@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo learn test test-slow test-browser mutants check format bench bench-peers house clean
+.PHONY: demo learn test test-slow test-browser test-ray mutants check format bench bench-peers house clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -29,7 +29,7 @@ learn: $(VENV)/.iris
 	$(BIN)/reverie learn --out runs/learn
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not browser'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not browser and not ray'
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
@@ -38,6 +38,11 @@ test-slow: $(VENV)/.dev
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt playwright
 	$(BIN)/python -m pytest -n 0 -rs -m browser tests/report
+
+# Ray takes half a minute to start, and 79 MB.
+test-ray: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest -n 0 -m ray tests/with_ray
 
 # Hours for everything; ROOMS="index samplers" SAMPLE=40 SEED=1 tries 40 changes of two rooms in minutes.
 ROOMS ?=
