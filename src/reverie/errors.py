@@ -12,6 +12,7 @@ __all__ = [
     "FileError",
     "FileMissing",
     "FileTaken",
+    "NoAnswer",
     "NoWeight",
     "NotEnoughData",
     "ReplayError",

@@ -107,7 +107,7 @@ def test_discarded_episodes_are_counted_and_not_listed(
         buffer.discard(buffer.episodes.ids[[1, 3]])
     assert main(["inspect", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "3 live: 2 ended (terminated), 1 running; 2 more were discarded" in out
+    assert "3 live: 2 ended (terminated), 1 running; 2 discarded" in out
     found = contents(path)
     assert [episode["episode"] for episode in found["newest_episodes"]] == [0, 2, 4]
     assert [episode["steps"] for episode in found["newest_episodes"]] == [10, 5, 3]

@@ -27,8 +27,8 @@ def test_the_example_runs(number, monkeypatch, tmp_path):
 
 
 def test_there_are_examples():
-    """The pattern above finds the blocks: at least three."""
-    assert len(EXAMPLES) >= 3
+    """The pattern above finds the block; the other pages have theirs."""
+    assert len(EXAMPLES) >= 1
 
 
 def on_the_map():
@@ -187,7 +187,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
 

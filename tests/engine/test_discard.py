@@ -196,4 +196,4 @@ def test_it_is_inspected(tmp_path, capsys):
             buffer.add(obs=number, action=0, reward=0.0, terminated=True, truncated=False)
         buffer.discard(1)
     main(["inspect", str(tmp_path / "a.replay")])
-    assert "2 live: 2 terminated; 1 more were discarded" in capsys.readouterr().out
+    assert "2 live: 2 ended (terminated); 1 discarded" in capsys.readouterr().out

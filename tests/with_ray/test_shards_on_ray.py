@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from reverie.ray import ShardedBuffer, attach  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
+PAGE = Path(__file__).parents[2] / "docs/ray.md"
 LENGTH = 5
 SPEC = rv.StepSpec(
     obs=rv.Field((2,), "int64"), action=rv.Field((), "int64"), extras={"value": rv.Field((), "float32")}
@@ -339,6 +342,13 @@ def test_shards_with_a_name_outlive_the_process_that_made_them(make, tmp_path):
     found.stop()
     with pytest.raises(NoAnswer, match="got none of the name 'lasting'"):
         attach("lasting")
+
+
+def test_the_page_runs(monkeypatch, tmp_path):
+    """The code of docs/ray.md does what it says."""
+    monkeypatch.chdir(tmp_path)
+    [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(compile(block, "ray.md", "exec"), {"__name__": "__main__"})
 
 
 def test_bad_input_is_refused(make, monkeypatch):

@@ -55,8 +55,7 @@ def open(
     """
     if mode not in ("r", "r+"):
         raise BadSetting(f"mode: wanted 'r+' to write or 'r' to read, got {mode!r}; choose one")
-    if not isinstance(path, (str, os.PathLike)):
-        raise BadSetting(f"path: wanted a path, got {path!r}; pass a name such as 'pong.replay'")
+    _check_path(path)
     if episodes not in ("new", "continue"):
         raise BadSetting(f"episodes: wanted 'new' or 'continue', got {episodes!r}; choose one")
     if episodes == "continue" and mode == "r":
@@ -88,19 +87,30 @@ def compact(path: str | os.PathLike[str]) -> int:
 
     The file is written anew and takes the place of the old one when it is whole; whatever goes wrong before leaves the
     old one as it was. Of discarded episodes nothing stays but how long they were and their rewards; all other episodes,
-    ids, samplers and the next batch are as they were. A reader that has the file open has to open it again.
+    ids, samplers and the next batch are as they were. An episode that ran when the writer was killed ends as a cut, as
+    it would in `open`. A reader that has the file open has to open it again. Copies, and other hard links to the old
+    file, keep what they have.
 
     Args:
         path: of the file, which nobody has open to write.
 
     Returns:
-        How many bytes less the file takes now.
+        How many bytes less the file takes now; negative if it takes more.
 
     Raises:
+        BadSetting: `path` is none.
         FileNotFoundError: there is no such file.
-        FileError: it is no replay file, damaged, cannot be written, or another process writes to it.
+        FileError: it is no replay file, damaged, cannot be written, or another process writes to it; a reader holds
+            an older moment of it; or it has discarded episodes, and is that of a class around a buffer, such as
+            `IRISReplayBuffer`.
     """
+    _check_path(path)
     return compact_file(Path(path))
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise BadSetting(f"path: wanted a path, got {path!r}; pass a name such as 'pong.replay'")
 
 
 class _Owner:

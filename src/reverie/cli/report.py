@@ -63,7 +63,7 @@ def _counted(facts: Facts) -> Iterator[str]:
     told = ", ".join(f"{found[kind]:,} {kind}" for kind in kinds) if len(kinds) > 1 else "".join(kinds)
     parts = [f"{found['ended']:,} ended{f' ({told})' if told else ''}"]
     parts += [f"{found[kind]:,} {kind}" for kind in ("cut", "running") if found[kind]]
-    gone = f"; {found['discarded']:,} more were discarded" if found["discarded"] else ""
+    gone = f"; {found['discarded']:,} discarded" if found["discarded"] else ""
     told = f": {', '.join(parts)}" if found["live"] else ""
     yield f"episodes    {found['live']:,} live{told}{gone}"
     if any(episode["metadata"].get("episode_is") == LIFE for episode in facts["newest_episodes"]):

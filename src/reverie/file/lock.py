@@ -201,7 +201,10 @@ def replace_in_place(draft: Path, path: Path, place: Path) -> WriterLock:
     """
     lock = WriterLock(path, place, draft)
     try:
-        os.chmod(draft, stat.S_IMODE(os.stat(place).st_mode))
+        found = os.stat(place)
+        with suppress(OSError, AttributeError):  # who may do so keeps it whose it was; Windows has no owners
+            os.chown(draft, found.st_uid, found.st_gid)
+        os.chmod(draft, stat.S_IMODE(found.st_mode))
         remove_logs(place)
         os.replace(draft, place)
         remove_logs(place)  # a reader may have come between

@@ -9,7 +9,7 @@ same. Only its rewards stay, because the return in its record is checked against
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from reverie.file.place import BESIDE_COPY, discard, path_errors, sync_folder, v
 from reverie.file.reader import read_streams
 from reverie.file.records import Blobs, EpisodeRecord, RunRecord, StepRecord
 from reverie.file.recovery import StreamRecords
+from reverie.file.recut import StreamSteps
 from reverie.file.replay import ReplayFile, make_file, read_settings
 from reverie.file.settings import SETTINGS, Settings, check_settings
 from reverie.file.state import from_json, pack_arrays, sampler_entries, to_json, unpack_arrays
-from reverie.index import DISCARDED, RUNNING, Ints, Runs, most_episodes
+from reverie.index import CUT, DISCARDED, RUNNING, Ints, Runs, most_episodes
 from reverie.samplers import Move, moved
-from reverie.spec import Field
-from reverie.store import pack, pack_step, unpack, unpack_step
+from reverie.store import pack, pack_step
 from reverie.values import most_array_bytes
 
 Array = npt.NDArray[Any]
@@ -40,6 +40,7 @@ OTHERS = (
     "samplers",
     "ends",
     "floors",
+    "clean",
     "columns",
     "obs_columns",
 )  # named values that are not taken over as they are
@@ -52,13 +53,17 @@ def compact_file(path: Path) -> int:
 
     Returns:
         How many bytes less the file takes now.
+
+    Raises:
+        FileError: as `resize_file`; but a class around the buffer is in the way only where something was discarded.
     """
     with closing(ReplayFile.open(path, "r+")) as source:
         settings, rng = read_settings(source, None)
-        with source.db.syncing():  # all of it is in the file itself, whose size is known then
-            source.put_meta("synced", source.meta("synced") + 1)
-        before = os.stat(source.db.place).st_size
-        _rewrite(source, path, settings, settings, rng)
+        if any(DISCARDED in label for label in source.labels().values()):
+            _check_plain(
+                source, "which finds its episodes by what their steps hold; add the others to a new one"
+            )
+        before = _rewrite(source, path, settings, settings, rng)
     return before - os.stat(path).st_size
 
 
@@ -87,28 +92,41 @@ def resize_file(
         new = resized(old, capacity, streams)
         if (new.capacity, new.streams) == (old.capacity, old.streams):
             return
-        if source.meta("notes").keys() - PLAIN_NOTES:
-            raise FileError(
-                f"{path}: wanted the file of a ReplayBuffer, got that of a class around one, such as IRISReplayBuffer, "
-                f"whose places count from its first step on; add its episodes to a new one of that size"
-            )
+        _check_plain(
+            source, "whose places count from its first step on; add its episodes to a new one of that size"
+        )
         check(new)
         _rewrite(source, path, old, new, rng)
 
 
-def _rewrite(source: ReplayFile, path: Path, old: Settings, new: Settings, rng: Any) -> None:
-    """Put a file with these settings in the place of one that is open to write, which is closed then."""
+def _check_plain(source: ReplayFile, why: str) -> None:
+    """Refuse the file of a class around a buffer."""
+    if source.meta("notes").keys() - PLAIN_NOTES:
+        raise FileError(
+            f"{source.db.path}: wanted the file of a ReplayBuffer, got that of a class around one, such as "
+            f"IRISReplayBuffer, {why}"
+        )
+
+
+def _rewrite(source: ReplayFile, path: Path, old: Settings, new: Settings, rng: Any) -> int:
+    """Put a file with these settings in the place of one that is open to write, which is closed then.
+
+    Returns:
+        The size of the old file, in bytes, with all of it in the file itself.
+    """
     place = source.db.place
     draft = place.with_name(f"{place.name}.saving-{os.getpid()}")
     try:
         with path_errors(path, "to write it anew"):
             discard_left(place.parent, f"{place.name}.saving-")
-            with closing(make_file(draft, new, rng)) as target, target.db.syncing():
+            with closing(make_file(draft, new, rng)) as target:
                 _Recut(source, target, old, new).write()
             with source.db.syncing():  # so that the old file needs no log, which would be the new one's
                 source.put_meta("synced", source.meta("synced") + 1)
+            before = os.stat(place).st_size
             source.db.close()
             replace_in_place(draft, path, place).release()
+            return before
     finally:
         discard(draft)
 
@@ -148,7 +166,9 @@ def resized(old: Settings, capacity: int | None, streams: int | None) -> Setting
 
 
 class _Recut:
-    """Writes what one file holds into an empty one for a ring of another size, inside of a transaction.
+    """Writes what one file holds into an empty one for a ring of another size, or of the same.
+
+    Nobody has the empty one open. So each run is a transaction: one for all would be a log as large as the file.
 
     Args:
         source: its only writer is this process.
@@ -162,6 +182,7 @@ class _Recut:
         self._fields = {column.name: column.field for column in old.stored}
         self._runs = Runs(new.streams, new.each)
         self._gone = {number for number, label in source.labels().items() if DISCARDED in label}
+        self._was_closed = source.meta("clean")
 
     def write(self) -> None:
         """Write all of it."""
@@ -180,13 +201,14 @@ class _Recut:
         tails = [max(stream.tail, stream.head - self._new.each) for stream in streams]
         more = [0] * (self._new.streams - len(streams))
         floors = [self._put_stream(*one) for one in zip(streams, tails, strict=True)]
-        self._put_labels()
-        for name in source.names():
-            if name not in (*SETTINGS, *OTHERS):
-                target.put_meta(name, source.meta(name))
-        target.put_meta("ends", [tails + more, [stream.head for stream in streams] + more])
-        put_floors(target, floors + more)
-        self._put_samplers(streams, tails)
+        with target.db.syncing():
+            self._put_labels()
+            for name in source.names():
+                if name not in (*SETTINGS, *OTHERS):
+                    target.put_meta(name, source.meta(name))
+            target.put_meta("ends", [tails + more, [stream.head for stream in streams] + more])
+            put_floors(target, floors + more)
+            self._put_samplers(streams, tails)
 
     # --- steps and episodes ----------------------------------------------------------------------------
 
@@ -197,19 +219,29 @@ class _Recut:
             return 0
         newest = runs.first_of(stream.head - 1)  # of the run that is being written
         first = runs.first_of(tail)
-        gone = [(episode.start, episode.stop) for episode in stream.episodes if episode.number in self._gone]
-        steps = _Steps(self._source, self._fields, stream, tail, gone)
+        live = [self._ended(one) for one in stream.episodes if max(one.start, tail) < one.stop]
+        gone = [(episode.start, episode.stop) for episode in live if episode.number in self._gone]
+        steps = StreamSteps(self._source, self._fields, stream, tail, gone)
         if first == newest > 0:
-            put_filler(self._target, self._fields, runs, number, newest)
+            with self._target.db.writing():
+                put_filler(self._target, self._fields, runs, number, newest)
         while first < newest:
             place, _ = runs.of_id(number, first)
             run = RunRecord(place, number, first, runs.steps(place))
-            self._target.put_run(run, steps.run(run))
+            with self._target.db.writing():
+                self._target.put_run(run, steps.run(run))
             first = run.stop
-        live = [episode for episode in stream.episodes if max(episode.start, tail) < episode.stop]
+        with self._target.db.writing():
+            self._put_newest(number, live, enumerate(steps.each(newest, stream.head), newest))
+        return floor_of(runs, tail, stream.head)
+
+    def _put_newest(
+        self, number: int, live: list[EpisodeRecord], steps: Iterable[tuple[int, dict[str, Array]]]
+    ) -> None:
+        """Put the newest steps of a stream, and its live episodes."""
         last = {episode.stop - 1: episode for episode in live if episode.ended != RUNNING}
         before: dict[str, Array] = {}
-        for step, values in enumerate(steps.each(newest, stream.head), newest):
+        for step, values in steps:
             end = last.get(step)
             packed = {name: pack_step(value, before.get(name)) for name, value in values.items()}
             ended, final = (RUNNING, None) if end is None else (end.ended, self._final(end))
@@ -217,7 +249,11 @@ class _Recut:
             before = values
         for episode in live:
             self._target.put_episode(episode._replace(final=self._final(episode)))
-        return floor_of(runs, tail, stream.head)
+
+    def _ended(self, episode: EpisodeRecord) -> EpisodeRecord:
+        """Return an episode as whoever goes on writing has to leave it: where the writer was killed, none runs."""
+        cut = not self._was_closed and episode.ended == RUNNING
+        return episode._replace(ended=CUT) if cut else episode
 
     def _final(self, episode: EpisodeRecord) -> Blobs | None:
         """Return the final observation of an episode, packed; zeros for one that was discarded."""
@@ -236,6 +272,10 @@ class _Recut:
 
     def _put_samplers(self, streams: list[StreamRecords], tails: list[int]) -> None:
         """Put what samplers remember, for where steps and episodes lie now."""
+        if (self._new.capacity, self._new.streams) == (self._old.capacity, self._old.streams):
+            self._target.put_meta("samplers", self._source.meta("samplers"))
+            self._target.put_arrays(self._source.arrays())
+            return
         with self._source.db.reading():
             arrays = unpack_arrays(self._source.arrays(), most_array_bytes(self._old.capacity))
             states = [
@@ -303,91 +343,3 @@ class _Recut:
         kept = {name: array[here] for name, array in index.items() if name != "index/free"}
         kept["index/row"] = np.array([now[row] for row in kept["index/row"].tolist()], np.int64)
         return {**kept, "index/free": np.zeros(0, np.int64)}
-
-
-class _Steps:
-    """The values of one stream's live steps, from wherever they lie in its file; zeros for those that are gone.
-
-    Args:
-        file, fields, stream: what there is. tail: the steps before it are gone.
-        gone: first and stop of what was discarded; of these steps the rewards stay.
-    """
-
-    def __init__(
-        self,
-        file: ReplayFile,
-        fields: dict[str, Field],
-        stream: StreamRecords,
-        tail: int,
-        gone: list[tuple[int, int]],
-    ) -> None:
-        self._file, self._fields, self._gone = file, fields, gone
-        self._stream, self._tail = stream, tail
-        self._last: tuple[int, Blobs, dict[str, Array]] | None = None  # the run that was unpacked last
-        self._newest: dict[str, Array] = {}  # of those that no sealed run holds
-        if stream.newest:
-            values = list(self._unpacked_newest())
-            self._newest = {name: np.stack([value[name] for value in values]) for name in fields}
-
-    def run(self, run: RunRecord) -> Blobs:
-        """Return the columns of a run, packed; as they are where the file has a run of the same steps."""
-        for own in self._stream.runs:
-            as_it_is = (own.first, own.steps) == (run.first, run.steps) and run.first >= self._tail
-            if as_it_is and not self._gone_between(run.first, run.stop):
-                return self._file.run(own.number)[1]
-        return {name: pack(rows) for name, rows in self._between(run.first, run.stop).items()}
-
-    def each(self, first: int, stop: int) -> Iterator[dict[str, Array]]:
-        """Yield the values of one step after the other."""
-        rows = self._between(first, stop)
-        for place in range(stop - first):
-            yield {name: values[place] for name, values in rows.items()}
-
-    def _between(self, first: int, stop: int) -> dict[str, Array]:
-        """Return the values of the steps `first <= id < stop`."""
-        found = {
-            name: np.zeros((stop - first, *field.shape), field.dtype)  # time ...
-            for name, field in self._fields.items()
-        }
-        for begin, end, part in self._parts(first, stop):
-            low, high = max(begin, first, self._tail), min(end, stop)
-            for name, rows in found.items():
-                if low < high:
-                    rows[low - first : high - first] = part[name][low - begin : high - begin]
-        for begin, end in self._gone_between(first, stop):
-            for name, rows in found.items():
-                if name != "reward":
-                    rows[max(begin - first, 0) : end - first] = 0
-        return found
-
-    def _gone_between(self, first: int, stop: int) -> list[tuple[int, int]]:
-        return [(begin, end) for begin, end in self._gone if begin < stop and first < end]
-
-    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, int, dict[str, Array]]]:
-        """Yield first, stop and values of the runs and newest steps that have some of these steps."""
-        for run in self._stream.runs:
-            if run.first < stop and first < run.stop:
-                yield run.first, run.stop, self._unpacked(run)
-        if self._newest and self._stream.sealed < stop:
-            yield self._stream.sealed, self._stream.head, self._newest
-
-    def _unpacked(self, run: RunRecord) -> dict[str, Array]:
-        if self._last is None or self._last[0] != run.number:
-            _, packed = self._file.run(run.number)
-            with self._file.db.reading():
-                values = {
-                    name: unpack(packed[name], (run.steps, *field.shape), field.dtype)
-                    for name, field in self._fields.items()
-                }
-            self._last = run.number, packed, values
-        return self._last[2]
-
-    def _unpacked_newest(self) -> Iterator[dict[str, Array]]:
-        before: dict[str, Array] = {}
-        for step in self._stream.newest:
-            with self._file.db.reading():
-                before = {
-                    name: unpack_step(step.values[name], before.get(name), field.shape, field.dtype)
-                    for name, field in self._fields.items()
-                }
-            yield before
