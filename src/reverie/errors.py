@@ -12,6 +12,7 @@ __all__ = [
     "FileError",
     "FileMissing",
     "FileTaken",
+    "NoAnswer",
     "NoWeight",
     "NotEnoughData",
     "ReplayError",
@@ -78,6 +79,10 @@ class FileTaken(FileError, FileExistsError):
     """There is something at this path already; nothing is ever overwritten."""
 
 
+class NoAnswer(ReplayError, TimeoutError):
+    """A process that holds a part of the data did not answer in time, or is gone."""
+
+
 def counted(number: int, thing: str) -> str:
     """Return how many of something there are, in words that agree: "1 step", "2,000 steps"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
@@ -108,7 +113,7 @@ REMEDIES = {
     "torch": "'reverie[torch]'", "jax": "'reverie[jax]'", "gymnasium": "'reverie[atari]'", "ale_py": "'reverie[atari]'",
     "PIL": "Pillow", "h5py": "'reverie[hdf5]'", "pyarrow": "'reverie[lerobot]'", "google": "'reverie[rlds]'",
     "google_crc32c": "'reverie[rlds]'", "tensorboard": "'reverie[iris]'", "matplotlib": "'reverie[iris]'",
-    "bokeh": "'reverie[report]'", "jinja2": "'reverie[report]'",
+    "ray": "'reverie[ray]'", "bokeh": "'reverie[report]'", "jinja2": "'reverie[report]'",
     "minatar": "--no-deps MinAtar",  # its own list has plotting libraries, for a viewer alone
 }  # fmt: skip
 

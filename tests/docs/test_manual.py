@@ -35,7 +35,7 @@ def test_the_block_of_the_tour_runs(number, monkeypatch, tmp_path):
 # The doors that programs import from: the names of each that are for them, where not all of its `__all__` are.
 DOORS = {
     "reverie": [*(name for name in rv.__all__ if name != "__version__"), "open"], "samplers": ["Anchors", "Drawn", "Sampler"],
-    "gymnasium": None, "exchange": None, "torch": None, "jax": None, "conformance": None, "report": ["report", "show"],
+    "gymnasium": None, "exchange": None, "torch": None, "jax": None, "conformance": None, "report": ["report", "show"], "ray": None,
     "compat": ["IRISOnPolicyBuffer", "IRISReplayBuffer"],
     "errors": [name for name in reverie.errors.__all__ if name[0].isupper()],
 }  # fmt: skip

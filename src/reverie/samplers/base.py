@@ -120,8 +120,12 @@ class Sampler(ABC):
         """Return the sampler that a part of a union draws with, from `streams` of the `of` streams of all parts."""
         return self
 
-    def agree(self, others: Sequence[Any]) -> None:  # noqa: B027  # most have nothing in common
-        """Take over what has to be the same in this sampler and those of the other parts of a union."""
+    def common(self) -> Any:
+        """Return what has to be the same in this sampler and those of the other parts of a union; None is nothing."""
+        return None
+
+    def agree(self, commons: Sequence[Any]) -> None:  # noqa: B027  # most have nothing in common
+        """Take over what `common` returned in all parts."""
 
     def update(  # noqa: B027  # most samplers keep no priorities
         self, index: EpisodeIndex, stream: Ints, ids: Ints, priorities: Floats

@@ -71,9 +71,13 @@ class Fresh(Sampler):
         """Let the fallback take over settings."""
         self.fallback.imitate(original.fallback)
 
-    def agree(self, others: Sequence[Any]) -> None:
+    def common(self) -> Any:
+        """Return what the fallbacks have in common."""
+        return self.fallback.common()
+
+    def agree(self, commons: Sequence[Any]) -> None:
         """Let the fallbacks agree."""
-        self.fallback.agree([other.fallback for other in others])
+        self.fallback.agree(commons)
 
     def for_part(self, streams: int, of: int) -> Fresh:
         """Return one for a part of a union."""

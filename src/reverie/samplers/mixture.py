@@ -69,10 +69,14 @@ class Mixture(Sampler):
         for sampler, other in zip(self.samplers, original.samplers, strict=True):
             sampler.imitate(other)
 
-    def agree(self, others: Sequence[Any]) -> None:
+    def common(self) -> Any:
+        """Return what each part has in common with its like."""
+        return [sampler.common() for sampler in self.samplers]
+
+    def agree(self, commons: Sequence[Any]) -> None:
         """Let the parts agree, each with its like."""
         for place, sampler in enumerate(self.samplers):
-            sampler.agree([other.samplers[place] for other in others])
+            sampler.agree([common[place] for common in commons])
 
     def for_part(self, streams: int, of: int) -> Mixture:
         """Return one for a part of a union."""

@@ -93,9 +93,13 @@ class Prioritized(Sampler):
         self.alpha, self.beta, self.eta = original.alpha, original.beta, original.eta
         self.epsilon = original.epsilon
 
-    def agree(self, others: Sequence[Any]) -> None:
+    def common(self) -> float:
+        """Return the highest priority so far."""
+        return self._highest
+
+    def agree(self, commons: Sequence[float]) -> None:
         """Let new steps of all parts enter at the highest priority of all."""
-        self._highest = max(self._highest, *(other._highest for other in others))  # noqa: SLF001  # its like
+        self._highest = max(self._highest, *commons)
 
     def _follow(self, index: EpisodeIndex) -> Ints:
         self._resume(index)

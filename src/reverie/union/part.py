@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.engine import Chosen, Fields, span_of
-from reverie.index import Anchors, Drawn
+from reverie.episode import Episode
+from reverie.index import Anchors, Bools, Drawn, Ints
 from reverie.samplers import Sampler, Scale
 from reverie.spec import StepSpec
 from reverie.store import Blocks
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,45 @@ class Part(Protocol):
     spec: StepSpec
     streams: int
 
+    @property
+    def capacity(self) -> int:
+        """Steps that it keeps in all."""
+
+    def sizes(self) -> tuple[int, int]:
+        """Return how many steps are live, and the bytes of memory they take."""
+
+    def episodes(self) -> npt.NDArray[np.void]:
+        """Return a table of its own of the live episodes."""
+
+    def read_episodes(self, ranks: list[int] | None) -> Iterator[Episode]:
+        """Read live episodes by their places in that table; None means all."""
+
+    def count_windows(self, length: int, boundary: str, stride: int) -> int:
+        """Return how many anchors there are for such windows."""
+
     def learn(self, key: int, sampler: Sampler) -> None:
         """Draw with this sampler, which is the part's own from now on, when asked for `key`."""
+
+    def imitate(self, key: int, sampler: Sampler) -> None:
+        """Let the part's sampler take over the settings of the one that the user holds."""
+
+    def forgetting(self) -> Callable[[int], Any]:
+        """Return what lets the sampler of a key go; it does not keep the part."""
+
+    def common(self, key: int) -> Any:
+        """Return what the samplers of this key have in common in all parts."""
+
+    def agree(self, key: int, commons: Sequence[Any]) -> None:
+        """Let the sampler take over what they have in common."""
+
+    def update(self, key: int, streams: Ints, anchors: Ints, priorities: Floats) -> None:
+        """Give the live ones of these anchors checked priorities."""
+
+    def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> None:
+        """Store checked values of extra fields for those steps of windows, (B, L), that are real and live."""
+
+    def close(self) -> None:
+        """Let go of what the union opened."""
 
     def mass(self, request: Request) -> float:
         """Return the weight of all that a try may give."""
@@ -112,8 +154,46 @@ class LocalPart:
         self.samplers: dict[int, Sampler] = {}
         self._blocks = Blocks()
 
+    @property
+    def capacity(self) -> int:
+        return self.buffer.capacity
+
+    def sizes(self) -> tuple[int, int]:
+        return len(self.buffer), self.buffer.nbytes
+
+    def episodes(self) -> npt.NDArray[np.void]:
+        return np.asarray(self.buffer.episodes)
+
+    def read_episodes(self, ranks: list[int] | None) -> Iterator[Episode]:
+        return self.buffer.read_episodes(ranks)
+
+    def count_windows(self, length: int, boundary: str, stride: int) -> int:
+        return self.buffer.count_windows(length, boundary, stride=stride)
+
     def learn(self, key: int, sampler: Sampler) -> None:
         self.samplers[key] = sampler
+
+    def imitate(self, key: int, sampler: Sampler) -> None:
+        self.samplers[key].imitate(sampler)
+
+    def forgetting(self) -> Callable[[int], Any]:
+        return partial(_forget, self.samplers)
+
+    def common(self, key: int) -> Any:
+        return self.samplers[key].common()
+
+    def agree(self, key: int, commons: Sequence[Any]) -> None:
+        self.samplers[key].agree(commons)
+
+    def update(self, key: int, streams: Ints, anchors: Ints, priorities: Floats) -> None:
+        self.buffer.engine.update(self.samplers[key], streams, anchors, priorities)
+
+    def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> None:
+        self.buffer.engine.rewrite(streams, mask, ids, values)
+
+    def close(self) -> None:
+        if self.owned:
+            self.buffer.close()
 
     def mass(self, request: Request) -> float:
         engine = self.buffer.engine
@@ -206,3 +286,7 @@ class LocalPart:
         origin = engine.origins.of(self.samplers[request.key])
         engine.gatherer.fill(Chosen(windows, drawn.weight, origin), layout, batch)
         return batch
+
+
+def _forget(samplers: dict[int, Sampler], key: int) -> None:
+    samplers.pop(key, None)

@@ -6,7 +6,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import groupby
@@ -29,7 +29,7 @@ from reverie.samplers import Sampler, Uniform
 from reverie.spec import StepSpec
 from reverie.store import Blocks
 from reverie.union.draws import Draws, Piece
-from reverie.union.part import LocalPart, Request
+from reverie.union.part import LocalPart, Part, Request
 from reverie.values import shown, tree_map
 
 PartLike = ReplayBuffer | str | os.PathLike[str]
@@ -77,19 +77,31 @@ class Union(Bound):
         given = _checked_parts(parts)
         shares = None if weights is None else _checked_weights(weights, len(given))
         rng = np.random.default_rng(None if seed is None else seed_number(seed))
-        self._parts: list[LocalPart] = []
+        parts_here: list[LocalPart] = []
         try:
             for part in given:
                 if isinstance(part, ReplayBuffer):
-                    self._parts.append(LocalPart(part, owned=False))
+                    parts_here.append(LocalPart(part, owned=False))
                 else:
-                    self._parts.append(LocalPart(open_file(part, mode="r"), owned=True))
-            self.spec = _common_spec([part.spec for part in self._parts])
+                    parts_here.append(LocalPart(open_file(part, mode="r"), owned=True))
+            spec = _common_spec([part.spec for part in parts_here])
         except BaseException:
-            self.close()
+            for opened in parts_here:
+                opened.close()
             raise
+        self._buffers = tuple(part.buffer for part in parts_here)
+        self._begin(spec, parts_here, shares, rng)
+
+    def _begin(
+        self,
+        spec: StepSpec,
+        parts: Sequence[Part],
+        shares: npt.NDArray[np.float64] | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self.spec, self._parts = spec, list(parts)
         self.streams = sum(part.streams for part in self._parts)
-        self.capacity = sum(part.buffer.capacity for part in self._parts)
+        self.capacity = sum(part.capacity for part in self._parts)
         self._firsts = np.cumsum(
             [0, *(part.streams for part in self._parts)]
         )  # a part's first stream, and the end
@@ -103,23 +115,23 @@ class Union(Bound):
     @property
     def parts(self) -> tuple[ReplayBuffer, ...]:
         """The buffers, in order."""
-        return tuple(part.buffer for part in self._parts)
+        return self._buffers
 
     # --- what there is ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return the live steps of all parts."""
-        return sum(len(part) for part in self.parts)
+        return sum(part.sizes()[0] for part in self._parts)
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory of all parts."""
-        return sum(part.nbytes for part in self.parts)
+        return sum(part.sizes()[1] for part in self._parts)
 
     @property
     def episodes(self) -> npt.NDArray[np.void]:
         """The live episodes of all parts, those of the first part first, as a structured array."""
-        tables = [np.asarray(part.episodes) for part in self.parts]
+        tables = [part.episodes() for part in self._parts]
         for first, table in zip(self._firsts.tolist(), tables, strict=False):
             table["stream"] += first
         return np.concatenate(tables)
@@ -146,17 +158,21 @@ class Union(Bound):
             asked: list[tuple[int, list[int] | None]] = [(which, None) for which in range(len(self._parts))]
         else:
             places = [
-                (which, rank) for which, part in enumerate(self.parts) for rank in range(len(part.episodes))
+                (which, rank)
+                for which, part in enumerate(self._parts)
+                for rank in range(len(part.episodes()))
             ]
             chosen = [places[checked_rank(operator.index(number), len(places))] for number in numbers]
             asked = [(which, [rank for _, rank in run]) for which, run in groupby(chosen, itemgetter(0))]
         # Every part is asked at once, so that what is evicted later does not shift its numbers.
-        found = [(int(self._firsts[which]), self.parts[which].read_episodes(ranks)) for which, ranks in asked]
+        found = [
+            (int(self._firsts[which]), self._parts[which].read_episodes(ranks)) for which, ranks in asked
+        ]
         return (replace(episode, stream=episode.stream + first) for first, part in found for episode in part)
 
     def count_windows(self, length: int, boundary: str = "inside", *, stride: int = 1) -> int:
         """Return how many different anchors there are now for such windows, in all parts."""
-        return sum(part.count_windows(length, boundary, stride=stride) for part in self.parts)
+        return sum(part.count_windows(length, boundary, stride) for part in self._parts)
 
     def __repr__(self) -> str:
         parts = "\n  ".join(repr(part) for part in self.parts)
@@ -249,9 +265,10 @@ class Union(Bound):
             for part in self._parts:
                 part.learn(key, deepcopy(sampler).for_part(part.streams, self.streams))
             self._keys[sampler] = key
-            weakref.finalize(sampler, _forget, [part.samplers for part in self._parts], key).atexit = False
+            forgetting = [part.forgetting() for part in self._parts]
+            weakref.finalize(sampler, _forget, forgetting, key).atexit = False
         for part in self._parts:
-            part.samplers[key].imitate(sampler)
+            part.imitate(key, sampler)
         return key
 
     # --- learning from a batch -------------------------------------------------------------------------
@@ -262,13 +279,13 @@ class Union(Bound):
         priorities = checked_priorities(sampler, batch, td_errors)
         with self._lock:
             key = self._key(sampler)
-            own = [part.samplers[key] for part in self._parts]
             for number, rows in self._rows(batch):
                 stream = batch.stream[rows] - self._firsts[number]
-                engine = self._parts[number].buffer.engine
-                engine.update(own[number], stream, batch.anchor[rows], priorities[rows])
-            for one in own:
-                one.agree(own)
+                self._parts[number].update(key, stream, batch.anchor[rows], priorities[rows])
+            commons = [part.common(key) for part in self._parts]
+            if any(common is not None for common in commons):
+                for part in self._parts:
+                    part.agree(key, commons)
 
     def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
         """Store new values of extra fields for the steps of a batch, each in its part.
@@ -281,7 +298,7 @@ class Union(Bound):
             for number, rows in self._rows(batch):
                 stream = batch.stream[rows] - self._firsts[number]
                 chosen = {name: np.asarray(value)[rows] for name, value in checked.items()}
-                self._parts[number].buffer.engine.rewrite(stream, batch.mask[rows], ids[rows], chosen)
+                self._parts[number].rewrite(stream, batch.mask[rows], ids[rows], chosen)
 
     def _rows(self, batch: Batch) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Return the parts that a batch shows, and which of its rows belong to each."""
@@ -293,8 +310,7 @@ class Union(Bound):
     def close(self) -> None:
         """Close the files that the union opened; buffers that were given to it stay open. Twice is fine."""
         for part in self._parts:
-            if part.owned:
-                part.buffer.close()
+            part.close()
 
     def __enter__(self) -> Self:
         return self
@@ -305,10 +321,10 @@ class Union(Bound):
         self.close()
 
 
-def _forget(samplers: list[dict[int, Sampler]], key: int) -> None:
+def _forget(forgetting: list[Callable[[int], Any]], key: int) -> None:
     """Let the parts' copies of a sampler go that nobody holds any more."""
-    for known in samplers:
-        known.pop(key, None)
+    for forget in forgetting:
+        forget(key)
 
 
 def _checked_parts(parts: object) -> list[PartLike]:

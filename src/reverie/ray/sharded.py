@@ -1,0 +1,225 @@
+"""The buffer of many shards: what makes them, finds them, and draws from them as from one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie.buffer import ReplayBuffer
+from reverie.checks import positive, seed_number, stream_number
+from reverie.errors import BadSetting, NoAnswer, counted, need
+from reverie.file import check_settings
+from reverie.ray.remote import RemotePart, call
+from reverie.ray.shard import Facts, Shard
+from reverie.ray.writer import Target, Writer
+from reverie.spec import StepSpec
+from reverie.union import Union
+
+NAMESPACE = "reverie"  # of the names of actors
+WAIT_S = 60.0
+
+
+class ShardedBuffer(Union):
+    """A buffer whose shards are actors of Ray, each with a replay file of its own.
+
+    It draws as a union of the shards does: every sampler and boundary has its exact distribution over the whole, while
+    writers write. `episodes`, `count_windows`, `update_priorities`, `write_back` and feeds are those of a union, too.
+    Ray starts an actor again that dies, and it opens its file again: every step that a writer's `flush` has
+    acknowledged is there, once. Episodes that ran in it end there as a cut. Draws wait for it.
+
+    Args:
+        spec: what a step looks like.
+        capacity: steps kept in all; each stream keeps its share.
+        shards: actors. streams_per_shard: streams of each of them; they are numbered through.
+        directory: where the files lie, on each actor's machine. Files that are there already are gone on with.
+        residency: as for `ReplayBuffer`.
+        seed: fixes the random choices of this object; None draws one from the operating system.
+        name: others find the buffer by it, and the actors live on when this process ends. None: neither.
+        wait_s: seconds to wait for an answer of a shard, and for a file that another process still has.
+        options: of Ray for each actor, such as `{"resources": {"disk": 1}}`.
+
+    Raises:
+        BadSetting: an argument of the wrong kind or range, Ray is not running, the name is taken, or the directory
+            holds another number of shards.
+        SpecMismatch: the files there were made with another spec or size.
+        FileError: a file cannot be opened or made, or another process writes to it.
+        NoAnswer: an actor did not start in time.
+        ModuleNotFoundError: Ray is not installed.
+    """
+
+    _instead = "send a writer, or give it a name and call reverie.ray.attach(name) there"
+
+    def __init__(
+        self,
+        spec: StepSpec,
+        capacity: int,
+        *,
+        shards: int = 1,
+        streams_per_shard: int = 1,
+        directory: str | os.PathLike[str],
+        residency: str = "ram",
+        seed: int | None = None,
+        name: str | None = None,
+        wait_s: float = WAIT_S,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        ray = _running_ray()
+        count, streams = positive("shards", shards), positive("streams_per_shard", streams_per_shard)
+        each, rest = divmod(positive("capacity", capacity), count)
+        if rest:
+            raise BadSetting(
+                f"capacity: wanted a multiple of {counted(count, 'shard')}, got {capacity}; pass {each * count}"
+            )
+        folder = Path(directory).absolute()
+        check_settings(spec, each, streams, residency, folder / "a", None, None)
+        rng = np.random.default_rng(None if seed is None else seed_number(seed))
+        if name is not None and _found(ray, name, 0) is not None:
+            raise BadSetting(
+                f"name: wanted a new one, got {name!r}, which runs; call reverie.ray.attach({name!r})"
+            )
+        run = secrets.token_hex(8)
+        actors = []
+        for number in range(count):
+            seeded = int(rng.integers(2**32))
+            facts = Facts(run, number, count, spec, each, streams, residency, seeded, str(folder), wait_s)
+            how: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, **(options or {})}
+            if name is not None:
+                how |= {"name": f"{name}/{number}", "namespace": NAMESPACE, "lifetime": "detached"}
+            actors.append(ray.remote(Shard).options(**how).remote(facts))
+        try:
+            self._meet(actors, rng, wait_s, name)
+        except BaseException:
+            for actor in actors:
+                ray.kill(actor)
+            raise
+
+    def _meet(self, actors: Sequence[Any], rng: np.random.Generator, wait_s: float, name: str | None) -> None:
+        """Begin with actors, once all have opened their files."""
+        # A shard may wait for its file as long as this object waits for the shard: what it says then must arrive.
+        known = [call(actor, number, wait_s + 10, "facts")[0] for number, actor in enumerate(actors)]
+        self._actors, self._wait_s, self.name = list(actors), wait_s, name
+        self._streams_each = known[0].streams
+        self._buffers: tuple[ReplayBuffer, ...] = ()
+        parts = [RemotePart(actor, facts, wait_s) for actor, facts in zip(actors, known, strict=True)]
+        self._shards = parts
+        self._begin(known[0].spec, parts, None, rng)
+
+    @classmethod
+    def attached(cls, name: str, seed: int | None, wait_s: float) -> ShardedBuffer:
+        """Return one of actors that run; see `attach`."""
+        ray = _running_ray()
+        first = _found(ray, name, 0)
+        if first is None:
+            raise NoAnswer(
+                f"name: wanted a sharded buffer that runs, got none of the name {name!r}; make it with "
+                f"ShardedBuffer(…, name={name!r}), or see whether this is its cluster"
+            )
+        facts = call(first, 0, wait_s, "facts")[0]
+        actors = [_found(ray, name, number) for number in range(facts.shards)]
+        if None in actors:
+            raise NoAnswer(
+                f"name: wanted {counted(facts.shards, 'shard')} of {name!r}, got no shard {actors.index(None)}; it was "
+                f"stopped: stop the others, too, and make the buffer again in the same directory"
+            )
+        self = cls.__new__(cls)
+        rng = np.random.default_rng(None if seed is None else seed_number(seed))
+        self._meet(actors, rng, wait_s, name)
+        return self
+
+    def writer(self, stream: int, *, batch: int = 64, in_flight: int = 2, take_over: bool = False) -> Writer:
+        """Return what adds steps to a stream; it may be sent to another process.
+
+        Args:
+            stream: `0 <= stream < streams`; a stream has one writer at a time.
+            batch: steps that go to the shard together.
+            in_flight: batches that may be on their way; the writer waits with the next.
+            take_over: take the stream from a writer that has it, because its process is gone.
+
+        Raises:
+            BadSetting, SpecMismatch: an argument of the wrong kind or range.
+        """
+        number, own = divmod(stream_number(stream, self.streams), self._streams_each)
+        return Writer(
+            Target(
+                self._actors[number],
+                number,
+                own,
+                self.spec,
+                positive("batch", batch),
+                positive("in_flight", in_flight),
+                self._wait_s,
+                bool(take_over),
+            )
+        )
+
+    def inspect(self) -> list[dict[str, Any]]:
+        """Return for each shard its file, its process, its live steps and the bytes of memory they take."""
+        found = []
+        for part in self._shards:
+            facts, process = part.call("facts")
+            steps, size = part.sizes()
+            found.append({"path": str(facts.path), "process": process, "steps": steps, "nbytes": size})
+        return found
+
+    def flush(self) -> None:
+        """Make what every shard has acknowledged survive a loss of power."""
+        for part in self._shards:
+            part.call("flush")
+
+    def close(self) -> None:
+        """Let go of the shards. Those without a name are stopped; the others run on. Twice is fine."""
+        if self.name is None:
+            self.stop()
+
+    def stop(self) -> None:
+        """Close all files, and end all actors, whoever uses them. Twice is fine."""
+        ray = _running_ray()
+        actors, self._actors = self._actors, []
+        for number, actor in enumerate(actors):
+            call(actor, number, self._wait_s, "close")
+        for actor in actors:
+            ray.kill(actor)
+
+    def __repr__(self) -> str:
+        named = "" if self.name is None else f" {self.name!r}"
+        shards, streams = counted(len(self._shards), "shard"), counted(self.streams, "stream")
+        return f"ShardedBuffer{named}({counted(self.capacity, 'step')} at most in {shards}, {streams})"
+
+
+def attach(name: str, *, seed: int | None = None, wait_s: float = WAIT_S) -> ShardedBuffer:
+    """Return a sharded buffer that runs in this cluster, whoever made it.
+
+    Args:
+        name: what it was given.
+        seed: fixes the random choices of this object; None draws one from the operating system.
+        wait_s: seconds to wait for an answer of a shard.
+
+    Raises:
+        NoAnswer: there is none of this name, or a shard does not answer.
+        BadSetting: Ray is not running. ModuleNotFoundError: Ray is not installed.
+    """
+    return ShardedBuffer.attached(name, seed, wait_s)
+
+
+def _running_ray() -> Any:
+    need("ray")
+    import ray
+
+    if not ray.is_initialized():
+        raise BadSetting(
+            "ray: wanted a process that is connected to a cluster, got none; call ray.init() first"
+        )
+    return ray
+
+
+def _found(ray: Any, name: str, number: int) -> Any:
+    """Return a named actor, or None."""
+    try:
+        return ray.get_actor(f"{name}/{number}", namespace=NAMESPACE)
+    except ValueError:
+        return None
