@@ -3,11 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-<<<<<<< HEAD
-.PHONY: demo learn test test-slow test-browser test-ray mutants check format bench bench-peers house clean
-=======
-.PHONY: demo learn test test-slow test-browser docs mutants check format bench bench-peers house clean
->>>>>>> main
+.PHONY: demo learn test test-slow test-browser test-ray docs mutants check format bench bench-peers house clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -43,17 +39,15 @@ test-browser: $(VENV)/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt playwright
 	$(BIN)/python -m pytest -n 0 -rs -m browser tests/report
 
-<<<<<<< HEAD
 # Ray takes half a minute to start, and 79 MB.
 test-ray: $(VENV)/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -n 0 -m ray tests/with_ray
-=======
+
 # The manual as a site of its own: site/index.html. A broken link or a name without a docstring is an error.
 docs: $(VENV)/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
->>>>>>> main
 
 # Hours for everything; ROOMS="index samplers" SAMPLE=40 SEED=1 tries 40 changes of two rooms in minutes.
 ROOMS ?=
