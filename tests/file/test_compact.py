@@ -18,7 +18,7 @@ from reverie.compat import IRISReplayBuffer
 from reverie.errors import FileMissing
 from reverie.file import recut, sqlite, verify_file
 from reverie.file.sqlite import Database
-from reverie.file.tables import Tables
+from reverie.file.replay import ReplayFile
 from support.children import Child
 from support.faults import SystemCalls
 from support.recorder import library
@@ -266,7 +266,7 @@ def test_a_killed_writer_and_a_full_disk(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise rv.FileError("wanted to write a run, got a full disk; make room")
 
-    monkeypatch.setattr(Tables, "put_run", full)
+    monkeypatch.setattr(ReplayFile, "put_run", full)
     with pytest.raises(rv.FileError, match="a full disk"):
         rv.compact(path)
     assert findings(path) == ["nothing is wrong"]
