@@ -17,8 +17,8 @@ from reverie.cli import main
 from reverie.compat import IRISReplayBuffer
 from reverie.errors import FileMissing
 from reverie.file import recut, sqlite, verify_file
-from reverie.file.sqlite import Database
 from reverie.file.replay import ReplayFile
+from reverie.file.sqlite import Database
 from support.children import Child
 from support.faults import SystemCalls
 from support.recorder import library
