@@ -92,7 +92,7 @@ def train(args: Sequence[str]) -> None:
         try:
             if run is not None:
                 train_run(run, console)
-                page = report_run(run.folder, run.folder / PAGE, force=True)
+                page = report_run(run.folder, run.folder / PAGE, force=True, run=run)
                 console.print(
                     f"{page}  all of it on one page, for a browser", highlight=False, soft_wrap=True
                 )

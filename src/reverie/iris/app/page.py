@@ -43,12 +43,13 @@ def is_run(folder: Path) -> bool:
     return bool(_runs(folder))
 
 
-def report_run(folder: Path, target: Path, *, force: bool = False) -> Path:
+def report_run(folder: Path, target: Path, *, force: bool = False, run: Run | None = None) -> Path:
     """Write the page of a run, and return its path.
 
     Args:
         folder: of a run of `reverie train`, or of runs of several seeds, as `reverie learn` makes it.
         target: the page; force: whether it may be there already.
+        run: the run of the folder, if it is open; None opens one to read.
 
     Raises:
         BadSetting: there is no run. FileTaken: `target` is there. FileError: something cannot be read or written.
@@ -60,7 +61,10 @@ def report_run(folder: Path, target: Path, *, force: bool = False) -> Path:
     told = {one.name: _metrics(one, int(states[one.name]["epoch"])) for one in runs}
     first = states[runs[0].name]
     config = config_from_json(first["config"])
-    with closing(Run.read(runs[0], games(first["game"]))) as run:
+    if run is None:
+        with closing(Run.read(runs[0], games(first["game"]))) as opened:
+            dreamt = dream_of(opened)
+    else:
         dreamt = dream_of(run)
     last = {
         name: [line["test/return"] for line in lines if "test/return" in line][-1:]
