@@ -19,8 +19,8 @@ def test_the_example_runs(monkeypatch, tmp_path):
 
 def test_its_pictures_are_there():
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", PAGE)
-    assert len(pictures) == 4
-    assert all((PATH.parent / name).stat().st_size > 10_000 for name in pictures)
+    assert len(pictures) == 6
+    assert all((PATH.parent / name).stat().st_size > 5_000 for name in pictures)
 
 
 def test_nothing_is_left_out():

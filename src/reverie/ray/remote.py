@@ -134,7 +134,7 @@ class RemotePart:
 
         twin = self._twins[key]
         twin.imitate(sampler)
-        settings: bytes = cloudpickle.dumps(twin)  # type: ignore[no-untyped-call]  # Ray's
+        settings: bytes = cloudpickle.dumps(twin)
         if settings != self._told.get(key):
             self._told[key] = settings
             self._news.append(("imitate", key, twin))

@@ -361,15 +361,14 @@ def shares(values: list[float], draws: int) -> Any:
 
 def lines(asked: Any) -> Any:
     """Return a plot of a `Curves`: its lines, with the bands behind them."""
-    from bokeh.models import BoxAnnotation, HoverTool
+    from bokeh.models import HoverTool
 
     plot = figure(asked.title, asked.x, asked.y, height=260)
+    points = [x for xs, _ in asked.lines.values() for x in xs] or [0, 1]
+    ends = [min(points), max(points)]
     for at, (name, (low, high)) in enumerate(asked.bands.items()):
         colour = COLOURS[-1 - at % len(COLOURS)]
-        plot.add_layout(
-            BoxAnnotation(bottom=low, top=high, fill_color=colour, fill_alpha=0.3, line_color=None)
-        )
-        plot.line([], [], line_color=colour, line_width=8, line_alpha=0.4, legend_label=name)
+        plot.varea(ends, [low, low], [high, high], fill_color=colour, fill_alpha=0.3, legend_label=name)
     for at, (name, (xs, ys)) in enumerate(asked.lines.items()):
         colour = COLOURS[at % len(COLOURS)]
         plot.line(list(xs), list(ys), line_color=colour, line_width=2, legend_label=name, name=name)
