@@ -1,5 +1,6 @@
 """The tutorial, the how-tos and the tour: the code of each page runs, from its first block to its last, in an empty directory."""
 
+import code
 import importlib
 import inspect
 import re
@@ -11,7 +12,7 @@ import reverie as rv
 import reverie.errors
 
 DOCS = Path(__file__).parents[2] / "docs"
-RUN_WHOLE = ["start.md", *(f"how-to/{path.name}" for path in sorted((DOCS / "how-to").glob("*.md")))]
+RUN_WHOLE = [f"how-to/{path.name}" for path in sorted((DOCS / "how-to").glob("*.md"))]
 TOUR = re.findall(r"```python\n(.*?)```", (DOCS / "tour.md").read_text(), re.DOTALL)
 
 
@@ -23,6 +24,18 @@ def test_the_page_runs(name, monkeypatch, tmp_path):
     assert blocks
     code = "\n".join(blocks)
     exec(compile(code, name, "exec"), {"__name__": "example"})
+
+
+def test_the_tutorial_can_be_pasted(monkeypatch, tmp_path, capsys):
+    """Line by line, as into Python's own prompt: a block that goes on to the next line without a pause would break there."""
+    monkeypatch.chdir(tmp_path)
+    console = code.InteractiveConsole({"__name__": "example"})
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "start.md").read_text(), re.DOTALL):
+        for line in [*block.splitlines(), ""]:
+            console.push(line)
+    told = capsys.readouterr()
+    assert "Error" not in told.err
+    assert "5500 steps" in told.out or "5000 steps" in told.out
 
 
 @pytest.mark.parametrize("number", range(len(TOUR)))
