@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken, need
+from reverie.errors import BadSetting, FileError, need
+from reverie.exchange.drafts import folder_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, tell
 from reverie.spec import Field, StepSpec
@@ -69,23 +69,9 @@ class Diamond:
         """Write a folder; see Format. Observations have to be one uint8 array of three axes, actions one integer."""
         options_of(self.name, options)
         _check(outgoing.spec)
-        folder = Path(target)
-        if folder.exists():
-            raise FileTaken(
-                f"{folder}: wanted a path that is free, got one that is taken; choose another, or remove it"
-            )
-        draft = folder.with_name(f"{folder.name}.new-{os.getpid()}")
         lost: Counter[str] = Counter()
-        try:
-            draft.mkdir(parents=True)
+        with folder_draft(Path(target)) as draft:
             self._write(draft, outgoing, lost)
-            draft.rename(folder)
-        except OSError as error:
-            raise FileError(
-                f"{folder}: wanted to write a folder, got {error}; choose another place"
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         return tell(lost)
 
     def _write(self, folder: Path, outgoing: Outgoing, lost: Counter[str]) -> None:

@@ -6,7 +6,6 @@ import datetime
 import os
 import re
 import secrets
-import shutil
 import string
 import zipfile
 from collections import Counter
@@ -19,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.errors import BadSetting, FileError
+from reverie.exchange.drafts import folder_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of, tell
 from reverie.spec import StepSpec
@@ -89,23 +89,8 @@ class Dreamer:
             **options: `lossy`: "final_obs" lets the last observation stand in for one that is not known.
         """
         lossy = tuple(options_of(self.name, options, "lossy").get("lossy", ()))
-        folder = Path(target)
-        if folder.exists():
-            raise FileTaken(
-                f"{folder}: wanted a path that is free, got one that is taken; choose another, or remove it"
-            )
-        draft = folder.with_name(f"{folder.name}.new-{os.getpid()}")
-        try:
-            draft.mkdir(parents=True)
-            lost = _Target(draft, outgoing, lossy).write()
-            draft.rename(folder)
-        except OSError as error:
-            raise FileError(
-                f"{folder}: wanted to write a folder, got {error}; choose another place"
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return lost
+        with folder_draft(Path(target)) as draft:
+            return _Target(draft, outgoing, lossy).write()
 
 
 def _chunks(folder: Path) -> dict[str, Chunk]:

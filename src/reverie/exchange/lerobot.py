@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -15,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.episode import Episode
-from reverie.errors import BadSetting, FileError, FileTaken, counted, need
+from reverie.errors import BadSetting, FileError, counted, need
+from reverie.exchange.drafts import folder_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.lerobot_target import SIDECAR, Target
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, refuse_loss, spec_of, tell
@@ -72,23 +72,8 @@ class LeRobot:
                 metadata has no "task"; `max_file_mb`: where another file of frames begins, 100.
         """
         given = options_of(self.name, options, "fps", "task", "max_file_mb")
-        folder = Path(target)
-        if folder.exists():
-            raise FileTaken(
-                f"{folder}: wanted a path that is free, got one that is taken; choose another, or remove it"
-            )
-        draft = folder.with_name(f"{folder.name}.new-{os.getpid()}")
-        try:
-            draft.mkdir(parents=True)
-            lost = Target(draft, outgoing, **given).write()
-            draft.rename(folder)
-        except OSError as error:
-            raise FileError(
-                f"{folder}: wanted to write a folder, got {error}; choose another place"
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return lost
+        with folder_draft(Path(target)) as draft:
+            return Target(draft, outgoing, **given).write()
 
 
 def _info(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken
+from reverie.exchange.drafts import vacant_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of, tell
 from reverie.spec import StepSpec
@@ -201,19 +202,6 @@ def arrays_in(data: bytes) -> dict[str, Array]:
     """Return the arrays that `bytes_of` packed."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
-
-
-def vacant_draft(path: Path) -> Path:
-    """Return where to write what then goes to `path`.
-
-    Raises:
-        FileTaken: something is there.
-    """
-    if path.exists() or path.is_symlink():
-        raise FileTaken(
-            f"{path}: wanted a path that is free, got one that is taken; choose another, or remove it"
-        )
-    return path.with_name(f"{path.name}.new-{os.getpid()}")
 
 
 def _arrays(episode: Episode) -> dict[str, Array]:

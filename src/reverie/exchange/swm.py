@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from reverie.episode import Episode
 from reverie.errors import BadSetting, FileError, FileTaken, need
+from reverie.exchange.drafts import vacant_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.hdf5_files import datasets_of, has_datasets, open_hdf5
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, our_names, spec_of, tell
-from reverie.exchange.plain import vacant_draft
 from reverie.spec import StepSpec
 from reverie.values import tree_leaves
 

@@ -14,8 +14,8 @@ from reverie.engine import Intake
 from reverie.errors import BufferClosed, FileError, NoAnswer, WrongProcess
 from reverie.ray.remote import AGAIN_S, call, fetch
 from reverie.ray.shard import Piece
-from reverie.spec import Field, StepSpec
-from reverie.values import Tree
+from reverie.spec import StepSpec
+from reverie.values import Tree, tree_build
 
 Row = dict[str, Any]  # column -> value of a step
 
@@ -129,7 +129,7 @@ class Writer:
         shown = None
         if final_obs is not None:
             final = {name: np.array(it) for name, it in self._intake.final(final_obs).items()}
-            shown = _nested("obs", self._target.spec.obs, final)
+            shown = tree_build("obs", self._target.spec.obs, final)
         self.claim()
         self._end_piece({})
         self._pieces.append(Piece(0, {}, True, shown))
@@ -172,10 +172,13 @@ class Writer:
         spec = self._target.spec
         columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         given = {name: columns[name] for name in ("reward", "terminated", "truncated")}
-        given |= {"obs": _nested("obs", spec.obs, columns), "action": _nested("action", spec.action, columns)}
+        given |= {
+            "obs": tree_build("obs", spec.obs, columns),
+            "action": tree_build("action", spec.action, columns),
+        }
         given |= {name: columns[f"extras/{name}"] for name in spec.extras}
         if final:
-            given["final_obs"] = _nested("obs", spec.obs, final)
+            given["final_obs"] = tree_build("obs", spec.obs, final)
         self._pieces.append(Piece(len(rows), given))
 
     def _send(self) -> None:
@@ -213,10 +216,3 @@ class Writer:
                 )
             else:  # all that is on its way goes again, in order
                 self._sent = deque(self._posted(sent.first, sent.pieces) for sent in self._sent)
-
-
-def _nested(name: str, spec: Any, columns: dict[str, Any]) -> Any:
-    """Return the tree of a spec's shape whose leaves are flat columns."""
-    if isinstance(spec, Field):
-        return columns[name]
-    return {key: _nested(f"{name}/{key}", below, columns) for key, below in spec.items()}
