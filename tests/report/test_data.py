@@ -170,6 +170,21 @@ def test_the_page_of_a_buffer_and_of_its_file(tmp_path):
     assert [kept["number"] for kept in told_of((tmp_path / "file.html").read_text())["episodes"]] == [2]
 
 
+def test_the_sampler_that_a_file_remembers_is_the_one_that_draws(tmp_path):
+    """A sampler that remembers nothing was used first; the priorities are those of the one after it."""
+    with filled((5, 9, 3, 7), path=tmp_path / "a.replay") as buffer:
+        plain, replay = rv.Uniform(), rv.Prioritized()
+        buffer.sample(1, 1, sampler=plain)
+        batch = buffer.sample(200, 1, sampler=replay)
+        errors = np.where(batch.step_ids()[:, 0] == 15, 1e6, 1e-6)  # of the third episode
+        buffer.update_priorities(batch, td_errors=errors)
+    page = report(tmp_path / "a.replay", tmp_path / "a.html").read_text()
+    assert "by Prioritized()" in page
+    drawn_most = re.search(r'Drawn most: <a href="#episode=(\d)">episode \d</a> \(([\d.]+)%\)', page)
+    assert drawn_most[1] == "2"
+    assert float(drawn_most[2]) > 90
+
+
 def test_what_has_no_room_is_left_out_and_said(tmp_path):
     buffer = filled((60, 60, 60), 200)
     buffer.report(tmp_path / "a.html", max_mb=2.3)

@@ -262,11 +262,9 @@ def report(
         from reverie.iris.app import report_run
 
         report_run(file, page, force=force)
-        if not quiet:
-            say([printable(f"wrote {page}, {format_bytes(page.stat().st_size)}; open it in a browser")])
-        return
-    from reverie.report import report as write
+    else:
+        from reverie.report import report as write
 
-    write(file, page, episodes=episodes or None, max_mb=max_mb, length=length, seed=seed, force=force)
+        write(file, page, episodes=episodes or None, max_mb=max_mb, length=length, seed=seed, force=force)
     if not quiet:
         say([printable(f"wrote {page}, {format_bytes(page.stat().st_size)}; open it in a browser")])

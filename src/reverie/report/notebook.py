@@ -17,6 +17,7 @@ import numpy.typing as npt
 from reverie.batch import Batch, RowBatch, StepBatch
 from reverie.buffer import ReplayBuffer
 from reverie.errors import BadSetting, BufferClosed, ReplayError, counted, printable
+from reverie.report.data import ended_of
 from reverie.report.frames import as_pictures, data_uri, is_frame
 from reverie.spec import Field
 from reverie.store import format_bytes
@@ -42,17 +43,14 @@ def html_of_buffer(buffer: ReplayBuffer) -> str:
     kinds = {
         kind: int(count) for kind, count in zip(*np.unique(table["ended"], return_counts=True), strict=True)
     }
-    ended = table[np.isin(table["ended"], ("terminated", "truncated"))]
     rows = [
         ["steps", f"{len(buffer):,} of {buffer.capacity:,}, {counted(buffer.streams, 'stream')}"],
         ["episodes", ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "none"],
-        ["mean return", _mean(ended)],
+        ["mean return", _mean(ended_of(table))],
         ["bytes", f"{format_bytes(buffer.nbytes)} of RAM, residency {buffer.residency}"],
         *([["file", str(buffer.path)]] if buffer.path else []),
     ]
-    spec = buffer.spec
-    for name, tree in (("obs", spec.obs), ("action", spec.action), ("extras", spec.extras)):
-        rows += [[flat, f"{field.shape} {field.dtype}"] for flat, field in tree_leaves(name, tree)]
+    rows += [[name, f"{field.shape} {field.dtype}"] for name, field in buffer.spec.columns()]
     return _block("ReplayBuffer", rows, strip)
 
 

@@ -6,27 +6,25 @@ import json
 import operator
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reverie import samplers
 from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
 from reverie.checks import number, positive, seed_number
-from reverie.errors import BadSetting, FileError, FileTaken, ReplayError, counted, need, printable
-from reverie.file import viewing
+from reverie.errors import BadSetting, counted
+from reverie.file import kind_of, viewing
 from reverie.report import plots
-from reverie.report.data import Coverage, Played, choose, cover, play
+from reverie.report.data import Coverage, Played, choose, cover, ended_of, play
 from reverie.report.frames import is_frame
-from reverie.samplers import Sampler, Uniform
+from reverie.report.html import drawn, free_target, render, told_to_player, write
+from reverie.samplers import Prioritized, Sampler, Uniform, VisitBalanced
+from reverie.spec import is_obs_name
 from reverie.store import format_bytes
-from reverie.values import shown, tree_leaves
+from reverie.values import shown
 
 # Parts of Bokeh that the page needs.
 COMPONENTS = [
@@ -71,13 +69,7 @@ def report(
         BadSetting: a wrong argument. FileTaken: `target` is there. FileError: a file cannot be read or written.
         ModuleNotFoundError: a package of the extra is missing.
     """
-    for package in ("bokeh", "jinja2", "PIL"):
-        need(package)
-    path = Path(target)
-    if path.exists() and not force:
-        raise FileTaken(
-            f"{path}: wanted a free path, got one that exists; choose another, or allow it with force"
-        )
+    path = free_target(target, force)
     length, seed = positive("length", length), seed_number(seed) or 0
     room = int(1e6 * number("max_mb", max_mb, 0.1, 1e4)) - PAGE_BYTES
     wanted = None if episodes is None else [_integer(one) for one in episodes]
@@ -90,12 +82,7 @@ def report(
         raise BadSetting(
             f"source: wanted a ReplayBuffer or the path of a replay file, got {shown(source)}; pass one"
         )
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise FileError(
-            f"{path}: wanted to write a page, got {error.strerror}; choose another place"
-        ) from error
+    write(path, text)
     return path
 
 
@@ -117,60 +104,66 @@ def _page(
     sampler: Sampler | None,
     seed: int,
 ) -> str:
-    from bokeh.embed import components
-    from bokeh.resources import Resources
-    from jinja2 import Environment
-
     episodes = buffer.episodes
     table = np.asarray(episodes)
+    kept = None if path is None else _kept(path)
     metadata = [json.dumps(label, ensure_ascii=False) if label else "" for label in episodes.metadata]
     played, left_out = _fitting(buffer, table, choose(table, wanted, seed), room)
-    covered = cover(buffer, _sampler_of(buffer, path) if sampler is None else sampler, length)
+    covered = cover(buffer, _sampler_of(kept) if sampler is None else sampler, length)
     groups, wide = _groups(played)
     made: dict[str, Any] = {"shares": plots.shares(covered.shares, covered.draws)}
     if len(table):
-        made |= plots.table_of(
-            table, [str(one) for one in episodes.ids.tolist()], [text[:MOST_METADATA] for text in metadata]
-        )
-    lines = plots.curves(groups) + plots.images(wide)
-    script, divs = components({**made, **{f"line{at}": plot for at, plot in enumerate(lines)}})
-    facts, state = _facts(buffer, path)
-    streams, next_lost = _streams(buffer)
-    style = files("reverie.report")
-    css, player, page = (
-        (style / name).read_text("utf-8") for name in ("page.css", "player.js", "page.html.j2")
+        made |= plots.table_of(table, [text[:MOST_METADATA] for text in metadata])
+    lines = {f"line{at}": plot for at, plot in enumerate(plots.curves(groups) + plots.images(wide))}
+    script, divs = drawn({**made, **lines})
+    streams, next_lost = _streams(buffer, table)
+    return render(
+        "page.html.j2",
+        title=path.name if path is not None else "A buffer in memory",
+        state=_state(kept),
+        bokeh=COMPONENTS,
+        script=script,
+        facts=_facts(buffer, table, kept),
+        column_heads=["column", "shape", "dtype", "a step", "raw", "packed", "smaller"],
+        columns=_columns(buffer, kept),
+        stream_heads=["stream", "oldest id", "newest id", "steps", "of at most", "episodes"],
+        streams=streams[:MOST_STREAMS],
+        more_streams=max(len(streams) - MOST_STREAMS, 0),
+        next_lost=next_lost,
+        plots={**divs, "curves": [divs[name] for name in lines]},
+        chosen=[(one.number, why) for one, why in played],
+        chosen_told=_told_of(len(table), played, left_out),
+        coverage_told=_coverage(covered),
+        windows=[_window(row) for row in covered.windows],
+        most_drawn=[(row, f"{share:.1%}") for row, share in covered.most_drawn],
+        told=told_to_player(
+            [_shown(one, why, table, metadata) for one, why in played], groups + wide, plots.COLOURS
+        ),
     )
-    return (
-        Environment(autoescape=True, trim_blocks=True)
-        .from_string(page)
-        .render(
-            title=printable(path.name if path is not None else "A buffer in memory"),
-            state=printable(state),
-            version=version("reverie"),
-            time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            css=css,
-            player=player,
-            bokeh=Resources("inline", components=COMPONENTS).render(),
-            script=script,
-            facts=facts,
-            column_heads=["column", "shape", "dtype", "a step", "raw", "packed", "smaller"],
-            columns=_columns(buffer, path),
-            stream_heads=["stream", "oldest id", "newest id", "steps", "of at most", "episodes"],
-            streams=streams[:MOST_STREAMS],
-            more_streams=max(len(streams) - MOST_STREAMS, 0),
-            next_lost=next_lost,
-            plots={
-                **{name: divs[name] for name in made},
-                "curves": [divs[f"line{at}"] for at in range(len(lines))],
-            },
-            chosen=[(one.number, why) for one, why in played],
-            chosen_told=_told_of(len(table), played, left_out),
-            coverage_told=_coverage(covered),
-            windows=[_window(row) for row in covered.windows],
-            most_drawn=[(row, f"{share:.1%}") for row, share in covered.most_drawn],
-            told=_json(table, metadata, played, groups + wide),
+
+
+class _Kept(NamedTuple):
+    """What a replay file says of itself, at one moment."""
+
+    writer: str | None
+    is_clean: bool
+    nbytes: int
+    format: int
+    packed: dict[str, tuple[int, int]]  # column -> steps of sealed runs, and the bytes that they take
+    samplers: list[str]  # kinds of those that it remembers something of
+
+
+def _kept(path: Path) -> _Kept:
+    with viewing(path) as view:
+        sums = view.sums()
+        return _Kept(
+            view.writer,
+            bool(view.file.meta("clean")),
+            path.stat().st_size,
+            view.file.format,
+            {name: (sums.run_steps, one.runs) for name, one in sums.columns.items()},
+            [kind for kind, _ in view.samplers()],
         )
-    )
 
 
 # --- the parts -------------------------------------------------------------------------------------------------
@@ -200,30 +193,18 @@ def _groups(played: list[tuple[Played, str]]) -> tuple[list[str], list[str]]:
     return list(curves), list(images)
 
 
-def _sampler_of(buffer: ReplayBuffer, path: Path | None) -> Sampler:
-    """Return the first sampler that a file remembers something of, as it goes on there; else Uniform()."""
-    if path is None:
-        return Uniform()
-    with viewing(path) as view:
-        kinds = [kind for kind, _ in view.samplers()]
-    made: list[Sampler] = []
-    for kind in kinds:  # they get their states back in the order in which they are first used
-        if kind not in ("Uniform", "EpisodeUniform", "Prioritized", "VisitBalanced"):
-            break
-        sampler: Sampler = getattr(samplers, kind)()
-        made.append(sampler)
-        try:
-            buffer.sample(1, 1, boundary="pad_right", sampler=sampler, fields=())
-        except ReplayError:
-            break
-        if kind in ("Prioritized", "VisitBalanced"):
-            return sampler
+def _sampler_of(kept: _Kept | None) -> Sampler:
+    """Return the first sampler of which a file remembers weights or counts, which it gets back; else Uniform()."""
+    known: list[Sampler] = [Prioritized(), VisitBalanced(), VisitBalanced(by="step")]
+    for kind in kept.samplers if kept else ():
+        for sampler in known:
+            if kind_of(sampler) == kind:
+                return sampler
     return Uniform()
 
 
-def _facts(buffer: ReplayBuffer, path: Path | None) -> tuple[list[tuple[str, str]], str]:
-    table = np.asarray(buffer.episodes)
-    ended = table[np.isin(table["ended"], ("terminated", "truncated"))]
+def _facts(buffer: ReplayBuffer, table: npt.NDArray[np.void], kept: _Kept | None) -> list[tuple[str, str]]:
+    ended = ended_of(table)
     finite = ended["return"][np.isfinite(ended["return"])]
     facts = [
         ("steps", f"{len(buffer):,} of {buffer.capacity:,} ({len(buffer) / buffer.capacity:.0%})"),
@@ -233,45 +214,40 @@ def _facts(buffer: ReplayBuffer, path: Path | None) -> tuple[list[tuple[str, str
         ("streams", f"{buffer.streams:,}"),
         ("bytes live", buffer.residency),
     ]
-    if path is None:
-        return [*facts, ("memory", format_bytes(buffer.nbytes))], "A buffer in memory."
-    with viewing(path) as view:
-        writer, clean = view.writer, bool(view.file.meta("clean"))
-        facts += [("file", format_bytes(path.stat().st_size)), ("format", str(view.file.format))]
-    if writer is not None:
-        return facts, f"A replay file; {writer} writes to it now."
+    if kept is None:
+        return [*facts, ("memory", format_bytes(buffer.nbytes))]
+    return [*facts, ("file", format_bytes(kept.nbytes)), ("format", str(kept.format))]
+
+
+def _state(kept: _Kept | None) -> str:
+    if kept is None:
+        return "A buffer in memory."
+    if kept.writer is not None:
+        return f"A replay file; {kept.writer} writes to it now."
     return (
-        facts,
-        "A replay file, closed." if clean else "A replay file whose writer ended without closing it.",
+        "A replay file, closed." if kept.is_clean else "A replay file whose writer ended without closing it."
     )
 
 
-def _columns(buffer: ReplayBuffer, path: Path | None) -> Iterator[list[str]]:
-    packed: dict[str, tuple[int, int]] = {}
-    if path is not None:
-        with viewing(path) as view:
-            sums = view.sums()
-            packed = {name: (sums.run_steps, one.runs) for name, one in sums.columns.items()}
-    spec = buffer.spec
-    for name, tree in (("obs", spec.obs), ("action", spec.action), ("extras", spec.extras)):
-        for flat, field in tree_leaves(name, tree):
-            steps, size = packed.get(flat, (0, 0))
-            raw = steps * field.nbytes
-            yield [
-                flat + (" (frames)" if name == "obs" and is_frame(field) else ""),
-                str(field.shape),
-                str(field.dtype),
-                format_bytes(field.nbytes),
-                format_bytes(raw) if raw else "–",
-                format_bytes(size) if raw else "–",
-                f"{raw / size:,.1f}×" if size else "–",
-            ]
+def _columns(buffer: ReplayBuffer, kept: _Kept | None) -> Iterator[list[str]]:
+    for name, field in buffer.spec.columns():
+        steps, size = kept.packed[name] if kept else (0, 0)
+        raw = steps * field.nbytes
+        yield [
+            name + (" (frames)" if is_obs_name(name) and is_frame(field) else ""),
+            str(field.shape),
+            str(field.dtype),
+            format_bytes(field.nbytes),
+            format_bytes(raw) if raw else "–",
+            format_bytes(size) if raw else "–",
+            f"{raw / size:,.1f}×" if size else "–",
+        ]
 
 
-def _streams(buffer: ReplayBuffer) -> tuple[list[list[str]], str]:
+def _streams(buffer: ReplayBuffer, table: npt.NDArray[np.void]) -> tuple[list[list[str]], str]:
     with buffer.engine.reading() as index:
         tails, heads, each = index.tail.tolist(), index.head.tolist(), index.capacity
-    counts = np.bincount(np.asarray(buffer.episodes)["stream"], minlength=buffer.streams).tolist()
+    counts = np.bincount(table["stream"], minlength=buffer.streams).tolist()
     rows = [
         [
             str(one),
@@ -323,32 +299,21 @@ def _window(row: tuple[int, int, float, float]) -> list[str]:
     return [f"{length:,}", f"{windows:,}", f"{left_out:.1%}", f"{padding:.1%}"]
 
 
-def _json(table: Any, metadata: list[str], played: list[tuple[Played, str]], groups: list[str]) -> str:
-    """Return what the page's script is told, safe inside of a script element."""
-    shown_ones = []
-    for one, why in played:
-        row = table[one.number]
-        shown_ones.append(
-            {
-                "number": one.number,
-                "why": why,
-                "stream": int(row["stream"]),
-                "length": int(row["live"]),
-                "ended": str(row["ended"]),
-                "return": f"{row['return']:,.2f}",
-                "metadata": metadata[one.number],
-                "ids": one.ids,
-                "every": one.every,
-                "has_final": one.has_final,
-                "curves": one.curves,
-                "images": one.images,
-                "frames": one.frames,
-            }
-        )
-    told = {
-        "episodes": shown_ones,
-        "groups": groups,
-        "colours": plots.COLOURS,
-        "absent": "ask for it by its number when the page is written, or allow a larger page.",
+def _shown(one: Played, why: str, table: npt.NDArray[np.void], metadata: list[str]) -> dict[str, Any]:
+    """Return an episode as the page's script plays it."""
+    row = table[one.number]
+    return {
+        "number": one.number,
+        "why": why,
+        "stream": int(row["stream"]),
+        "length": int(row["live"]),
+        "ended": str(row["ended"]),
+        "return": f"{row['return']:,.2f}",
+        "metadata": metadata[one.number],
+        "ids": one.ids,
+        "every": one.every,
+        "has_final": one.has_final,
+        "curves": one.curves,
+        "images": one.images,
+        "frames": one.frames,
     }
-    return json.dumps(told, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028")

@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.errors import need
-
 # Okabe and Ito (2008), who chose them so that colour-blind people tell them apart; readable on light and on dark.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 COLOURS = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#999999", "#b8a900"]
 ENDED = {"terminated": VERMILION, "truncated": BLUE, "cut": ORANGE, "running": GREEN}
 TEXT = "#808080"  # on white and on black alike
-MOST_POINTS = 5_000  # of a scatter plot
 BARS = 30
 
 DARK_TABLE = """
@@ -53,7 +50,6 @@ OPEN = "if (cb_obj.indices.length) location.hash = 'episode=' + source.data.numb
 
 def figure(title: str, x: str, y: str, name: str = "", height: int = 230, **more: Any) -> Any:
     """Return an empty plot that fits light and dark pages."""
-    need("bokeh")
     from bokeh.plotting import figure as make
 
     plot = make(
@@ -80,13 +76,44 @@ def figure(title: str, x: str, y: str, name: str = "", height: int = 230, **more
     return plot
 
 
-def table_of(table: npt.NDArray[np.void], numbers: list[str], metadata: list[str]) -> dict[str, Any]:
+def _quiet(legend: Any) -> None:
+    """Let a legend fit light and dark pages."""
+    legend.background_fill_alpha, legend.label_text_color, legend.border_line_color = 0, TEXT, None
+
+
+def _legend_above(plot: Any) -> None:
+    """Put the legend of a plot in a line above it, where it hides nothing."""
+    _quiet(plot.legend)
+    plot.legend.orientation = "horizontal"
+    plot.add_layout(plot.legend[0], "above")
+
+
+def _playhead(group: str) -> Any:
+    """Return the line that the page's script moves along a plot of an episode."""
+    from bokeh.models import Span
+
+    return Span(location=0, dimension="height", line_color=VERMILION, line_width=2, name=f"head:{group}")
+
+
+def _columns(plot: Any, tops: Any, edges: npt.NDArray[Any]) -> None:
+    """Draw a bar between each two edges."""
+    plot.quad(
+        bottom=0,
+        top=tops,
+        left=edges[:-1],
+        right=edges[1:],
+        fill_color=BLUE,
+        line_color=None,
+        fill_alpha=0.85,
+    )
+
+
+def table_of(table: npt.NDArray[np.void], metadata: list[str]) -> dict[str, Any]:
     """Return the table of episodes, its filters, its histograms, and the plot of returns.
 
     Args:
-        table: of the episodes; numbers: their ids; metadata: of each, as text.
+        table: of the episodes; metadata: of each, as text.
     """
-    need("bokeh")
     from bokeh.models import (
         CDSView,
         ColumnDataSource,
@@ -107,11 +134,8 @@ def table_of(table: npt.NDArray[np.void], numbers: list[str], metadata: list[str
     source = ColumnDataSource(
         {
             "number": np.arange(count),
-            "id": numbers,
             "stream": table["stream"],
-            "start": table["start"],
             "length": table["length"],
-            "live": table["live"],
             "return": returns,
             "ended": table["ended"].tolist(),
             "metadata": metadata,
@@ -181,9 +205,7 @@ def table_of(table: npt.NDArray[np.void], numbers: list[str], metadata: list[str
         },
         code=FILTER,
     )
-    words.js_on_change(
-        "value_input", CustomJS(args={"code": code}, code="cb_obj.value = cb_obj.value_input;")
-    )
+    words.js_on_change("value_input", CustomJS(code="cb_obj.value = cb_obj.value_input;"))
     for widget in (words, ended, lengths):
         widget.js_on_change("value", code)
     return {
@@ -207,15 +229,7 @@ def bars(title: str, x: str, values: npt.NDArray[Any]) -> Any:
     reach = 3 * (high - low) or np.inf
     inside = values[(values >= low - reach) & (values <= high + reach)]
     counts, edges = np.histogram(inside, min(BARS, max(1, len(np.unique(inside)))))
-    plot.quad(
-        bottom=0,
-        top=counts,
-        left=edges[:-1],
-        right=edges[1:],
-        fill_color=BLUE,
-        line_color=None,
-        fill_alpha=0.85,
-    )
+    _columns(plot, counts, edges)
     width = edges[1] - edges[0] or 1.0
     for many, left in (
         (int((values < low - reach).sum()), edges[0] - 2 * width),
@@ -232,9 +246,7 @@ def bars(title: str, x: str, values: npt.NDArray[Any]) -> Any:
                 legend_label="outliers, gathered",
             )
     if plot.legend:
-        plot.legend.background_fill_alpha = 0
-        plot.legend.label_text_color = TEXT
-        plot.legend.border_line_color = None
+        _quiet(plot.legend)
     return plot
 
 
@@ -272,16 +284,13 @@ def returns_over_time(source: Any, view: Any, count: int) -> Any:
             ]
         ),
     )
-    plot.legend.background_fill_alpha = 0
-    plot.legend.label_text_color, plot.legend.border_line_color = TEXT, None
-    plot.legend.orientation, plot.legend.click_policy = "horizontal", "none"
-    plot.add_layout(plot.legend[0], "above")
+    _legend_above(plot)
     return plot
 
 
 def curves(groups: list[str]) -> list[Any]:
     """Return a plot for each group of curves of an episode; the page's script fills them when one is opened."""
-    from bokeh.models import ColumnDataSource, Span
+    from bokeh.models import ColumnDataSource
 
     plots = []
     for group in groups:
@@ -290,20 +299,15 @@ def curves(groups: list[str]) -> list[Any]:
             {"xs": [[0, 1]], "ys": [[0, 0]], "colour": [TEXT], "name": [""]}, name=f"curves:{group}"
         )
         plot.multi_line("xs", "ys", source=source, line_color="colour", line_width=1.5, legend_field="name")
-        plot.legend.background_fill_alpha = 0
-        plot.legend.label_text_color, plot.legend.border_line_color = TEXT, None
-        plot.legend.orientation = "horizontal"
-        plot.add_layout(plot.legend[0], "above")
-        plot.add_layout(
-            Span(location=0, dimension="height", line_color=VERMILION, line_width=2, name=f"head:{group}")
-        )
+        _legend_above(plot)
+        plot.add_layout(_playhead(group))
         plots.append(plot)
     return plots
 
 
 def images(groups: list[str]) -> list[Any]:
     """Return a plot for each wide vector: its numbers from bottom to top, steps from left to right."""
-    from bokeh.models import ColumnDataSource, LinearColorMapper, Span
+    from bokeh.models import ColumnDataSource, LinearColorMapper
 
     plots = []
     for group in groups:
@@ -323,9 +327,7 @@ def images(groups: list[str]) -> list[Any]:
             source=source,
             color_mapper=LinearColorMapper(palette="Cividis256"),
         )
-        plot.add_layout(
-            Span(location=0, dimension="height", line_color=VERMILION, line_width=2, name=f"head:{group}")
-        )
+        plot.add_layout(_playhead(group))
         plots.append(plot)
     return plots
 
@@ -336,15 +338,7 @@ def shares(values: list[float], draws: int) -> Any:
 
     plot = figure("Share of the draws by age", "oldest steps  →  newest steps", "share")
     edges = np.linspace(0, 1, len(values) + 1)
-    plot.quad(
-        bottom=0,
-        top=values,
-        left=edges[:-1],
-        right=edges[1:],
-        fill_color=BLUE,
-        line_color=None,
-        fill_alpha=0.85,
-    )
+    _columns(plot, values, edges)
     if draws:
         plot.add_layout(
             Span(
@@ -375,8 +369,5 @@ def lines(asked: Any) -> Any:
         plot.scatter(list(xs), list(ys), color=colour, size=4, legend_label=name, name=name)
     plot.add_tools(HoverTool(tooltips=[("", "$name"), (asked.x, "$x{0,0}"), ("", "$y{0.000}")]))
     if plot.legend:
-        plot.legend.background_fill_alpha = 0
-        plot.legend.label_text_color, plot.legend.border_line_color = TEXT, None
-        plot.legend.orientation = "horizontal"
-        plot.add_layout(plot.legend[0], "above")
+        _legend_above(plot)
     return plot

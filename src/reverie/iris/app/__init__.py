@@ -7,6 +7,6 @@ rich, Pillow and matplotlib besides PyTorch. No other room of IRIS imports this 
 from reverie.iris.app.commands import dream_run, evaluate_run, train
 from reverie.iris.app.demo import run_demo
 from reverie.iris.app.learn import run_learn
-from reverie.iris.app.page import is_run, report_run
+from reverie.iris.app.page import report_run
 
-__all__ = ["dream_run", "evaluate_run", "is_run", "report_run", "run_demo", "run_learn", "train"]
+__all__ = ["dream_run", "evaluate_run", "report_run", "run_demo", "run_learn", "train"]

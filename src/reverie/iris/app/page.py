@@ -38,11 +38,6 @@ DREAM_TOLD = (
 )
 
 
-def is_run(folder: Path) -> bool:
-    """Whether there is a checkpoint in a folder, or in its folders seed-…."""
-    return bool(_runs(folder))
-
-
 def report_run(folder: Path, target: Path, *, force: bool = False, run: Run | None = None) -> Path:
     """Write the page of a run, and return its path.
 
@@ -89,7 +84,7 @@ def report_run(folder: Path, target: Path, *, force: bool = False, run: Run | No
         state=f"{counted(len(runs), 'run')} of {folder}.",
         facts=facts,
         groups=[
-            _returns(told, {name: (low, high) for name, (low, high) in _bounds(known).items()}),
+            _returns(told, _bounds(known)),
             *_losses(told),
             *_times(told),
         ],
