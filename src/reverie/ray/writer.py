@@ -59,6 +59,7 @@ class Writer:
 
     def __init__(self, target: Target) -> None:
         self._target, self._intake = target, Intake(target.spec)
+        self._dtypes = {column.name: column.field.dtype for column in target.spec.columns()}
         self._name = ""  # none until the stream is claimed
         self._next = 0  # the id of the next step that is sent
         self._rows: list[Row] = []
@@ -112,10 +113,7 @@ class Writer:
             obs, action, reward, terminated, truncated, final_obs, extras
         )
         self.claim()
-        row: Row = {
-            column.name: np.array(values[column.name], column.field.dtype)
-            for column in self._target.spec.columns()
-        }
+        row: Row = {name: np.array(values[name], dtype) for name, dtype in self._dtypes.items()}
         row |= {"reward": amount, "terminated": bool(terminated), "truncated": bool(truncated)}
         self._rows.append(row)
         self._steps += 1
