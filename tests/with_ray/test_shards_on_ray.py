@@ -311,6 +311,48 @@ def test_a_stopped_shard_is_named_and_waited_for(make):
     assert len(buffer.sample(8, LENGTH)) == 8
 
 
+def test_draws_go_on_with_the_others(make):
+    """Policy "others": without a shard that stands still or died, exactly over the rest; with it when it is back."""
+    buffer = make(shards=2, wait_s=1.0, policy="others")
+    twin = Twin(buffer)
+    twin.grow(0, 14, 8)
+    twin.grow(1, 30)
+    sampler = rv.Prioritized(alpha=1.0)
+    batch = buffer.sample(64, LENGTH, sampler=sampler)
+    assert set(batch.stream.tolist()) == {0, 1}
+    assert batch.missing == buffer.missing == ()
+    process = buffer.inspect()[1]["process"]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        batch = buffer.sample(3000, LENGTH)
+        assert batch.missing == buffer.missing == (1,)
+        assert pickle.loads(pickle.dumps(batch)).missing == (1,)
+        expected = shares({one: 1.0 for one in alike(twin) if one[0] == 0})
+        found = Counter(zip(batch.stream.tolist(), batch.anchor.tolist(), strict=True))
+        assert p_of(found, {one: 3000 * share for one, share in expected.items()}) > 1e-3
+        batch = buffer.sample(8, LENGTH, sampler=sampler)
+        buffer.update_priorities(batch, np.ones(8))
+        assert set(buffer.sample(40, LENGTH, sampler=rv.Shuffled()).stream.tolist()) == {0}
+        with pytest.raises(NoAnswer, match="shard 1"):
+            len(buffer)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    returned(buffer)
+    os.kill(process, signal.SIGKILL)
+    batch = returned(buffer)
+    assert batch.missing == ()
+    assert {0, 1} == set(buffer.sample(64, LENGTH, sampler=sampler).stream.tolist())
+
+
+def returned(buffer):
+    """Draw until no shard is missing."""
+    while True:
+        batch = buffer.sample(64, LENGTH)
+        assert len(batch) == 64
+        if not batch.missing and set(batch.stream.tolist()) == {0, 1}:
+            return batch
+
+
 DRIVER = """
 import os, sys, numpy, ray, reverie as rv
 from reverie.ray import ShardedBuffer
@@ -370,3 +412,5 @@ def test_bad_input_is_refused(make, monkeypatch):
         patched.setattr(ray, "is_initialized", lambda: False)
         with pytest.raises(BadSetting, match=r"ray.init\(\)"):
             attach("none")
+    with pytest.raises(BadSetting, match='policy: wanted "wait" or "others"'):
+        make(policy="some")

@@ -72,6 +72,12 @@ class _Windows(Partial, Generic[ArrayT], Looked):
         return self._origin
 
     @property
+    def missing(self) -> tuple[int, ...]:
+        """Shards of a sharded buffer that did not answer: the batch was drawn without them. None of other buffers."""
+        origin = self._origin if self._drawn is None else self._drawn.origin
+        return () if origin is None else origin.missing
+
+    @property
     def parts(self) -> object:
         """The notes of the layout that made the batch. With them it is filled again without another check."""
         return self._parts

@@ -19,12 +19,15 @@ class Origin:
         buffer: the name of the buffer, which no other buffer has, here or elsewhere.
         number: that of the sampler in the buffer.
         sampler: the object itself, if it is in this process.
+        missing: shards of the buffer without which it drew.
     """
 
-    __slots__ = ("__weakref__", "buffer", "number", "sampler")
+    __slots__ = ("__weakref__", "buffer", "missing", "number", "sampler")
 
-    def __init__(self, buffer: str, number: int, sampler: object = None) -> None:
-        self.buffer, self.number, self.sampler = buffer, number, sampler
+    def __init__(
+        self, buffer: str, number: int, sampler: object = None, missing: tuple[int, ...] = ()
+    ) -> None:
+        self.buffer, self.number, self.sampler, self.missing = buffer, number, sampler, missing
 
     def __copy__(self) -> Origin:
         return self
@@ -33,16 +36,16 @@ class Origin:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _found, (self.buffer, self.number)
+        return _found, (self.buffer, self.number, self.missing)
 
 
 # The origins whose samplers are in this process, by buffer and number.
 _here: weakref.WeakValueDictionary[tuple[str, int], Origin] = weakref.WeakValueDictionary()
 
 
-def _found(buffer: str, number: int) -> Origin:
+def _found(buffer: str, number: int, missing: tuple[int, ...]) -> Origin:
     origin = _here.get((buffer, number))
-    return Origin(buffer, number) if origin is None else origin
+    return Origin(buffer, number, missing=missing) if origin is None else origin
 
 
 class Origins:
@@ -56,21 +59,22 @@ class Origins:
 
     def __init__(self) -> None:
         self.buffer = secrets.token_hex(16)
-        # id of a sampler, which lives as long as it stands here -> its origin
-        self._known: dict[int, Origin] = {}
+        # id of a sampler, which lives as long as it stands here, and missing shards -> its origin
+        self._known: dict[tuple[int, tuple[int, ...]], Origin] = {}
         self._last = Origin(self.buffer, 0)
         self._count = 1
 
-    def of(self, sampler: object) -> Origin:
-        """Return the origin of what `sampler` draws now."""
-        if self._last.sampler is sampler:
+    def of(self, sampler: object, missing: tuple[int, ...] = ()) -> Origin:
+        """Return the origin of what `sampler` draws now, without the shards that are missing."""
+        if self._last.sampler is sampler and self._last.missing == missing:
             return self._last
-        origin = self._known.pop(id(sampler), None)
+        key = id(sampler), missing
+        origin = self._known.pop(key, None)
         if origin is None:
-            origin = Origin(self.buffer, self._count, sampler)
+            origin = Origin(self.buffer, self._count, sampler, missing)
             self._count += 1
             _here[self.buffer, origin.number] = origin
-        self._known[id(sampler)] = self._last = origin  # the last one drawn with stands last
+        self._known[key] = self._last = origin  # the last one drawn with stands last
         if len(self._known) > KEPT:
             del self._known[next(iter(self._known))]
         return origin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import numpy.typing as npt
 
 from reverie.episode import Episode
 from reverie.errors import NoAnswer, ReplayError
-from reverie.ray.shard import Facts, unpacked
+from reverie.ray.shard import Facts, Seed, unpacked
 from reverie.samplers import Sampler
-from reverie.union import Answer, Request
+from reverie.union import Answer, Later, Request
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -22,38 +23,68 @@ AGAIN_S = 0.1  # how long to wait before an actor that is being started again is
 READ_AT_ONCE = 4  # episodes that travel together
 
 
-def call(actor: Any, number: int, wait_s: float, method: str, *args: Any) -> Any:
-    """Return what a shard answers. One that is being started again is asked again: every call may come twice.
+class Call:
+    """A call of a shard that has begun. A shard that is being started again is asked again: every call may come twice.
 
-    Raises:
-        NoAnswer: it did not answer in time. Errors of the shard are raised as they are.
+    Args:
+        actor, number: the shard, and which it is.
+        wait_s: how long to wait for the answer, from now on.
+        method, *args: what to call.
+        patient: whether to ask again. If not, an actor that died is no answer at once.
     """
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            return fetch(getattr(actor, method).remote(*args), number, deadline, wait_s)
-        except NoAnswer:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(AGAIN_S)
+
+    def __init__(
+        self, actor: Any, number: int, wait_s: float, method: str, *args: Any, patient: bool = True
+    ) -> None:
+        self._method, self._args = getattr(actor, method), args
+        self._number, self._wait_s, self._patient = number, wait_s, patient
+        self._deadline = time.monotonic() + wait_s
+        self._post()
+
+    def _post(self) -> None:
+        self._reference = answer_of(self._method.remote(*self._args))
+
+    def ended(self) -> bool:
+        """Return whether there is an answer or an error."""
+        return self._reference.done()
+
+    def answer(self) -> Any:
+        """Return what the shard answers.
+
+        Raises:
+            NoAnswer: it did not answer in time. Errors of the shard are raised as they are.
+        """
+        while True:
+            try:
+                return fetch(self._reference, self._number, self._deadline, self._wait_s)
+            except NoAnswer:
+                if not self._patient or time.monotonic() > self._deadline:
+                    raise
+            time.sleep(AGAIN_S)
+            self._post()
 
 
-def fetch(reference: Any, number: int, deadline: float, wait_s: float) -> Any:
+def answer_of(reference: Any) -> Future[Any]:
+    """Return a future of what Ray has a reference to. `ray.get` looks every 10 ms where arrays come; this does not."""
+    future: Future[Any] = reference.future()
+    return future
+
+
+def fetch(reference: Future[Any], number: int, deadline: float, wait_s: float) -> Any:
     """Return what a call came to.
 
     Raises:
         NoAnswer: the actor died, or the deadline passed.
     """
-    import ray
-    from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+    from ray.exceptions import RayActorError, RayTaskError
 
     try:
-        return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+        return reference.result(max(0.0, deadline - time.monotonic()))
     except RayTaskError as error:
         if isinstance(error.cause, ReplayError | IndexError):
             raise error.cause from error
         raise
-    except (GetTimeoutError, RayActorError) as error:
+    except (TimeoutError, RayActorError) as error:
         raise NoAnswer(
             f"shard {number}: wanted an answer within {wait_s:g} seconds, got none; see whether its machine and "
             f"process run (ray list actors), and try again or pass a longer wait_s"
@@ -66,41 +97,101 @@ class RemotePart:
     Args:
         actor: the shard. facts: what it was made from.
         wait_s: how long to wait for an answer.
+        others: whether draws go on without it while it does not answer.
+
+    Attributes:
+        missed: whether the draw that began last goes on without it.
     """
 
-    def __init__(self, actor: Any, facts: Facts, wait_s: float) -> None:
+    def __init__(self, actor: Any, facts: Facts, wait_s: float, others: bool) -> None:
         self.spec, self.streams, self.number = facts.spec, facts.streams, facts.number
+        self.missed = False
         self._capacity = facts.capacity
-        self._actor, self._wait_s = actor, wait_s
+        self._actor, self._wait_s, self._others = actor, wait_s, others
         self._learner, self._life = secrets.token_hex(8), ""
         self._twins: dict[int, Sampler] = {}
         self._told: dict[int, bytes] = {}  # a sampler's settings as the shard knows them
         self._news: list[tuple[str, int, Sampler | None]] = []
         self._gone: list[int] = []  # keys of samplers that nobody holds any more
+        self._return: Call | None = None  # while the shard does not answer: what it will answer first
 
     def call(self, method: str, *args: Any) -> Any:
         """Return what a method of the shard returns."""
-        return call(self._actor, self.number, self._wait_s, method, *args)
+        return self.begin_call(method, *args)()
 
-    def _ask(self, name: str, *args: Any) -> Any:
-        """Return what the shard does as a part, after it was told what it does not know yet."""
+    def begin_call(self, method: str, *args: Any) -> Later[Any]:
+        """Let the shard do something."""
+        return Call(self._actor, self.number, self._wait_s, method, *args).answer
+
+    def _ask(self, name: str, *args: Any) -> Later[Any]:
+        """Let the shard do something as a part, after it was told what it does not know yet."""
         while self._gone:
             key = self._gone.pop()
             self._twins.pop(key, None)
             self._told.pop(key, None)
             self._news.append(("forget", key, None))
-        if not self._life:
-            self._join()
-        while True:
-            known, found = self.call("ask", self._learner, self._life, self._news, name, *args)
+        life, news = self._life, list(self._news)
+        patient = not self._others
+        begun = Call(
+            self._actor,
+            self.number,
+            self._wait_s,
+            "ask",
+            self._learner,
+            life,
+            news,
+            name,
+            *args,
+            patient=patient,
+        )
+
+        def said() -> Any:
+            known, found = begun.answer()
             if known:
-                self._news = []
+                self._news = [one for one in self._news if one not in news]
                 return unpacked(found)
-            self._join()
+            if self._life == life:
+                self._join()
+            return self._ask(name, *args)()
+
+        return said
 
     def _join(self) -> None:
         self._life = self.call("join", self._learner)
         self._news = [("learn", key, twin) for key, twin in self._twins.items()]
+
+    def _ask_or(self, absent: Any, name: str, *args: Any) -> Later[Any]:
+        """Ask, or go on with what stands for a shard that does not answer, if draws go on without it."""
+        if not self._others:
+            return self._ask(name, *args)
+        if self._return is not None and not self._is_back():
+            self.missed = True
+            return lambda: absent
+        answer = self._ask(name, *args)
+
+        def said() -> Any:
+            try:
+                return answer()
+            except NoAnswer:
+                self._return, self.missed = self._called_back(), True
+                return absent
+
+        return said
+
+    def _called_back(self) -> Call:
+        return Call(self._actor, self.number, self._wait_s, "facts", patient=False)
+
+    def _is_back(self) -> bool:
+        """Return whether the shard answers again. It is not waited for."""
+        if self._return is None or not self._return.ended():
+            return self._return is None
+        try:
+            self._return.answer()
+        except NoAnswer:
+            self._return = self._called_back()
+            return False
+        self._return = None
+        return True
 
     # --- what a part is asked --------------------------------------------------------------------------
 
@@ -108,22 +199,20 @@ class RemotePart:
     def capacity(self) -> int:
         return self._capacity
 
-    def sizes(self) -> tuple[int, int]:
-        found: tuple[int, int] = self._ask("sizes")
-        return found
+    def sizes(self) -> Later[tuple[int, int]]:
+        return self._ask("sizes")
 
-    def episodes(self) -> npt.NDArray[np.void]:
-        table: npt.NDArray[np.void] = self._ask("episodes")
-        return table
+    def episodes(self) -> Later[npt.NDArray[np.void]]:
+        return self._ask("episodes")
 
     def read_episodes(self, ranks: list[int] | None) -> Iterator[Episode]:
         """Read live episodes, a few at a time; what is evicted between the calls shifts the places of the rest."""
-        wanted = list(range(len(self.episodes()))) if ranks is None else ranks
+        wanted = list(range(len(self.episodes()()))) if ranks is None else ranks
         for first in range(0, len(wanted), READ_AT_ONCE):
             yield from self.call("episodes_at", wanted[first : first + READ_AT_ONCE])
 
-    def count_windows(self, length: int, boundary: str, stride: int) -> int:
-        return int(self._ask("count_windows", length, boundary, stride))
+    def count_windows(self, length: int, boundary: str, stride: int) -> Later[int]:
+        return self._ask("count_windows", length, boundary, stride)
 
     def learn(self, key: int, sampler: Sampler) -> None:
         self._twins[key] = sampler
@@ -132,6 +221,7 @@ class RemotePart:
     def imitate(self, key: int, sampler: Sampler) -> None:
         from ray import cloudpickle
 
+        self.missed = False  # every draw begins with this call
         twin = self._twins[key]
         twin.imitate(sampler)
         settings: bytes = cloudpickle.dumps(twin)
@@ -142,50 +232,48 @@ class RemotePart:
     def forgetting(self) -> Callable[[int], Any]:
         return self._gone.append
 
-    def common(self, key: int) -> Any:
-        return self._ask("common", key)
+    def common(self, key: int) -> Later[Any]:
+        return self._ask_or(None, "common", key)
 
-    def agree(self, key: int, commons: Sequence[Any]) -> None:
-        self._ask("agree", key, commons)
+    def agree(self, key: int, commons: Sequence[Any]) -> Later[None]:
+        return self._ask_or(None, "agree", key, commons)
 
-    def update(self, key: int, streams: Ints, anchors: Ints, priorities: Floats) -> None:
-        self._ask("update", key, streams, anchors, priorities)
+    def update(self, key: int, streams: Ints, anchors: Ints, priorities: Floats) -> Later[None]:
+        return self._ask_or(None, "update", key, streams, anchors, priorities)
 
-    def rewrite(self, streams: Ints, mask: npt.NDArray[np.bool_], ids: Ints, values: dict[str, Any]) -> None:
-        self._ask("rewrite", streams, mask, ids, values)
+    def rewrite(
+        self, streams: Ints, mask: npt.NDArray[np.bool_], ids: Ints, values: dict[str, Any]
+    ) -> Later[None]:
+        return self._ask("rewrite", streams, mask, ids, values)
 
     def close(self) -> None:
         """Nothing: whoever made the shards stops them."""
 
-    def mass(self, request: Request) -> float:
-        return float(self._ask("mass", request))
+    def mass(self, request: Request) -> Later[float]:
+        return self._ask_or(0.0, "mass", request)
 
-    def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Answer:
-        answer: Answer = self._ask("draw", request, _branch(rng), tries, envelope)
-        return answer
+    def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Later[Answer]:
+        return self._ask_or(Answer(0.0), "draw", request, _branch(rng), tries, envelope)
 
-    def take_back(self, request: Request) -> None:
-        self._ask("take_back", request)
+    def take_back(self, request: Request) -> Later[None]:
+        return self._ask_or(None, "take_back", request)
 
-    def tiles(self, request: Request, count: int) -> Answer:
-        answer: Answer = self._ask("tiles", request, count)
-        return answer
+    def tiles(self, request: Request, count: int) -> Later[Answer]:
+        return self._ask_or(Answer(0.0), "tiles", request, count)
 
-    def left(self, request: Request) -> int:
-        return int(self._ask("left", request))
+    def left(self, request: Request) -> Later[int]:
+        return self._ask_or(0, "left", request)
 
-    def begin(self, request: Request, rng: np.random.Generator) -> int:
-        return int(self._ask("begin", request, _branch(rng)))
+    def begin(self, request: Request, rng: np.random.Generator) -> Later[int]:
+        return self._ask_or(0, "begin", request, _branch(rng))
 
-    def take(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
-        answer: Answer = self._ask("take", request, _branch(rng), count)
-        return answer
+    def take(self, request: Request, rng: np.random.Generator, count: int) -> Later[Answer]:
+        return self._ask_or(Answer(0.0), "take", request, _branch(rng), count)
 
-    def sample(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
-        answer: Answer = self._ask("sample", request, _branch(rng), count)
-        return answer
+    def sample(self, request: Request, rng: np.random.Generator, count: int) -> Later[Answer]:
+        return self._ask("sample", request, _branch(rng), count)
 
 
-def _branch(rng: np.random.Generator) -> np.random.Generator:
-    """Return a generator that travels."""
-    return np.random.default_rng(rng.integers(2**63, size=2))
+def _branch(rng: np.random.Generator) -> Seed:
+    """Return what the shard makes a generator from: it travels faster than one."""
+    return Seed(*rng.integers(2**63, size=2).tolist())

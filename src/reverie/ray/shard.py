@@ -66,6 +66,13 @@ class Piece(NamedTuple):
     final_obs: Any = None
 
 
+class Seed(NamedTuple):
+    """What a random generator is made from."""
+
+    first: int
+    second: int
+
+
 class Packed(NamedTuple):
     """An answer with a batch, which travels as its contents."""
 
@@ -125,7 +132,8 @@ class Shard:
                 part.imitate(key, sampler)
             elif key not in part.samplers:
                 part.learn(key, sampler)
-        return True, self._answered(getattr(part, name)(*args))
+        given = (np.random.default_rng(arg) if isinstance(arg, Seed) else arg for arg in args)
+        return True, self._answered(getattr(part, name)(*given)())
 
     def _answered(self, found: Any) -> Any:
         if isinstance(found, Answer) and found.batch is not None:
@@ -279,14 +287,9 @@ def _without(rows: dict[str, Any], there: int) -> dict[str, Any]:
 
 
 def unpacked(found: Any) -> Any:
-    """Return what a shard answered, with arrays of one's own: what lies in Ray's store is read-only, and fills it."""
+    """Return what a shard answered. What lies in Ray's store is read-only, and fills it until it is copied."""
     if isinstance(found, Packed):
-        batch: Batch = from_contents(found.kind, _own_arrays(found.values))
-        return found.answer._replace(batch=batch)
+        values = {**found.values, "weight": found.values["weight"].copy()}
+        batch: Batch = from_contents(found.kind, values)
+        return found.answer._replace(batch=batch, own=False)
     return found.copy() if isinstance(found, np.ndarray) else found
-
-
-def _own_arrays(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _own_arrays(value) for key, value in tree.items()}
-    return tree.copy() if isinstance(tree, np.ndarray) else tree

@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,14 +14,16 @@ from reverie.buffer import ReplayBuffer
 from reverie.checks import positive, seed_number, stream_number
 from reverie.errors import BadSetting, NoAnswer, counted, need
 from reverie.file import check_settings
-from reverie.ray.remote import RemotePart, call
+from reverie.ray.remote import Call, RemotePart
 from reverie.ray.shard import Facts, Shard
 from reverie.ray.writer import Target, Writer
 from reverie.spec import StepSpec
-from reverie.union import Union
+from reverie.union import Union, all_said
+from reverie.values import shown
 
 NAMESPACE = "reverie"  # of the names of actors
 WAIT_S = 60.0
+Policy = Literal["wait", "others"]
 
 
 class ShardedBuffer(Union):
@@ -41,6 +43,10 @@ class ShardedBuffer(Union):
         seed: fixes the random choices of this object; None draws one from the operating system.
         name: others find the buffer by it, and the actors live on when this process ends. None: neither.
         wait_s: seconds to wait for an answer of a shard, and for a file that another process still has.
+        policy: what a draw does while a shard does not answer. "wait": it waits up to `wait_s`, and is exact. "others":
+            it goes on with the rest at once if the shard's process has ended, else after `wait_s`, until the shard
+            answers again. `missing`, and `missing` of the batch, say which shards it drew without. What the others
+            give has their exact distribution; priorities of steps of a missing shard are dropped.
         options: of Ray for each actor, such as `{"resources": {"disk": 1}}`.
 
     Raises:
@@ -66,6 +72,7 @@ class ShardedBuffer(Union):
         seed: int | None = None,
         name: str | None = None,
         wait_s: float = WAIT_S,
+        policy: Policy = "wait",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         ray = _running_ray()
@@ -76,6 +83,7 @@ class ShardedBuffer(Union):
                 f"capacity: wanted a multiple of {counted(count, 'shard')}, got {capacity}; pass {each * count}"
             )
         folder = Path(directory).absolute()
+        others = _checked_policy(policy)
         check_settings(spec, each, streams, residency, folder / "a", None, None)
         rng = np.random.default_rng(None if seed is None else seed_number(seed))
         if name is not None and _found(ray, name, 0) is not None:
@@ -92,34 +100,37 @@ class ShardedBuffer(Union):
                 how |= {"name": f"{name}/{number}", "namespace": NAMESPACE, "lifetime": "detached"}
             actors.append(ray.remote(Shard).options(**how).remote(facts))
         try:
-            self._meet(actors, rng, wait_s, name)
+            self._meet(actors, rng, wait_s, name, others)
         except BaseException:
             for actor in actors:
                 ray.kill(actor)
             raise
 
-    def _meet(self, actors: Sequence[Any], rng: np.random.Generator, wait_s: float, name: str | None) -> None:
+    def _meet(
+        self, actors: Sequence[Any], rng: np.random.Generator, wait_s: float, name: str | None, others: bool
+    ) -> None:
         """Begin with actors, once all have opened their files."""
         # A shard may wait for its file as long as this object waits for the shard: what it says then must arrive.
-        known = [call(actor, number, wait_s + 10, "facts")[0] for number, actor in enumerate(actors)]
+        calls = [Call(actor, number, wait_s + 10, "facts") for number, actor in enumerate(actors)]
+        known = [begun.answer()[0] for begun in calls]
         self._actors, self._wait_s, self.name = list(actors), wait_s, name
         self._streams_each = known[0].streams
         self._buffers: tuple[ReplayBuffer, ...] = ()
-        parts = [RemotePart(actor, facts, wait_s) for actor, facts in zip(actors, known, strict=True)]
-        self._shards = parts
-        self._begin(known[0].spec, parts, None, rng)
+        shards = zip(actors, known, strict=True)
+        self._shards = [RemotePart(actor, facts, wait_s, others) for actor, facts in shards]
+        self._begin(known[0].spec, self._shards, None, rng)
 
     @classmethod
-    def attached(cls, name: str, seed: int | None, wait_s: float) -> ShardedBuffer:
+    def attached(cls, name: str, seed: int | None, wait_s: float, policy: Policy) -> ShardedBuffer:
         """Return one of actors that run; see `attach`."""
-        ray = _running_ray()
+        ray, others = _running_ray(), _checked_policy(policy)
         first = _found(ray, name, 0)
         if first is None:
             raise NoAnswer(
                 f"name: wanted a sharded buffer that runs, got none of the name {name!r}; make it with "
                 f"ShardedBuffer(…, name={name!r}), or see whether this is its cluster"
             )
-        facts = call(first, 0, wait_s, "facts")[0]
+        facts = Call(first, 0, wait_s, "facts").answer()[0]
         actors = [_found(ray, name, number) for number in range(facts.shards)]
         if None in actors:
             raise NoAnswer(
@@ -128,7 +139,7 @@ class ShardedBuffer(Union):
             )
         self = cls.__new__(cls)
         rng = np.random.default_rng(None if seed is None else seed_number(seed))
-        self._meet(actors, rng, wait_s, name)
+        self._meet(actors, rng, wait_s, name, others)
         return self
 
     def writer(self, stream: int, *, batch: int = 64, in_flight: int = 2, take_over: bool = False) -> Writer:
@@ -159,17 +170,21 @@ class ShardedBuffer(Union):
 
     def inspect(self) -> list[dict[str, Any]]:
         """Return for each shard its file, its process, its live steps and the bytes of memory they take."""
-        found = []
-        for part in self._shards:
-            facts, process = part.call("facts")
-            steps, size = part.sizes()
-            found.append({"path": str(facts.path), "process": process, "steps": steps, "nbytes": size})
-        return found
+        known = all_said(part.begin_call("facts") for part in self._shards)
+        sizes = all_said(part.sizes() for part in self._shards)
+        return [
+            {"path": str(facts.path), "process": process, "steps": steps, "nbytes": size}
+            for (facts, process), (steps, size) in zip(known, sizes, strict=True)
+        ]
 
     def flush(self) -> None:
         """Make what every shard has acknowledged survive a loss of power."""
-        for part in self._shards:
-            part.call("flush")
+        all_said(part.begin_call("flush") for part in self._shards)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The shards without which the last draw went on; none with the policy "wait"."""
+        return tuple(part.number for part in self._shards if part.missed)
 
     def close(self) -> None:
         """Let go of the shards. Those without a name are stopped; the others run on. Twice is fine."""
@@ -181,7 +196,7 @@ class ShardedBuffer(Union):
         ray = _running_ray()
         actors, self._actors = self._actors, []
         for number, actor in enumerate(actors):
-            call(actor, number, self._wait_s, "close")
+            Call(actor, number, self._wait_s, "close").answer()
         for actor in actors:
             ray.kill(actor)
 
@@ -191,19 +206,31 @@ class ShardedBuffer(Union):
         return f"ShardedBuffer{named}({counted(self.capacity, 'step')} at most in {shards}, {streams})"
 
 
-def attach(name: str, *, seed: int | None = None, wait_s: float = WAIT_S) -> ShardedBuffer:
+def attach(
+    name: str, *, seed: int | None = None, wait_s: float = WAIT_S, policy: Policy = "wait"
+) -> ShardedBuffer:
     """Return a sharded buffer that runs in this cluster, whoever made it.
 
     Args:
         name: what it was given.
         seed: fixes the random choices of this object; None draws one from the operating system.
-        wait_s: seconds to wait for an answer of a shard.
+        wait_s, policy: as for `ShardedBuffer`, for draws of this object.
 
     Raises:
         NoAnswer: there is none of this name, or a shard does not answer.
         BadSetting: Ray is not running. ModuleNotFoundError: Ray is not installed.
     """
-    return ShardedBuffer.attached(name, seed, wait_s)
+    return ShardedBuffer.attached(name, seed, wait_s, policy)
+
+
+def _checked_policy(policy: object) -> bool:
+    """Return whether draws go on with the other shards."""
+    if policy not in ("wait", "others"):
+        raise BadSetting(
+            f'policy: wanted "wait" or "others", got {shown(policy)}; choose what a draw does while a shard does not '
+            f"answer"
+        )
+    return policy == "others"
 
 
 def _running_ray() -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from reverie.engine import Intake
 from reverie.errors import BufferClosed, FileError, NoAnswer, WrongProcess
-from reverie.ray.remote import AGAIN_S, call, fetch
+from reverie.ray.remote import AGAIN_S, Call, answer_of, fetch
 from reverie.ray.shard import Piece
 from reverie.spec import StepSpec
 from reverie.values import Tree, tree_build
@@ -160,7 +160,7 @@ class Writer:
     # --- batches ---------------------------------------------------------------------------------------
 
     def _call(self, method: str, *args: Any) -> Any:
-        return call(self._target.actor, self._target.number, self._target.wait_s, method, *args)
+        return Call(self._target.actor, self._target.number, self._target.wait_s, method, *args).answer()
 
     def _end_piece(self, final: dict[str, Any]) -> None:
         """Make a piece of the rows."""
@@ -190,7 +190,8 @@ class Writer:
 
     def _posted(self, first: int, pieces: list[Piece]) -> Sent:
         target = self._target
-        return Sent(first, pieces, target.actor.append.remote(target.stream, self._name, first, pieces))
+        sent = target.actor.append.remote(target.stream, self._name, first, pieces)
+        return Sent(first, pieces, answer_of(sent))
 
     def _settle(self, most: int) -> None:
         """Wait until at most so many batches are on their way."""

@@ -11,7 +11,7 @@ draws in the same moment. What succeeded has exactly the distribution of the who
 whose mass has grown beyond its envelope says so, and the round is taken back.
 """
 
-from reverie.union.part import Answer, LocalPart, Part, Request
+from reverie.union.part import Answer, Later, LocalPart, Part, Request, all_said
 from reverie.union.union import Union
 
-__all__ = ["Answer", "LocalPart", "Part", "Request", "Union"]
+__all__ = ["Answer", "Later", "LocalPart", "Part", "Request", "Union", "all_said"]

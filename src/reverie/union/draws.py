@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from reverie.errors import NotEnoughData, counted
 from reverie.samplers import LEAST_ACCEPTED, Fresh, Mixture, Sampler, Scale, Shuffled
-from reverie.union.part import Answer, Part, Request
+from reverie.union.part import Answer, Later, Part, Request, all_said
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -50,7 +51,7 @@ class Draws:
             NotEnoughData: there is no window; with weights: a part that has some weight has none.
         """
         if len(self._parts) == 1:
-            return [(0, self._parts[0].sample(request, self._rng, count))]
+            return [(0, self._parts[0].sample(request, self._rng, count)())]
         if self._weights is not None:
             return self._by_weight(request, count, self._weights)
         if isinstance(sampler, Mixture):
@@ -68,13 +69,16 @@ class Draws:
         return self._in_proportion(request, sampler, count)
 
     def _by_weight(self, request: Request, count: int, weights: Floats) -> list[Piece]:
-        pieces = []
-        for number, wanted in enumerate(self._rng.multinomial(count, weights).tolist()):
+        shares = self._rng.multinomial(count, weights).tolist()
+        asked: list[tuple[int, Later[Answer]]] = []
+        for number, wanted in enumerate(shares):
             if wanted:
-                try:
-                    pieces.append((number, self._parts[number].sample(request, self._rng, wanted)))
-                except NotEnoughData as error:
-                    raise type(error)(f"part {number} of the union: {error}") from error
+                with _naming(number):
+                    asked.append((number, self._parts[number].sample(request, self._rng, wanted)))
+        pieces = []
+        for number, answer in asked:
+            with _naming(number):
+                pieces.append((number, answer()))
         return pieces
 
     def _in_proportion(self, request: Request, sampler: Sampler, count: int) -> list[Piece]:
@@ -108,7 +112,7 @@ class Draws:
         return pieces
 
     def _masses(self, request: Request) -> Floats:
-        return np.array([part.mass(request) for part in self._parts])
+        return np.array(all_said(part.mass(request) for part in self._parts))
 
     def _round(self, request: Request, masses: Floats, tries: int) -> list[Piece]:
         """Return what the parts answer to so many tries in all; if one is broken, nothing was drawn."""
@@ -117,36 +121,40 @@ class Draws:
         total = envelopes.sum()
         if not total > 0:
             raise self._not_enough(request)
-        answers: list[Piece] = []
-        for number, share in enumerate(self._rng.multinomial(tries, envelopes / total).tolist()):
-            # A part that grew from nothing must be found, too: it is asked for its mass with no tries.
-            answer = self._parts[number].draw(request, self._rng, share, float(envelopes[number]))
-            answers.append((number, answer))
-            if answer.broken:
-                self.broken += 1
-                self._slack[number] = max(SLACK, min(1.0, 2 * self._slack[number]))
-                for asked, earlier in answers:
-                    if earlier.batch is not None:
-                        self._parts[asked].take_back(request)
-                return answers
-        self._slack = np.where(self._slack > SLACK / 16, self._slack * 0.75, 0.0)
-        return answers
+        shares = self._rng.multinomial(tries, envelopes / total).tolist()
+        # A part that grew from nothing must be found, too: it is asked for its mass with no tries.
+        answers = all_said(
+            part.draw(request, self._rng, share, envelope)
+            for part, share, envelope in zip(self._parts, shares, envelopes.tolist(), strict=True)
+        )
+        broken = [number for number, answer in enumerate(answers) if answer.broken]
+        if broken:
+            self.broken += 1
+            self._slack[broken] = np.clip(2 * self._slack[broken], SLACK, 1.0)
+            drawn = zip(self._parts, answers, strict=True)
+            all_said(part.take_back(request) for part, answer in drawn if answer.batch is not None)
+        else:
+            self._slack = np.where(self._slack > SLACK / 16, self._slack * 0.75, 0.0)
+        return list(enumerate(answers))
 
     def _shuffled(self, request: Request, count: int) -> list[Piece]:
         pieces: list[Piece] = []
         missing, empty = count, 0
         while missing:
-            left = np.array([part.left(request) for part in self._parts])
+            left = np.array(all_said(part.left(request) for part in self._parts))
             if not left.any():
-                left = np.array([part.begin(request, self._rng) for part in self._parts])
+                left = np.array(all_said(part.begin(request, self._rng) for part in self._parts))
                 empty += 1
                 if not left.any() or empty > count + 1:
                     raise self._not_enough(request)
             wanted = min(missing, int(left.sum()))
             # Every order of what is left is alike: so are the numbers of the next ones by part.
             shares = self._rng.multivariate_hypergeometric(left, wanted, method="marginals")
-            for number in np.flatnonzero(shares).tolist():
-                answer = self._parts[number].take(request, self._rng, int(shares[number]))
+            numbers = np.flatnonzero(shares).tolist()
+            taken = all_said(
+                self._parts[number].take(request, self._rng, int(shares[number])) for number in numbers
+            )
+            for number, answer in zip(numbers, taken, strict=True):
                 if answer.batch is not None:
                     pieces.append((number, answer))
                     missing -= len(answer.batch)
@@ -157,7 +165,7 @@ class Draws:
         missing, turn = count, self._turn
         for place in range(len(self._parts)):
             number = (turn + place) % len(self._parts)
-            answer = self._parts[number].tiles(request, missing) if missing else Answer(0.0)
+            answer = self._parts[number].tiles(request, missing)() if missing else Answer(0.0)
             if answer.batch is not None:
                 pieces.append((number, answer))
                 missing -= len(answer.batch)
@@ -170,3 +178,12 @@ class Draws:
             f"above 0, got none in the {counted(len(self._parts), 'part')} of the union; add more steps, or ask for a "
             f"shorter length"
         )
+
+
+@contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Say in an error which part has nothing to draw."""
+    try:
+        yield
+    except NotEnoughData as error:
+        raise type(error)(f"part {number} of the union: {error}") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from functools import partial, wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,28 @@ from reverie.spec import StepSpec
 from reverie.store import Blocks
 
 Floats = npt.NDArray[np.float64]
+Said = TypeVar("Said")
+Asked = ParamSpec("Asked")
+Owner = TypeVar("Owner")
+Later: TypeAlias = Callable[[], Said]  # waits for an answer, and returns it
+
+
+def all_said(answers: Iterable[Later[Said]]) -> list[Said]:
+    """Return what several parts answer, which were all asked before the first answer is waited for."""
+    return [answer() for answer in list(answers)]
+
+
+def at_once(
+    method: Callable[Concatenate[Owner, Asked], Said],
+) -> Callable[Concatenate[Owner, Asked], Later[Said]]:
+    """Let a method that answers at once look like one whose answer is waited for."""
+
+    @wraps(method)
+    def ask(self: Owner, /, *args: Asked.args, **named: Asked.kwargs) -> Later[Said]:
+        said = method(self, *args, **named)
+        return lambda: said
+
+    return ask
 
 
 @dataclass(frozen=True)
@@ -57,16 +79,21 @@ class Answer(NamedTuple):
         batch: what was drawn, as a batch of the part; None if nothing was.
         scale: what the batch's importance weights are told from.
         broken: the mass was above the envelope, and nothing was drawn.
+        own: whether the batch lies in memory of its own. If not, it is to be copied; its weights may be written to.
     """
 
     mass: float
     batch: Batch | None = None
     scale: Scale | None = None
     broken: bool = False
+    own: bool = True
 
 
 class Part(Protocol):
-    """What a union asks of each of its parts. Every call is one moment of the part.
+    """What a union asks of each of its parts.
+
+    A method that returns a `Later` begins at once: all parts are asked before the first answer is waited for. What it
+    does is one moment of the part.
 
     Attributes:
         spec: its fields. streams: how many it has.
@@ -79,16 +106,16 @@ class Part(Protocol):
     def capacity(self) -> int:
         """Steps that it keeps in all."""
 
-    def sizes(self) -> tuple[int, int]:
+    def sizes(self) -> Later[tuple[int, int]]:
         """Return how many steps are live, and the bytes of memory they take."""
 
-    def episodes(self) -> npt.NDArray[np.void]:
+    def episodes(self) -> Later[npt.NDArray[np.void]]:
         """Return a table of its own of the live episodes."""
 
     def read_episodes(self, ranks: list[int] | None) -> Iterator[Episode]:
         """Read live episodes by their places in that table; None means all."""
 
-    def count_windows(self, length: int, boundary: str, stride: int) -> int:
+    def count_windows(self, length: int, boundary: str, stride: int) -> Later[int]:
         """Return how many anchors there are for such windows."""
 
     def learn(self, key: int, sampler: Sampler) -> None:
@@ -100,43 +127,43 @@ class Part(Protocol):
     def forgetting(self) -> Callable[[int], Any]:
         """Return what lets the sampler of a key go; it does not keep the part."""
 
-    def common(self, key: int) -> Any:
+    def common(self, key: int) -> Later[Any]:
         """Return what the samplers of this key have in common in all parts."""
 
-    def agree(self, key: int, commons: Sequence[Any]) -> None:
+    def agree(self, key: int, commons: Sequence[Any]) -> Later[None]:
         """Let the sampler take over what they have in common."""
 
-    def update(self, key: int, streams: Ints, anchors: Ints, priorities: Floats) -> None:
+    def update(self, key: int, streams: Ints, anchors: Ints, priorities: Floats) -> Later[None]:
         """Give the live ones of these anchors checked priorities."""
 
-    def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> None:
+    def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> Later[None]:
         """Store checked values of extra fields for those steps of windows, (B, L), that are real and live."""
 
     def close(self) -> None:
         """Let go of what the union opened."""
 
-    def mass(self, request: Request) -> float:
+    def mass(self, request: Request) -> Later[float]:
         """Return the weight of all that a try may give."""
 
-    def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Answer:
+    def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Later[Answer]:
         """Return what comes of tries, each of which succeeds with probability mass / envelope."""
 
-    def take_back(self, request: Request) -> None:
+    def take_back(self, request: Request) -> Later[None]:
         """Let the sampler forget the last draw."""
 
-    def tiles(self, request: Request, count: int) -> Answer:
+    def tiles(self, request: Request, count: int) -> Later[Answer]:
         """Return up to `count` tiles that a `Fresh` has not shown yet."""
 
-    def left(self, request: Request) -> int:
+    def left(self, request: Request) -> Later[int]:
         """Return how many windows of the epoch of a `Shuffled` were not taken yet."""
 
-    def begin(self, request: Request, rng: np.random.Generator) -> int:
+    def begin(self, request: Request, rng: np.random.Generator) -> Later[int]:
         """Begin an epoch of a `Shuffled`, if there is a window; return how many there are."""
 
-    def take(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
+    def take(self, request: Request, rng: np.random.Generator, count: int) -> Later[Answer]:
         """Return the next `count` windows of the epoch, but those that were evicted meanwhile."""
 
-    def sample(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
+    def sample(self, request: Request, rng: np.random.Generator, count: int) -> Later[Answer]:
         """Return `count` windows as the part alone would draw them."""
 
 
@@ -158,15 +185,18 @@ class LocalPart:
     def capacity(self) -> int:
         return self.buffer.capacity
 
+    @at_once
     def sizes(self) -> tuple[int, int]:
         return len(self.buffer), self.buffer.nbytes
 
+    @at_once
     def episodes(self) -> npt.NDArray[np.void]:
         return np.asarray(self.buffer.episodes)
 
     def read_episodes(self, ranks: list[int] | None) -> Iterator[Episode]:
         return self.buffer.read_episodes(ranks)
 
+    @at_once
     def count_windows(self, length: int, boundary: str, stride: int) -> int:
         return self.buffer.count_windows(length, boundary, stride=stride)
 
@@ -179,15 +209,19 @@ class LocalPart:
     def forgetting(self) -> Callable[[int], Any]:
         return partial(_forget, self.samplers)
 
+    @at_once
     def common(self, key: int) -> Any:
         return self.samplers[key].common()
 
+    @at_once
     def agree(self, key: int, commons: Sequence[Any]) -> None:
         self.samplers[key].agree(commons)
 
+    @at_once
     def update(self, key: int, streams: Ints, anchors: Ints, priorities: Floats) -> None:
         self.buffer.engine.update(self.samplers[key], streams, anchors, priorities)
 
+    @at_once
     def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> None:
         self.buffer.engine.rewrite(streams, mask, ids, values)
 
@@ -195,6 +229,7 @@ class LocalPart:
         if self.owned:
             self.buffer.close()
 
+    @at_once
     def mass(self, request: Request) -> float:
         engine = self.buffer.engine
         with engine.turn:
@@ -207,6 +242,7 @@ class LocalPart:
             engine.memories.used()
             return mass
 
+    @at_once
     def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Answer:
         with self._drawing(request) as (sampler, anchors):
             mass = 0.0 if anchors.index.is_empty() else sampler.mass(anchors, request.exact)
@@ -219,19 +255,23 @@ class LocalPart:
             batch = None if drawn is None else self._gathered(request, anchors, rng, drawn)
             return Answer(mass, batch, sampler.scale(anchors))
 
+    @at_once
     def take_back(self, request: Request) -> None:
         with self.buffer.engine.turn:
             self.samplers[request.key].rewind()
 
+    @at_once
     def tiles(self, request: Request, count: int) -> Answer:
         with self._drawing(request) as (sampler, anchors):
             drawn = sampler.tiles(anchors, count)
             return Answer(len(drawn.ids), self._gathered(request, anchors, None, drawn))
 
+    @at_once
     def left(self, request: Request) -> int:
         with self._drawing(request) as (sampler, anchors):
             return int(sampler.left(anchors))
 
+    @at_once
     def begin(self, request: Request, rng: np.random.Generator) -> int:
         with self._drawing(request) as (sampler, anchors):
             if anchors.index.is_empty() or not anchors.count():
@@ -239,11 +279,13 @@ class LocalPart:
             sampler.begin(anchors, rng)
             return int(sampler.left(anchors))
 
+    @at_once
     def take(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
         with self._drawing(request) as (sampler, anchors):
             drawn = sampler.take(anchors, count)
             return Answer(len(drawn.ids), self._gathered(request, anchors, rng, drawn))
 
+    @at_once
     def sample(self, request: Request, rng: np.random.Generator, count: int) -> Answer:
         with self._drawing(request) as (sampler, anchors):
             if anchors.index.is_empty():

@@ -29,7 +29,7 @@ from reverie.samplers import Sampler, Uniform
 from reverie.spec import StepSpec
 from reverie.store import Blocks
 from reverie.union.draws import Draws, Piece
-from reverie.union.part import LocalPart, Part, Request
+from reverie.union.part import LocalPart, Part, Request, all_said
 from reverie.values import shown, tree_map
 
 PartLike = ReplayBuffer | str | os.PathLike[str]
@@ -117,21 +117,26 @@ class Union(Bound):
         """The buffers, in order."""
         return self._buffers
 
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The parts without which the last draw went on: none, but those of shards that do not answer."""
+        return ()
+
     # --- what there is ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return the live steps of all parts."""
-        return sum(part.sizes()[0] for part in self._parts)
+        return sum(steps for steps, _ in all_said(part.sizes() for part in self._parts))
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory of all parts."""
-        return sum(part.sizes()[1] for part in self._parts)
+        return sum(size for _, size in all_said(part.sizes() for part in self._parts))
 
     @property
     def episodes(self) -> npt.NDArray[np.void]:
         """The live episodes of all parts, those of the first part first, as a structured array."""
-        tables = [part.episodes() for part in self._parts]
+        tables = all_said(part.episodes() for part in self._parts)
         for first, table in zip(self._firsts.tolist(), tables, strict=False):
             table["stream"] += first
         return np.concatenate(tables)
@@ -157,11 +162,8 @@ class Union(Bound):
         if numbers is None:
             asked: list[tuple[int, list[int] | None]] = [(which, None) for which in range(len(self._parts))]
         else:
-            places = [
-                (which, rank)
-                for which, part in enumerate(self._parts)
-                for rank in range(len(part.episodes()))
-            ]
+            tables = all_said(part.episodes() for part in self._parts)
+            places = [(which, rank) for which, table in enumerate(tables) for rank in range(len(table))]
             chosen = [places[checked_rank(operator.index(number), len(places))] for number in numbers]
             asked = [(which, [rank for _, rank in run]) for which, run in groupby(chosen, itemgetter(0))]
         # Every part is asked at once, so that what is evicted later does not shift its numbers.
@@ -172,7 +174,7 @@ class Union(Bound):
 
     def count_windows(self, length: int, boundary: str = "inside", *, stride: int = 1) -> int:
         """Return how many different anchors there are now for such windows, in all parts."""
-        return sum(part.count_windows(length, boundary, stride) for part in self._parts)
+        return sum(all_said(part.count_windows(length, boundary, stride) for part in self._parts))
 
     def __repr__(self) -> str:
         parts = "\n  ".join(repr(part) for part in self.parts)
@@ -221,26 +223,26 @@ class Union(Bound):
                 stride=asked.stride,
             )
             pieces = self._draws.draw(request, chosen, asked.batch_size)
-            for number, answer in pieces:
-                if answer.batch is not None:
-                    answer.batch.stream[...] += self._firsts[number]
-            if len(pieces) == 1 and out is None and pieces[0][1].batch is not None:
-                batch = pieces[0][1].batch
+            number, answer = pieces[0]
+            if len(pieces) == 1 and out is None and answer.own and answer.batch is not None:
+                batch = answer.batch
+                batch.stream[...] += self._firsts[number]
             else:
                 batch = layout.allocate(self._blocks) if out is None else out
                 self._put_together(pieces, layout.arrays(batch), layout.arrays)
-            note_origin(batch, self._origins.of(chosen), asked.stride)
+            note_origin(batch, self._origins.of(chosen, self.missing), asked.stride)
             return batch
 
     def _put_together(self, pieces: list[Piece], arrays: dict[str, Any], arrays_of: Any) -> None:
         """Copy the rows of all pieces to places of a batch, in random order."""
         size = len(arrays["stream"])
         places = self._rng.permutation(size) if len(pieces) > 1 else np.arange(size)
-        for _, answer in pieces:
+        for number, answer in pieces:
             if answer.batch is not None:
                 here, places = places[: len(answer.batch)], places[len(answer.batch) :]
                 for name, array in arrays_of(answer.batch).items():
                     arrays[name][here] = array
+                arrays["stream"][here] += self._firsts[number]
 
     def sample_steps(self, batch_size: int, *, fields: Iterable[str] | None = None) -> StepBatch:
         """Return `batch_size` single steps with their successors; see `ReplayBuffer.sample_steps`."""
@@ -279,13 +281,16 @@ class Union(Bound):
         priorities = checked_priorities(sampler, batch, td_errors)
         with self._lock:
             key = self._key(sampler)
-            for number, rows in self._rows(batch):
-                stream = batch.stream[rows] - self._firsts[number]
-                self._parts[number].update(key, stream, batch.anchor[rows], priorities[rows])
-            commons = [part.common(key) for part in self._parts]
-            if any(common is not None for common in commons):
-                for part in self._parts:
-                    part.agree(key, commons)
+            all_said(
+                self._parts[number].update(
+                    key, batch.stream[rows] - self._firsts[number], batch.anchor[rows], priorities[rows]
+                )
+                for number, rows in self._rows(batch)
+            )
+            found = all_said(part.common(key) for part in self._parts)
+            commons = [common for common in found if common is not None]
+            if commons:
+                all_said(part.agree(key, commons) for part in self._parts)
 
     def write_back(self, batch: Batch, **values: npt.ArrayLike) -> None:
         """Store new values of extra fields for the steps of a batch, each in its part.
@@ -298,7 +303,7 @@ class Union(Bound):
             for number, rows in self._rows(batch):
                 stream = batch.stream[rows] - self._firsts[number]
                 chosen = {name: np.asarray(value)[rows] for name, value in checked.items()}
-                self._parts[number].rewrite(stream, batch.mask[rows], ids[rows], chosen)
+                self._parts[number].rewrite(stream, batch.mask[rows], ids[rows], chosen)()
 
     def _rows(self, batch: Batch) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Return the parts that a batch shows, and which of its rows belong to each."""
