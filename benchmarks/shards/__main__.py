@@ -1,0 +1,61 @@
+"""Measure what shards on Ray cost; print the tables, and write them to benchmarks/results/shards.json and the page."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.shards.buffers import Sizes
+from benchmarks.shards.drawing import draws
+from benchmarks.shards.figures import Table, read, show, write
+from benchmarks.shards.memory import memory
+from benchmarks.shards.pages import PAGE, RESULTS, put_tables
+from benchmarks.shards.peer import peer
+from benchmarks.shards.plain import cluster
+from benchmarks.shards.restarts import restarts
+from benchmarks.shards.writing import writes
+
+SECTIONS: dict[str, Callable[[Sizes, Path], dict[str, Table]]] = {
+    "draws": draws,
+    "writers": writes,
+    "restarts": restarts,
+    "memory": memory,
+}
+THEIRS = "torchrl"
+
+
+def measured(names: list[str], sizes: Sizes) -> dict[str, Table]:
+    """Return the tables of some sections, measured in one cluster."""
+    tables: dict[str, Table] = {}
+    with tempfile.TemporaryDirectory() as folder, cluster(sizes.store_bytes):
+        for name in names:
+            tables |= SECTIONS[name](sizes, Path(folder))
+    return tables
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shards", description=__doc__)
+    known = [*SECTIONS, THEIRS]
+    parser.add_argument("sections", nargs="*", default=known, help=f"some of {', '.join(known)}; all if none")
+    parser.add_argument("--rounds", type=int, default=Sizes().rounds, help="repeats of a draw")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write JSON")
+    settings = parser.parse_args()
+    sizes = replace(Sizes(), rounds=settings.rounds)
+    tables = read(settings.out)[1] if settings.out.exists() else {}
+    tables |= measured([name for name in settings.sections if name in SECTIONS], sizes)
+    if THEIRS in settings.sections:
+        tables |= peer(sizes)
+    for table in tables.values():
+        print("", table.title, "", *show(table), sep="\n")
+    write(settings.out, tables, {"ray": version("ray")})
+    if settings.out == RESULTS:
+        put_tables(PAGE, settings.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Seconds from `kill -9` of a shard to the first batch again, beside Ray's own restart of a plain actor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import in_turn, seconds_of
+from benchmarks.shards.buffers import STREAMS, Sizes, bytes_of, filled, named
+from benchmarks.shards.figures import Table, times
+from benchmarks.shards.plain import LOOK_S, answer, started
+
+SHARDS = 2
+RAY = "Ray starting a plain actor"
+
+
+def restarts(sizes: Sizes, folder: Path) -> dict[str, Table]:
+    """Time how long a draw waits for a shard that was killed."""
+    with filled(sizes.steps, (SHARDS,), folder / "killed") as made:
+        buffer = made[named(SHARDS)]
+        actor = started(bytes_of(buffer.sample(sizes.batch, sizes.length)))
+        calls = {
+            f"one of {named(SHARDS)}": killed_shard(buffer, sizes),
+            RAY: killed_actor(actor),
+            "a process that imports what a shard needs": importing,
+        }
+        seconds = in_turn(calls, sizes.kills, warm_up=0)
+    each = sizes.steps // SHARDS
+    title = f"From `kill -9` to the first batch; the shard has a file of {each:,} frames in {STREAMS // SHARDS} streams"
+    return {"restarts": Table(title, "seconds", times(seconds, RAY, 1.0))}
+
+
+def killed_shard(buffer: Any, sizes: Sizes) -> Callable[[], float]:
+    """Return what kills the first shard and draws; it returns the seconds."""
+
+    def run() -> float:
+        process = buffer.inspect()[0]["process"]
+        begin = time.perf_counter()
+        os.kill(process, signal.SIGKILL)
+        while buffer.sample(sizes.batch, sizes.length) is not None:
+            seconds = time.perf_counter() - begin
+            if buffer.inspect()[0]["process"] != process:  # else it had answered before the signal came
+                return seconds
+        raise AssertionError("a draw returns a batch")
+
+    return run
+
+
+def killed_actor(actor: Any) -> Callable[[], float]:
+    """Return what kills a plain actor and asks it for bytes until they come; it returns the seconds."""
+    from ray.exceptions import RayActorError
+
+    def run() -> float:
+        process = answer(actor.process)
+        begin = time.perf_counter()
+        os.kill(process, signal.SIGKILL)
+        while True:
+            try:
+                answer(actor.get)
+                seconds = time.perf_counter() - begin
+                if answer(actor.process) != process:
+                    return seconds
+            except RayActorError:
+                time.sleep(LOOK_S)
+
+    return run
+
+
+def importing() -> float:
+    """Return the seconds that Python takes to start and to import what a shard needs."""
+    return seconds_of(lambda: subprocess.run([sys.executable, "-c", "import ray, reverie.ray"], check=True))
