@@ -16,7 +16,6 @@ from reverie.batch import Batch, contents
 from reverie.ray import ShardedBuffer
 
 STREAMS = 4  # in all, however many shards there are
-COUNTS = (1, 2, 4)  # of shards
 EPISODE = 500
 
 
@@ -27,6 +26,7 @@ class Sizes:
     Attributes:
         batch, length: of what is drawn.
         steps: live ones in all.
+        counts: of shards.
         rounds: of draws.
         written: steps of each writer. writes: rounds of writing.
         kills: of shards.
@@ -37,6 +37,7 @@ class Sizes:
     batch: int = 64
     length: int = 20
     steps: int = 8_000
+    counts: tuple[int, ...] = (1, 2, 4)
     rounds: int = 40
     written: int = 1_024
     writes: int = 7
@@ -77,11 +78,10 @@ def steps(first: int, count: int) -> Iterator[dict[str, Any]]:
 
 
 def local(size: int, path: Path | None = None) -> rv.ReplayBuffer:
-    """Return a buffer of this process, full and wrapped; with a path, one that is empty."""
+    """Return a buffer of this process, full and wrapped, with a file if there is a path."""
     buffer = rv.ReplayBuffer(FRAMES_SPEC, size, streams=STREAMS, seed=0, path=path)
-    if path is None:
-        for stream in range(STREAMS):
-            buffer.extend(stream=stream, **rows(0, size // STREAMS + size // 16))
+    for stream in range(STREAMS):
+        buffer.extend(stream=stream, **rows(0, size // STREAMS + size // 16))
     return buffer
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.harness import in_turn
 from benchmarks.own.unions import drawing
-from benchmarks.shards.buffers import COUNTS, Sizes, bytes_of, filled, local
+from benchmarks.shards.buffers import Sizes, bytes_of, filled, local, named
 from benchmarks.shards.figures import Table, rates, times
 from benchmarks.shards.plain import Owned, Stream, answer, one_by_one, started, steadily
 from reverie.samplers import Uniform
@@ -23,7 +23,7 @@ BOUND = 0.8
 
 def draws(sizes: Sizes, folder: Path) -> dict[str, Table]:
     """Time `sample`, feeds, and what a batch is made of."""
-    with filled(sizes.steps, COUNTS, folder) as shards:
+    with filled(sizes.steps, sizes.counts, folder) as shards:
         sources: dict[str, Any] = {**shards, LOCAL: local(sizes.steps)}
         size = bytes_of(sources[LOCAL].sample(sizes.batch, sizes.length))
         actor = started(size)
@@ -38,7 +38,9 @@ def draws(sizes: Sizes, folder: Path) -> dict[str, Table]:
             f"`sample` in one thread: {asked}", "batches a second", rates(sampled, (RAY, LOCAL), bounds)
         ),
         "feed": Table(f"Through a feed: {asked}", "batches a second", rates(fed, (RAY, LOCAL), bounds)),
-        "parts": Table("What a batch of `sample` is made of", "ms", times(parts, "1 shard", 1e-3)),
+        "parts": Table(
+            "What a batch of `sample` is made of", "ms", times(parts, named(sizes.counts[0]), 1e-3)
+        ),
     }
 
 

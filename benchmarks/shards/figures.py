@@ -88,7 +88,9 @@ def times(seconds: dict[str, np.ndarray], limit: str, unit_s: float) -> list[Fig
 
 
 def show(table: Table) -> list[str]:
-    """Return the lines of a table in Markdown."""
+    """Return the lines of a table in Markdown: none, if its title says why there are no figures."""
+    if not table.figures:
+        return []
     beside = list(table.figures[0].ratios)
     heads = ["", table.unit, *(f"beside {name}" for name in beside)]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import in_turn, seconds_of
+import reverie as rv
+from benchmarks.harness import in_turn
 from benchmarks.shards.buffers import STREAMS, Sizes, bytes_of, filled, named
 from benchmarks.shards.figures import Table, times
 from benchmarks.shards.plain import LOOK_S, answer, started
 
 SHARDS = 2
 RAY = "Ray starting a plain actor"
+IMPORTING = (
+    "import ray, time; begin = time.perf_counter(); import reverie.ray; print(time.perf_counter() - begin)"
+)
 
 
 def restarts(sizes: Sizes, folder: Path) -> dict[str, Table]:
@@ -28,7 +33,8 @@ def restarts(sizes: Sizes, folder: Path) -> dict[str, Table]:
         calls = {
             f"one of {named(SHARDS)}": killed_shard(buffer, sizes),
             RAY: killed_actor(actor),
-            "a process that imports what a shard needs": importing,
+            "of it: importing reverie": importing,
+            "of it: opening the file": opening(Path(buffer.inspect()[0]["path"]), folder / "copy.replay"),
         }
         seconds = in_turn(calls, sizes.kills, warm_up=0)
     each = sizes.steps // SHARDS
@@ -73,5 +79,23 @@ def killed_actor(actor: Any) -> Callable[[], float]:
 
 
 def importing() -> float:
-    """Return the seconds that Python takes to start and to import what a shard needs."""
-    return seconds_of(lambda: subprocess.run([sys.executable, "-c", "import ray, reverie.ray"], check=True))
+    """Return the seconds that a process which has Ray takes to import what a shard needs more."""
+    run = subprocess.run([sys.executable, "-c", IMPORTING], check=True, capture_output=True, text=True)
+    return float(run.stdout)
+
+
+def opening(path: Path, copy: Path) -> Callable[[], float]:
+    """Return what opens a copy of a shard's file that was not closed; it returns the seconds."""
+
+    def run() -> float:
+        for file in path.parent.glob(f"{path.name}*"):
+            shutil.copyfile(file, copy.with_name(file.name.replace(path.name, copy.name)))
+        begin = time.perf_counter()
+        buffer = rv.open(copy)
+        seconds = time.perf_counter() - begin
+        buffer.close()
+        for file in copy.parent.glob(f"{copy.name}*"):
+            file.unlink()
+        return seconds
+
+    return run

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import in_turn
-from benchmarks.shards.buffers import COUNTS, STREAMS, Sizes, empty, local, named, rows, steps
+from benchmarks.shards.buffers import STREAMS, Sizes, empty, local, named, rows, steps
 from benchmarks.shards.figures import Table, rates
 from benchmarks.shards.plain import started
 
@@ -24,7 +24,7 @@ def writes(sizes: Sizes, folder: Path) -> dict[str, Table]:
     """Time four tasks that write to shards, and to files in turn."""
     calls: dict[str, Callable[[], float]] = {}
     with ExitStack() as stack:
-        for count in COUNTS:
+        for count in sizes.counts:
             buffer = stack.enter_context(empty(sizes.steps, count, folder / "written"))
             writers = [buffer.writer(stream, batch=BATCH, in_flight=IN_FLIGHT) for stream in range(STREAMS)]
             calls[f"4 writers, {named(count)}"] = together(write, writers, sizes.written)

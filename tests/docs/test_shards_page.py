@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.shards import __main__ as main
+from benchmarks.shards.buffers import Sizes
 from benchmarks.shards.figures import Figure, Table, digits, rates, read, show, times, write
 from benchmarks.shards.pages import PAGE, RESULTS, with_tables
+from benchmarks.shards.peer import PeerFailed
 from benchmarks.shards.plain import Owned
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +43,18 @@ def test_a_figure_below_its_bound_is_marked():
         "| 1 shard | 123 | ×0.60 (0.50 to 0.70), **below 0.8** | ×0.012 (0.01 to 1.00) |",
         "| alone | 0 | – | – |",
     ]
+
+
+def test_a_peer_that_does_not_run_has_words(monkeypatch):
+    """The title says why, and no line follows it."""
+
+    def fails(sizes):
+        raise PeerFailed("No matching distribution found for torchrl")
+
+    monkeypatch.setattr(main, "peer", fails)
+    [table] = main.theirs(Sizes()).values()
+    assert table.title.endswith("it does not run here: No matching distribution found for torchrl")
+    assert show(table) == []
 
 
 @pytest.mark.parametrize(
