@@ -364,7 +364,7 @@ def test_a_part_that_grows_beyond_its_envelope_says_so(sampler):
     request = Request(LENGTH, "inside", 0, 0)
     pieces = draws.draw(request, sampler, 1000)
     assert draws.broken >= 1
-    got = {number: sum(len(one.batch) for at, one in pieces if at == number) for number in (0, 1)}
+    got = {number: sum(len(one.batch) for at, one, _ in pieces if at == number) for number in (0, 1)}
     assert sum(got.values()) == 1000
     if isinstance(sampler, rv.Uniform):
         windows = [len(pair.twin.windows(LENGTH)) for pair in pairs]

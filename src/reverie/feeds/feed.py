@@ -63,6 +63,8 @@ def drawing(buffer: ReplayBuffer | Union, *how: Any) -> tuple[Wanted, Callable[.
         BadSetting: an argument of the wrong kind or range.
     """
     asked = wanted(check_source(buffer).spec, *how)
+    if isinstance(buffer, Union) and buffer.in_flight > 1:
+        return asked, Ahead(buffer, asked).draw
     batch_size, length, *_ = asked
     return asked, partial(
         buffer.sample,
@@ -74,6 +76,25 @@ def drawing(buffer: ReplayBuffer | Union, *how: Any) -> tuple[Wanted, Callable[.
         fields=asked.fields,
         stride=asked.stride,
     )
+
+
+class Ahead:
+    """Draws from a union whose parts are far away: the next draws have begun while one is waited for.
+
+    Args:
+        union: what is drawn from.
+        asked: what is wanted, the same each time.
+    """
+
+    def __init__(self, union: Union, asked: Wanted) -> None:
+        self._union, self._asked = union, asked
+        self._begun: deque[Callable[[Batch | None], Batch]] = deque()
+
+    def draw(self, out: Batch | None = None) -> Batch:
+        """Return the next batch."""
+        while len(self._begun) < self._union.in_flight:
+            self._begun.append(self._union.begin(self._asked))
+        return self._begun.popleft()(out)
 
 
 class Feed(Bound, Generic[Made, Given]):

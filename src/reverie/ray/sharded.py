@@ -23,6 +23,7 @@ from reverie.values import shown
 
 NAMESPACE = "reverie"  # of the names of actors
 WAIT_S = 60.0
+IN_FLIGHT = 2  # draws of a feed
 Policy = Literal["wait", "others"]
 
 
@@ -115,10 +116,12 @@ class ShardedBuffer(Union):
         known = [begun.answer()[0] for begun in calls]
         self._actors, self._wait_s, self.name = list(actors), wait_s, name
         self._streams_each = known[0].streams
+        # Which shards were missing is noted of one draw at a time.
+        self.in_flight = 1 if others else IN_FLIGHT
         self._buffers: tuple[ReplayBuffer, ...] = ()
         shards = zip(actors, known, strict=True)
         self._shards = [RemotePart(actor, facts, wait_s, others) for actor, facts in shards]
-        self._begin(known[0].spec, self._shards, None, rng)
+        self._begin(known[0].spec, self._shards, None, rng, far=True)
 
     @classmethod
     def attached(cls, name: str, seed: int | None, wait_s: float, policy: Policy) -> ShardedBuffer:

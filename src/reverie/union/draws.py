@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import NotEnoughData, counted
-from reverie.samplers import LEAST_ACCEPTED, Fresh, Mixture, Sampler, Scale, Shuffled
+from reverie.samplers import (
+    LEAST_ACCEPTED,
+    EpisodeUniform,
+    Fresh,
+    Mixture,
+    Prioritized,
+    Recent,
+    Sampler,
+    Scale,
+    Shuffled,
+    Uniform,
+)
 from reverie.union.part import Answer, Later, Part, Request, all_said
+from reverie.union.pieces import Piece
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 SLACK = 1 / 16  # what an envelope leaves above the mass of a part that has grown meanwhile
 ROUNDS = 1_000  # of draws of a batch that may come to nothing: then nothing but a fault explains it
 
-Piece = tuple[int, Answer]  # the number of a part, and what it answered
+FORGETFUL = (
+    Uniform,
+    EpisodeUniform,
+    Recent,
+    Prioritized,
+)  # what they draw next does not depend on what they drew
+REMEMBERED = 64  # of what the masses are known
+
+
+class Round(NamedTuple):
+    """A round of tries that has begun.
+
+    Attributes:
+        answers: of the parts, in order. spare: how many tries there are that may be left over.
+    """
+
+    answers: list[Later[Answer]]
+    spare: int
 
 
 class Draws:
@@ -28,16 +61,33 @@ class Draws:
         parts: see above.
         weights: how likely each part is; None: as its mass says.
         rng: the source of randomness.
+        far: whether it costs to ask a part. If so, the masses that it told last are relied on, and there are a few
+            tries more than needed, so that one round is enough as a rule.
 
     Attributes:
         rounds: how many rounds of tries there were, and broken: how many of them were taken back.
     """
 
-    def __init__(self, parts: Sequence[Part], weights: Floats | None, rng: np.random.Generator) -> None:
-        self._parts, self._weights, self._rng = parts, weights, rng
+    def __init__(
+        self, parts: Sequence[Part], weights: Floats | None, rng: np.random.Generator, far: bool = False
+    ) -> None:
+        self._parts, self._weights, self._rng, self._far = parts, weights, rng, far
         self._slack = np.zeros(len(parts))  # share of the mass, for each part
+        self._known: OrderedDict[Request, Floats] = OrderedDict()  # masses, by what was wanted
         self._turn = 0  # the part whose fresh tiles come first
         self.rounds = self.broken = 0
+
+    def begin(self, request: Request, sampler: Sampler, count: int) -> Later[list[Piece]]:
+        """Begin to draw, where the answer is to be waited for; return what goes on as `draw` does."""
+        if self._far and self._weights is None and type(sampler) in FORGETFUL:
+            if len(self._parts) == 1:
+                answer = self._parts[0].sample(request, self._rng, count)
+                return lambda: [Piece(0, answer())]
+            masses = self._known.get(_key(request))
+            if masses is not None and masses.sum() > 0:
+                begun = self._begin_round(request, masses, count, spare=True)
+                return partial(self._in_proportion, request, sampler, count, begun)
+        return partial(self.draw, request, sampler, count)
 
     def draw(self, request: Request, sampler: Sampler, count: int) -> list[Piece]:
         """Return pieces with `count` rows in all.
@@ -51,7 +101,7 @@ class Draws:
             NotEnoughData: there is no window; with weights: a part that has some weight has none.
         """
         if len(self._parts) == 1:
-            return [(0, self._parts[0].sample(request, self._rng, count)())]
+            return [Piece(0, self._parts[0].sample(request, self._rng, count)())]
         if self._weights is not None:
             return self._by_weight(request, count, self._weights)
         if isinstance(sampler, Mixture):
@@ -78,55 +128,83 @@ class Draws:
         pieces = []
         for number, answer in asked:
             with _naming(number):
-                pieces.append((number, answer()))
+                pieces.append(Piece(number, answer()))
         return pieces
 
-    def _in_proportion(self, request: Request, sampler: Sampler, count: int) -> list[Piece]:
+    def _in_proportion(
+        self, request: Request, sampler: Sampler, count: int, begun: Round | None = None
+    ) -> list[Piece]:
+        """Return pieces by rounds of tries, of which the first may have begun."""
         pieces: list[Piece] = []
         scales: dict[int, Scale] = {}
-        masses = self._masses(request)
+        spare = self._far and type(sampler) in FORGETFUL
+        masses = self._masses(request, asked=not spare)
         missing, vain = count, 0
         while missing:
-            answers = self._round(request, masses, missing)
-            for number, answer in answers:
-                masses[number] = answer.mass
+            answers = self._end_round(
+                request, begun or self._begin_round(request, masses, missing, spare=spare)
+            )
+            begun = None
+            masses = np.array([answer.mass for answer in answers])
+            self._know(request, masses)
+            for number, answer in enumerate(answers):
                 if answer.scale is not None:
                     scales[number] = answer.scale
-            if any(answer.broken for _, answer in answers):
-                continue  # `_round` has taken it back
-            found = [(number, answer) for number, answer in answers if answer.batch is not None]
+            if any(answer.broken for answer in answers):
+                continue  # the round was taken back
+            found = self._first(
+                [Piece(number, answer) for number, answer in enumerate(answers) if answer.batch is not None],
+                missing,
+            )
             pieces += found
-            got = sum(len(answer.batch) for _, answer in found if answer.batch is not None)
+            got = sum(piece.size for piece in found)
             if got < missing * LEAST_ACCEPTED and not request.exact:
                 request = replace(request, exact=True)
-                masses = self._masses(request)
+                masses = self._masses(request, asked=True)
             missing -= got
             vain = 0 if got else vain + 1
             if missing and (vain > ROUNDS or not masses.sum() > 0):
                 raise self._not_enough(request)
         if scales:
             whole = sum(one[0] for one in scales.values()), sum(one[1] for one in scales.values())
-            for _, answer in pieces:
+            for _, answer, _ in pieces:
                 if answer.batch is not None and answer.scale is not None:
                     answer.batch.weight[...] = sampler.reweigh(answer.batch.weight, answer.scale, whole)
         return pieces
 
-    def _masses(self, request: Request) -> Floats:
-        return np.array(all_said(part.mass(request) for part in self._parts))
+    def _masses(self, request: Request, asked: bool) -> Floats:
+        """Return the masses: those that the parts told last, unless they are to be asked."""
+        known = None if asked else self._known.get(_key(request))
+        if known is None or not known.sum() > 0:
+            return np.array(all_said(part.mass(request) for part in self._parts))
+        return known
 
-    def _round(self, request: Request, masses: Floats, tries: int) -> list[Piece]:
-        """Return what the parts answer to so many tries in all; if one is broken, nothing was drawn."""
+    def _know(self, request: Request, masses: Floats) -> None:
+        if self._far:
+            self._known[_key(request)] = masses
+            self._known.move_to_end(_key(request))
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+
+    def _begin_round(self, request: Request, masses: Floats, wanted: int, spare: bool) -> Round:
+        """Let the parts begin a round of tries, of which so many are to succeed if none is in vain."""
         self.rounds += 1
         envelopes = masses * (1 + self._slack)
         total = envelopes.sum()
         if not total > 0:
             raise self._not_enough(request)
-        shares = self._rng.multinomial(tries, envelopes / total).tolist()
+        vain = wanted * float(total / masses.sum() - 1) if spare else 0.0
+        more = math.ceil(vain + 2 * math.sqrt(vain))
+        shares = self._rng.multinomial(wanted + more, envelopes / total).tolist()
         # A part that grew from nothing must be found, too: it is asked for its mass with no tries.
-        answers = all_said(
-            part.draw(request, self._rng, share, envelope)
-            for part, share, envelope in zip(self._parts, shares, envelopes.tolist(), strict=True)
+        asked = zip(self._parts, shares, envelopes.tolist(), strict=True)
+        return Round(
+            [part.draw(request, self._rng, share, envelope) for part, share, envelope in asked], more
         )
+
+    def _end_round(self, request: Request, begun: Round) -> list[Answer]:
+        """Return what the parts answer; if one is broken, nothing was drawn."""
+        answers = all_said(begun.answers)
         broken = [number for number, answer in enumerate(answers) if answer.broken]
         if broken:
             self.broken += 1
@@ -135,7 +213,19 @@ class Draws:
             all_said(part.take_back(request) for part, answer in drawn if answer.batch is not None)
         else:
             self._slack = np.where(self._slack > SLACK / 16, self._slack * 0.75, 0.0)
-        return list(enumerate(answers))
+        return answers
+
+    def _first(self, pieces: list[Piece], wanted: int) -> list[Piece]:
+        """Return pieces with at most so many rows: those of the first tries, whose order among the parts is chance."""
+        counts = [piece.size for piece in pieces]
+        if sum(counts) <= wanted:
+            return pieces
+        kept = self._rng.multivariate_hypergeometric(counts, wanted, method="marginals").tolist()
+        return [
+            piece._replace(rows=self._rng.choice(count, share, replace=False))
+            for piece, count, share in zip(pieces, counts, kept, strict=True)
+            if share
+        ]
 
     def _shuffled(self, request: Request, count: int) -> list[Piece]:
         pieces: list[Piece] = []
@@ -156,7 +246,7 @@ class Draws:
             )
             for number, answer in zip(numbers, taken, strict=True):
                 if answer.batch is not None:
-                    pieces.append((number, answer))
+                    pieces.append(Piece(number, answer))
                     missing -= len(answer.batch)
         return pieces
 
@@ -167,7 +257,7 @@ class Draws:
             number = (turn + place) % len(self._parts)
             answer = self._parts[number].tiles(request, missing)() if missing else Answer(0.0)
             if answer.batch is not None:
-                pieces.append((number, answer))
+                pieces.append(Piece(number, answer))
                 missing -= len(answer.batch)
                 self._turn = (number + 1) % len(self._parts)
         return pieces + (self.draw(request.below(-1), sampler.fallback, missing) if missing else [])
@@ -178,6 +268,11 @@ class Draws:
             f"above 0, got none in the {counted(len(self._parts), 'part')} of the union; add more steps, or ask for a "
             f"shorter length"
         )
+
+
+def _key(request: Request) -> Request:
+    """Return what a mass depends on."""
+    return replace(request, fields=None, burn_in=0)
 
 
 @contextmanager

@@ -1,14 +1,14 @@
-"""A union of buffers: what it shows, and what is given back to it."""
+"""A union of buffers: what is drawn from it, what it shows, and what is given back to it."""
 
 from __future__ import annotations
 
 import operator
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from types import TracebackType
@@ -21,18 +21,27 @@ from reverie.batch import Batch, Origins, StepBatch, check_batch, contents, from
 from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
 from reverie.checks import seed_number
-from reverie.engine import Layouts, checked_extras, checked_priorities, checked_rank, sampler_of, wanted
+from reverie.engine import (
+    Layout,
+    Layouts,
+    Wanted,
+    checked_extras,
+    checked_priorities,
+    checked_rank,
+    sampler_of,
+    wanted,
+)
 from reverie.episode import Episode
-from reverie.errors import BadSetting, SpecMismatch, counted
+from reverie.errors import counted
 from reverie.process import Bound
 from reverie.samplers import Sampler, Uniform
 from reverie.spec import StepSpec
 from reverie.store import Blocks
-from reverie.union.draws import Draws, Piece
-from reverie.union.part import LocalPart, Part, Request, all_said
-from reverie.values import shown, tree_map
-
-PartLike = ReplayBuffer | str | os.PathLike[str]
+from reverie.union.draws import Draws
+from reverie.union.given import PartLike, checked_parts, checked_weights, common_spec
+from reverie.union.part import Later, LocalPart, Part, Request, all_said
+from reverie.union.pieces import Piece, put_together
+from reverie.values import tree_map
 
 
 class Union(Bound):
@@ -66,6 +75,7 @@ class Union(Bound):
     """
 
     _instead = "make a union there, of the paths of the files"
+    in_flight = 1  # draws that a feed begins before it waits for the first
 
     def __init__(
         self,
@@ -74,8 +84,8 @@ class Union(Bound):
         *,
         seed: int | None = None,
     ) -> None:
-        given = _checked_parts(parts)
-        shares = None if weights is None else _checked_weights(weights, len(given))
+        given = checked_parts(parts)
+        shares = None if weights is None else checked_weights(weights, len(given))
         rng = np.random.default_rng(None if seed is None else seed_number(seed))
         parts_here: list[LocalPart] = []
         try:
@@ -84,7 +94,7 @@ class Union(Bound):
                     parts_here.append(LocalPart(part, owned=False))
                 else:
                     parts_here.append(LocalPart(open_file(part, mode="r"), owned=True))
-            spec = _common_spec([part.spec for part in parts_here])
+            spec = common_spec([part.spec for part in parts_here])
         except BaseException:
             for opened in parts_here:
                 opened.close()
@@ -98,6 +108,7 @@ class Union(Bound):
         parts: Sequence[Part],
         shares: npt.NDArray[np.float64] | None,
         rng: np.random.Generator,
+        far: bool = False,
     ) -> None:
         self.spec, self._parts = spec, list(parts)
         self.streams = sum(part.streams for part in self._parts)
@@ -106,7 +117,7 @@ class Union(Bound):
             [0, *(part.streams for part in self._parts)]
         )  # a part's first stream, and the end
         self._rng, self._lock = rng, threading.RLock()
-        self._draws = Draws(self._parts, shares, rng)
+        self._draws = Draws(self._parts, shares, rng, far)
         self.layouts, self._blocks, self._origins = Layouts(self.spec), Blocks(), Origins()
         self._keys: weakref.WeakKeyDictionary[Sampler, int] = weakref.WeakKeyDictionary()
         self._next_key = 0
@@ -211,9 +222,13 @@ class Union(Bound):
             TooLarge: memory cannot hold the batch. BufferClosed: a part was closed.
         """
         asked = wanted(self.spec, batch_size, length, boundary, sampler, burn_in, fields, stride)
+        self._layout(asked, out)  # what is wrong with `out` is said before anything is drawn
+        return self.begin(asked)(out)
+
+    def begin(self, asked: Wanted) -> Callable[[Batch | None], Batch]:
+        """Begin to draw a batch; return what waits for it and fills `out`, or a new one."""
         chosen = self._uniform if asked.sampler is None else asked.sampler
         with self._lock:
-            layout = self.layouts.get(asked.cross, asked.batch_size, asked.shown, out, asked.fields)
             request = Request(
                 asked.length,
                 asked.boundary,
@@ -222,27 +237,26 @@ class Union(Bound):
                 fields=asked.fields,
                 stride=asked.stride,
             )
-            pieces = self._draws.draw(request, chosen, asked.batch_size)
-            number, answer = pieces[0]
-            if len(pieces) == 1 and out is None and answer.own and answer.batch is not None:
+            return partial(self._end, asked, chosen, self._draws.begin(request, chosen, asked.batch_size))
+
+    def _end(
+        self, asked: Wanted, chosen: Sampler, drawing: Later[list[Piece]], out: Batch | None = None
+    ) -> Batch:
+        with self._lock:
+            pieces = drawing()
+            number, answer, rows = pieces[0]
+            layout = self._layout(asked, out)
+            if len(pieces) == 1 and out is None and answer.own and answer.batch is not None and rows is None:
                 batch = answer.batch
                 batch.stream[...] += self._firsts[number]
             else:
                 batch = layout.allocate(self._blocks) if out is None else out
-                self._put_together(pieces, layout.arrays(batch), layout.arrays)
+                put_together(pieces, self._rng, self._firsts, layout.arrays(batch), layout.arrays)
             note_origin(batch, self._origins.of(chosen, self.missing), asked.stride)
             return batch
 
-    def _put_together(self, pieces: list[Piece], arrays: dict[str, Any], arrays_of: Any) -> None:
-        """Copy the rows of all pieces to places of a batch, in random order."""
-        size = len(arrays["stream"])
-        places = self._rng.permutation(size) if len(pieces) > 1 else np.arange(size)
-        for number, answer in pieces:
-            if answer.batch is not None:
-                here, places = places[: len(answer.batch)], places[len(answer.batch) :]
-                for name, array in arrays_of(answer.batch).items():
-                    arrays[name][here] = array
-                arrays["stream"][here] += self._firsts[number]
+    def _layout(self, asked: Wanted, out: Batch | None) -> Layout:
+        return self.layouts.get(asked.cross, asked.batch_size, asked.shown, out, asked.fields)
 
     def sample_steps(self, batch_size: int, *, fields: Iterable[str] | None = None) -> StepBatch:
         """Return `batch_size` single steps with their successors; see `ReplayBuffer.sample_steps`."""
@@ -330,64 +344,3 @@ def _forget(forgetting: list[Callable[[int], Any]], key: int) -> None:
     """Let the parts' copies of a sampler go that nobody holds any more."""
     for forget in forgetting:
         forget(key)
-
-
-def _checked_parts(parts: object) -> list[PartLike]:
-    if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence) or not parts:
-        raise BadSetting(f"parts: wanted a list of buffers and paths, got {shown(parts)}; give at least one")
-    for part in parts:
-        if not isinstance(part, (ReplayBuffer, str, os.PathLike)):
-            raise BadSetting(
-                f"parts: wanted buffers and paths of replay files, got {shown(part)}; "
-                f"a drop-in buffer is opened by its path"
-            )
-    named = [id(part) if isinstance(part, ReplayBuffer) else os.path.realpath(part) for part in parts]
-    named += [
-        os.path.realpath(part.path)
-        for part in parts
-        if isinstance(part, ReplayBuffer) and part.path is not None
-    ]
-    if len(set(named)) < len(named):
-        raise BadSetting(
-            "parts: wanted each buffer and each file once, got one twice; use weights= to count it more"
-        )
-    return list(parts)
-
-
-def _checked_weights(weights: object, count: int) -> npt.NDArray[np.float64]:
-    try:
-        shares = np.asarray(weights, np.float64)
-        good = shares.shape == (count,) and bool((shares >= 0).all()) and 0 < shares.sum() < np.inf
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        raise BadSetting(
-            f"weights: wanted {counted(count, 'number')} that are not negative, one for each part, and not all 0, got "
-            f"{shown(weights)}; (0.5, 0.5) takes half from each of two"
-        )
-    normed: npt.NDArray[np.float64] = shares / shares.sum()
-    return normed
-
-
-def _common_spec(specs: list[StepSpec]) -> StepSpec:
-    """Return the spec of all parts.
-
-    Raises:
-        SpecMismatch: one has other fields than the first.
-    """
-    first = {column.name: column.field for column in specs[0].columns()}
-    for number, spec in enumerate(specs[1:], 1):
-        fields = {column.name: column.field for column in spec.columns()}
-        for name in sorted(first.keys() | fields.keys()):
-            wanted, got = first.get(name), fields.get(name)
-            shape = (
-                None
-                if wanted is None or got is None
-                else (wanted.shape, wanted.dtype) == (got.shape, got.dtype)
-            )
-            if not shape:
-                raise SpecMismatch(
-                    f"field {name!r}: wanted {wanted or 'none'} in part {number} of the union, as in part 0, got "
-                    f"{got or 'none'}; record or import the parts with the same fields"
-                )
-    return specs[0]
