@@ -14,6 +14,7 @@ from benchmarks.own.unions import drawing
 from benchmarks.shards.buffers import Sizes, bytes_of, filled, local, named
 from benchmarks.shards.figures import Table, rates, times
 from benchmarks.shards.plain import Owned, Stream, answer, one_by_one, started, steadily
+from benchmarks.shards.processors import processors
 from reverie.samplers import Uniform
 
 RAY, LOCAL = "Ray", "a local buffer"
@@ -29,15 +30,18 @@ def draws(sizes: Sizes, folder: Path) -> dict[str, Table]:
         actor = started(size)
         bounds = dict.fromkeys(shards, BOUND)
         asked = f"{sizes.batch}×{sizes.length} frames of 3×64×64 uint8, {size / 1e6:.1f} MB a batch"
-        sampled = in_turn(sampling(sources, actor, size, sizes), sizes.rounds)
-        with feeding(sources, actor, size, sizes) as calls:
-            fed = in_turn(calls, max(3, sizes.rounds // 2), warm_up=1)
+        calls = sampling(sources, actor, size, sizes)
+        sampled = in_turn(calls, sizes.rounds)
+        computed = processors(calls, max(1, sizes.rounds // 6), RAY)
+        with feeding(sources, actor, size, sizes) as feeds:
+            fed = in_turn(feeds, max(3, sizes.rounds // 2), warm_up=1)
         parts = in_turn(pieces(sources, actor, size, sizes), sizes.rounds)
     return {
         "sample": Table(
             f"`sample` in one thread: {asked}", "batches a second", rates(sampled, (RAY, LOCAL), bounds)
         ),
         "feed": Table(f"Through a feed: {asked}", "batches a second", rates(fed, (RAY, LOCAL), bounds)),
+        "processors": computed,
         "parts": Table(
             "What a batch of `sample` is made of", "ms", times(parts, named(sizes.counts[0]), 1e-3)
         ),

@@ -24,6 +24,7 @@ class Figure:
         ratios: what it was measured beside -> first quartile, median and third quartile of the rounds' ratios.
             The first figure of a table names all that the others stand beside.
         bound: the least of the first ratio; None: there is none.
+        note: what the value is made of.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Figure:
     rounds: int
     ratios: dict[str, list[float]] = field(default_factory=dict)
     bound: float | None = None
+    note: str = ""
 
     def is_below(self) -> bool:
         """Return whether the figure misses its bound."""
@@ -95,7 +97,7 @@ def show(table: Table) -> list[str]:
     heads = ["", table.unit, *(f"beside {name}" for name in beside)]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for figure in table.figures:
-        cells = [figure.name, digits(figure.value)]
+        cells = [figure.name, digits(figure.value) + (f" ({figure.note})" if figure.note else "")]
         for place, name in enumerate(beside):
             if name not in figure.ratios:
                 cells.append("–")

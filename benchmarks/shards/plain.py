@@ -15,7 +15,6 @@ AT_ONCE = 10  # batches of a feed that are timed together
 LEFT_OUT = (
     3  # batches of a feed that lie ready when the turn comes: both take them first, and they are not counted
 )
-LOOK_S = 0.01  # how often an actor that is being started again is asked again
 
 
 @contextmanager
@@ -55,10 +54,14 @@ class Plain:
 
 
 def started(size: int) -> Any:
-    """Return an actor that holds so many bytes, once it runs."""
+    """Return an actor that holds so many bytes, once it runs.
+
+    Ray makes its calls again that a killed process has not answered. That is the fastest way back: a call that fails
+    does so up to two seconds after the kill.
+    """
     import ray
 
-    actor = ray.remote(Plain).options(max_restarts=-1, max_task_retries=0).remote(size)
+    actor = ray.remote(Plain).options(max_restarts=-1, max_task_retries=-1).remote(size)
     answer(actor.process)
     return actor
 

@@ -18,7 +18,15 @@ def test_the_page_shows_what_the_json_holds():
     """The generated part of the page is what the JSON gives now, and no table is missing."""
     page = (ROOT / PAGE).read_text()
     assert with_tables(page, ROOT / RESULTS) == page
-    assert set(read(ROOT / RESULTS)[1]) >= {"sample", "feed", "parts", "writers", "restarts", "memory"}
+    assert set(read(ROOT / RESULTS)[1]) >= {
+        "sample",
+        "feed",
+        "processors",
+        "parts",
+        "writers",
+        "restarts",
+        "memory",
+    }
 
 
 def test_rates_by_hand():
@@ -36,12 +44,12 @@ def test_rates_by_hand():
 def test_a_figure_below_its_bound_is_marked():
     """It says which bound; a figure that stands beside nothing shows none."""
     below = Figure("1 shard", 123.4, 3, {"Ray": [0.5, 0.6, 0.7], "a local buffer": [0.01, 0.012, 1.0]}, 0.8)
-    alone = Figure("alone", 0.0, 3)
+    alone = Figure("alone", 0.0, 3, note="of it: nothing")
     assert show(Table("a title", "batches a second", [below, alone])) == [
         "|  | batches a second | beside Ray | beside a local buffer |",
         "| --- | --- | --- | --- |",
         "| 1 shard | 123 | ×0.60 (0.50 to 0.70), **below 0.8** | ×0.012 (0.01 to 1.00) |",
-        "| alone | 0 | – | – |",
+        "| alone | 0 (of it: nothing) | – | – |",
     ]
 
 
