@@ -42,7 +42,7 @@ test-browser: $(VENV)/.dev
 # Ray takes half a minute to start, and 79 MB.
 test-ray: $(VENV)/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
-	$(BIN)/python -m pytest -n 0 -m ray tests/with_ray
+	$(BIN)/python -m pytest -n 0 -m "ray and not slow" tests/with_ray
 
 # The manual as a site of its own: site/index.html. A broken link or a name without a docstring is an error.
 docs: $(VENV)/.dev

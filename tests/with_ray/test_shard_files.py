@@ -13,7 +13,7 @@ SPEC = rv.StepSpec(obs=rv.Field((2,), "float32"), action=rv.Field((), "int64"))
 
 
 def facts(tmp_path, **changes):
-    known = Facts("run", 0, 1, SPEC, 100, 2, "ram", 0, str(tmp_path), 0.3)
+    known = Facts("run", 0, 1, SPEC, 100, 2, "ram", "step", 0, str(tmp_path), 0.3)
     return known._replace(**changes)
 
 
@@ -30,6 +30,10 @@ def piece(first, count, ends=False, **rest):
     return Piece(count, {**rows, "truncated": np.zeros(count, bool)}, **rest)
 
 
+def append(shard, stream, writer, first, pieces):
+    return shard.append(stream, writer, first, pieces, False)
+
+
 @pytest.fixture
 def shard(tmp_path):
     shard = Shard(facts(tmp_path))
@@ -44,18 +48,18 @@ def stored(shard, stream=0):
 def test_steps_that_are_there_are_left_out(shard):
     """A batch that comes again, whole or with more behind it, stores what is new alone."""
     assert shard.claim(0, "w", False) == 0
-    assert shard.append(0, "w", 0, [piece(0, 3)]) == 3
-    assert shard.append(0, "w", 0, [piece(0, 3)]) == 3
-    assert shard.append(0, "w", 1, [piece(1, 4, ends=True), piece(5, 2)]) == 7
-    assert shard.append(0, "w", 1, [piece(1, 4, ends=True), piece(5, 2)]) == 7
+    assert append(shard, 0, "w", 0, [piece(0, 3)]) == 3
+    assert append(shard, 0, "w", 0, [piece(0, 3)]) == 3
+    assert append(shard, 0, "w", 1, [piece(1, 4, ends=True), piece(5, 2)]) == 7
+    assert append(shard, 0, "w", 1, [piece(1, 4, ends=True), piece(5, 2)]) == 7
     assert stored(shard) == [[0, 1, 2, 3, 4], [5, 6]]
 
 
 def test_steps_beyond_the_head_are_refused(shard):
     """Nothing is stored, and the answer says where the stream ends."""
     shard.claim(0, "w", False)
-    shard.append(0, "w", 0, [piece(0, 3)])
-    assert shard.append(0, "w", 4, [piece(4, 3)]) == 3
+    append(shard, 0, "w", 0, [piece(0, 3)])
+    assert append(shard, 0, "w", 4, [piece(4, 3)]) == 3
     assert stored(shard) == [[0, 1, 2]]
 
 
@@ -63,28 +67,28 @@ def test_a_cut_that_comes_again_cuts_once(shard):
     """Also when steps came after it."""
     shard.claim(0, "w", False)
     cut = Piece(0, {}, True)
-    assert shard.append(0, "w", 0, [piece(0, 2), cut]) == 2
-    assert shard.append(0, "w", 0, [piece(0, 2), cut]) == 2
-    assert shard.append(0, "w", 2, [piece(2, 2)]) == 4
-    assert shard.append(0, "w", 0, [piece(0, 2), cut]) == 4
-    assert shard.append(0, "w", 4, [piece(4, 1)]) == 5
+    assert append(shard, 0, "w", 0, [piece(0, 2), cut]) == 2
+    assert append(shard, 0, "w", 0, [piece(0, 2), cut]) == 2
+    assert append(shard, 0, "w", 2, [piece(2, 2)]) == 4
+    assert append(shard, 0, "w", 0, [piece(0, 2), cut]) == 4
+    assert append(shard, 0, "w", 4, [piece(4, 1)]) == 5
     assert stored(shard) == [[0, 1], [2, 3, 4]]
 
 
 def test_a_stream_has_one_writer(shard, tmp_path):
     """Another is refused until the first lets go, or it takes over; then the first is refused, also in a new process."""
     shard.claim(1, "a", False)
-    shard.append(1, "a", 0, [piece(0, 2)])
+    append(shard, 1, "a", 0, [piece(0, 2)])
     with pytest.raises(BadSetting, match=r"got stream 1, which another writer has; .*take_over=True"):
         shard.claim(1, "b", False)
     assert shard.claim(1, "b", True) == 2
     with pytest.raises(BadSetting, match="which another writer took over"):
-        shard.append(1, "a", 2, [piece(2, 2)])
+        append(shard, 1, "a", 2, [piece(2, 2)])
     shard.close()
     again = Shard(facts(tmp_path))
     with pytest.raises(BadSetting, match="which another writer took over"):
-        again.append(1, "a", 2, [piece(2, 2)])
-    assert again.append(1, "b", 2, [piece(2, 1)]) == 3
+        append(again, 1, "a", 2, [piece(2, 2)])
+    assert append(again, 1, "b", 2, [piece(2, 1)]) == 3
     again.release(1, "b")
     assert again.claim(1, "c", False) == 3
     again.close()

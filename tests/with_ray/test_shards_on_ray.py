@@ -13,55 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from tests.with_ray.conftest import step
 
 import reverie as rv
 from reverie.errors import BadSetting, NoAnswer, NotEnoughData, SpecMismatch, WrongProcess
 from reverie.file import verdict_on
 
 ray = pytest.importorskip("ray")
-from reverie.ray import ShardedBuffer, attach  # noqa: E402
+from reverie.ray import attach  # noqa: E402
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
+# Ray has warnings of its own.
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("ignore")]
 
 PAGE = Path(__file__).parents[2] / "docs/ray.md"
 LENGTH = 5
-SPEC = rv.StepSpec(
-    obs=rv.Field((2,), "int64"), action=rv.Field((), "int64"), extras={"value": rv.Field((), "float32")}
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not find the tests
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
-    yield ray
-    ray.shutdown()
-
-
-@pytest.fixture
-def make(tmp_path):
-    made = []
-
-    def make(capacity=40_000, **settings):
-        made.append(
-            ShardedBuffer(SPEC, capacity, **{"directory": tmp_path / "shards", "seed": 1, **settings})
-        )
-        return made[-1]
-
-    yield make
-    for buffer in made:
-        buffer.stop()
-
-
-def step(stream, number, ends=False):
-    return {
-        "obs": [stream, number],
-        "action": number,
-        "reward": 1.0,
-        "terminated": ends,
-        "truncated": False,
-        "value": 0.0,
-    }
 
 
 class Twin:
@@ -128,16 +93,17 @@ SAMPLERS = {
 }
 
 
-def four(make):
+def four(make, **settings):
     """Return shards of 10, 400, 3 and 87 windows, and their twin."""
-    twin = Twin(make(shards=4))
+    twin = Twin(make(shards=4, **settings))
     for stream, lengths in enumerate(([14], [54] * 8, [7], [33] * 3)):
         twin.grow(stream, *lengths)
     return twin
 
 
-def test_draws_have_the_distribution_of_the_whole_while_shards_grow(make):
-    """Every sampler, 12,000 draws each, two shards written to between draws: p > 0.001; a wrong one is noticed."""
+@pytest.mark.parametrize("rounds", [6, pytest.param(50, marks=pytest.mark.slow)])
+def test_draws_have_the_distribution_of_the_whole_while_shards_grow(make, rounds):
+    """Every sampler, 2,000 draws a round, two shards written to between draws: p > 0.001; a wrong one is noticed."""
     twin = four(make)
     buffer = twin.buffer
     assert buffer.count_windows(LENGTH) == 500
@@ -145,7 +111,7 @@ def test_draws_have_the_distribution_of_the_whole_while_shards_grow(make):
     samplers = {name: make_one() for name, (make_one, _) in SAMPLERS.items()}
     found = {name: Counter() for name in SAMPLERS}
     expected = {name: Counter() for name in SAMPLERS}
-    for _ in range(6):
+    for _ in range(rounds):
         for name, (_, weigh) in SAMPLERS.items():
             for one, share in shares(weigh(twin)).items():
                 expected[name][one] += 2000 * share
@@ -158,6 +124,41 @@ def test_draws_have_the_distribution_of_the_whole_while_shards_grow(make):
     p = {name: p_of(found[name], expected[name]) for name in SAMPLERS}
     assert min(p.values()) > 1e-3, p
     assert p_of(found["Uniform"], expected["EpisodeUniform"]) < 1e-9
+
+
+@pytest.mark.parametrize("batches", [12, pytest.param(200, marks=pytest.mark.slow)])
+def test_shards_at_rest_keep_their_share_while_writers_write(make, batches):
+    """Windows of shards at rest stay equally likely, sampler by sampler, while threads add to two others."""
+    twin = four(make, capacity=2000)  # shards that are written to are full soon: the share of the rest stays
+    buffer, done, failed = twin.buffer, threading.Event(), []
+
+    def write(stream):
+        try:
+            while not done.is_set():
+                twin.grow(stream, 9)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(stream,)) for stream in (1, 3)]
+    for thread in threads:
+        thread.start()
+    found = {name: Counter() for name in ("Uniform", "EpisodeUniform", "Prioritized")}
+    try:
+        samplers = {name: SAMPLERS[name][0]() for name in found}
+        for _ in range(batches):
+            for name, sampler in samplers.items():
+                batch = buffer.sample(500, LENGTH, sampler=sampler)
+                assert (batch.obs[:, :LENGTH, 1] == batch.anchor[:, None] + np.arange(LENGTH)).all()
+                found[name].update(zip(batch.stream.tolist(), batch.anchor.tolist(), strict=True))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+    assert not failed
+    for name, counts in found.items():
+        resting = {one: share for one, share in SAMPLERS[name][1](twin).items() if one[0] in (0, 2)}
+        got = Counter({one: counts[one] for one in resting})
+        assert p_of(got, {one: got.total() * share for one, share in shares(resting).items()}) > 1e-3, name
 
 
 def p_of(found, expected):
@@ -216,10 +217,24 @@ def test_episodes_and_nothing_to_draw(make):
     assert [one["steps"] for one in twin.buffer.inspect()] == [8, 13]
 
 
+@pytest.mark.parametrize("durability", ["step", "chunk"])
 @pytest.mark.parametrize("residency", ["ram", "packed", "disk"])
-def test_killed_shards_lose_nothing_that_was_acknowledged(make, residency):
-    """Four writers add, a learner draws, and shards are killed: every step is there once, and the files are whole."""
-    buffer = make(400_000, shards=2, streams_per_shard=2, residency=residency)
+def test_killed_shards_lose_nothing_that_was_acknowledged(make, residency, durability):
+    """Four writers add, a learner draws, shards are killed: every step is there once, and the files are whole."""
+    survive(make, residency, durability, kills=2, seed=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["step", "chunk"])
+@pytest.mark.parametrize("residency", ["ram", "packed", "disk"])
+def test_sixty_killed_shards_lose_nothing_that_was_acknowledged(make, residency, durability):
+    """The same, ten kills each at instants of a random time after the last one."""
+    survive(make, residency, durability, kills=10, seed=6)
+
+
+def survive(make, residency, durability, kills, seed):
+    """Kill shards while four writers add and a learner draws; then look for every step that was added."""
+    buffer = make(1_600_000, shards=2, streams_per_shard=2, residency=residency, durability=durability)
     done, counts, failed = threading.Event(), [0] * 4, []
 
     def write(stream):
@@ -234,12 +249,14 @@ def test_killed_shards_lose_nothing_that_was_acknowledged(make, residency):
     threads = [threading.Thread(target=write, args=(stream,)) for stream in range(4)]
     for thread in threads:
         thread.start()
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     try:
         while buffer.count_windows(LENGTH) < 100:
             pass
-        for _ in range(4):
-            os.kill(buffer.inspect()[int(rng.integers(2))]["process"], signal.SIGKILL)
+        for _ in range(kills):
+            process = buffer.inspect()[int(rng.integers(2))]["process"]
+            done.wait(rng.exponential(0.05))  # any instant will do
+            os.kill(process, signal.SIGKILL)
             for _ in range(int(rng.integers(1, 6))):
                 batch = buffer.sample(32, LENGTH, boundary="cross")
                 assert (batch.obs[:, :LENGTH, 0] == batch.stream[:, None])[batch.mask].all()
@@ -384,6 +401,38 @@ def test_shards_with_a_name_outlive_the_process_that_made_them(make, tmp_path):
     found.stop()
     with pytest.raises(NoAnswer, match="got none of the name 'lasting'"):
         attach("lasting")
+
+
+LEARNER = """
+import sys, ray, reverie as rv
+from reverie.ray import attach
+ray.init(address=sys.argv[1], log_to_driver=False)
+buffer = attach("learnt")
+samplers = [rv.Prioritized(), rv.Shuffled(), rv.VisitBalanced()]
+while True:
+    for sampler in samplers:
+        batch = buffer.sample(32, 5, sampler=sampler)
+    print("drew", flush=True)
+"""
+
+
+def test_a_killed_learner_leaves_the_others_alone(make):
+    """Another learner's draws go on, and what the dead one had taken of an epoch is missing in nobody else's."""
+    twin = Twin(make(shards=2, name="learnt"))
+    twin.grow(0, 40)
+    twin.grow(1, 40)
+    address = ray.get_runtime_context().gcs_address
+    learner = subprocess.Popen([sys.executable, "-c", LEARNER, address], stdout=subprocess.PIPE, text=True)
+    sampler, found = rv.Shuffled(), []
+    for _ in range(3):
+        assert learner.stdout.readline() == "drew\n"
+        found.append(twin.buffer.sample(20, LENGTH, sampler=sampler))
+    learner.kill()
+    learner.wait(20)
+    learner.stdout.close()
+    found += [twin.buffer.sample(4, LENGTH, sampler=sampler) for _ in range(3)]
+    drawn = [one for batch in found for one in zip(batch.stream.tolist(), batch.anchor.tolist(), strict=True)]
+    assert sorted(drawn) == sorted(alike(twin))
 
 
 def test_the_page_runs(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     Attributes:
         run: of the whole, a name that no other run has: notes about writers are good in their run alone.
         number, shards: which shard this is, of how many.
-        spec, capacity, streams, residency, seed: of its buffer.
+        spec, capacity, streams, residency, durability, seed: of its buffer.
         directory: where its file lies, on the machine of the actor.
         lock_s: how long it waits for another process to let go of the file.
     """
@@ -42,6 +42,7 @@ class Facts(NamedTuple):
     capacity: int
     streams: int
     residency: str
+    durability: str
     seed: int
     directory: str
     lock_s: float
@@ -178,8 +179,14 @@ class Shard:
         if self._writers.get(str(stream)) == writer:
             self._own({key: value for key, value in self._writers.items() if key != str(stream)})
 
-    def append(self, stream: int, writer: str, first: int, pieces: list[Piece]) -> int:
+    def append(self, stream: int, writer: str, first: int, pieces: list[Piece], safe: bool) -> int:
         """Store steps with the ids from `first` on, those that are there already left out.
+
+        Args:
+            stream, writer: who writes where.
+            first: the id of the first step.
+            pieces: the steps.
+            safe: whether they, and all before them, are to be on the disk then.
 
         Returns:
             The id of the stream's next step: below `first`, if steps are missing in between and nothing was stored.
@@ -205,6 +212,8 @@ class Shard:
             if piece.cut and head <= stop:
                 buffer.cut(stream, final_obs=piece.final_obs)
             first = stop
+        if safe:
+            buffer.flush()
         return self._head(stream)
 
     def _head(self, stream: int) -> int:
@@ -253,6 +262,7 @@ class Shard:
                     seed=facts.seed,
                     residency=facts.residency,
                     path=facts.path,
+                    durability=facts.durability,
                 )
             except FileError as error:
                 if not isinstance(error.__cause__, BlockingIOError | PermissionError):
@@ -266,14 +276,18 @@ class Shard:
 
     def _checked(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Return the buffer of a file, if it is as this shard's must be."""
-        facts = self._facts
-        if buffer.spec == facts.spec and (buffer.capacity, buffer.streams) == (facts.capacity, facts.streams):
+        facts, settings = self._facts, buffer.engine.settings
+        if buffer.spec == facts.spec and (buffer.capacity, buffer.streams, settings.durability) == (
+            facts.capacity,
+            facts.streams,
+            facts.durability,
+        ):
             return buffer
-        there = buffer.spec, buffer.capacity, buffer.streams
         buffer.close()
         raise SpecMismatch(
-            f"{facts.path}: wanted a capacity of {facts.capacity} in {facts.streams} streams and {facts.spec}, got "
-            f"{there[1]} in {there[2]} and {there[0]}; pass what the files were made with, or another directory"
+            f"{facts.path}: wanted a capacity of {facts.capacity} in {facts.streams} streams, durability "
+            f"{facts.durability!r} and {facts.spec}, got {settings.capacity} in {settings.streams}, "
+            f"{settings.durability!r} and {settings.spec}; pass what the files were made with, or another directory"
         )
 
 

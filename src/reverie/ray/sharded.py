@@ -41,6 +41,8 @@ class ShardedBuffer(Union):
         shards: actors. streams_per_shard: streams of each of them; they are numbered through.
         directory: where the files lie, on each actor's machine. Files that are there already are gone on with.
         residency: as for `ReplayBuffer`.
+        durability: "step": what a shard has stored survives its process. "chunk": what was flushed does; adding costs
+            less, and writers keep what was not. Either way nothing is lost that a writer's `flush` acknowledged.
         seed: fixes the random choices of this object; None draws one from the operating system.
         name: others find the buffer by it, and the actors live on when this process ends. None: neither.
         wait_s: seconds to wait for an answer of a shard, and for a file that another process still has.
@@ -70,6 +72,7 @@ class ShardedBuffer(Union):
         streams_per_shard: int = 1,
         directory: str | os.PathLike[str],
         residency: str = "ram",
+        durability: str = "step",
         seed: int | None = None,
         name: str | None = None,
         wait_s: float = WAIT_S,
@@ -85,7 +88,7 @@ class ShardedBuffer(Union):
             )
         folder = Path(directory).absolute()
         others = _checked_policy(policy)
-        check_settings(spec, each, streams, residency, folder / "a", None, None)
+        check_settings(spec, each, streams, residency, folder / "a", durability, None)
         rng = np.random.default_rng(None if seed is None else seed_number(seed))
         if name is not None and _found(ray, name, 0) is not None:
             raise BadSetting(
@@ -95,7 +98,9 @@ class ShardedBuffer(Union):
         actors = []
         for number in range(count):
             seeded = int(rng.integers(2**32))
-            facts = Facts(run, number, count, spec, each, streams, residency, seeded, str(folder), wait_s)
+            facts = Facts(
+                run, number, count, spec, each, streams, residency, durability, seeded, str(folder), wait_s
+            )
             how: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, **(options or {})}
             if name is not None:
                 how |= {"name": f"{name}/{number}", "namespace": NAMESPACE, "lifetime": "detached"}
@@ -115,7 +120,7 @@ class ShardedBuffer(Union):
         calls = [Call(actor, number, wait_s + 10, "facts") for number, actor in enumerate(actors)]
         known = [begun.answer()[0] for begun in calls]
         self._actors, self._wait_s, self.name = list(actors), wait_s, name
-        self._streams_each = known[0].streams
+        self._streams_each, self._durability = known[0].streams, known[0].durability
         # Which shards were missing is noted of one draw at a time.
         self.in_flight = 1 if others else IN_FLIGHT
         self._buffers: tuple[ReplayBuffer, ...] = ()
@@ -168,6 +173,7 @@ class ShardedBuffer(Union):
                 positive("in_flight", in_flight),
                 self._wait_s,
                 bool(take_over),
+                self._durability,
             )
         )
 

@@ -18,6 +18,7 @@ from reverie.spec import StepSpec
 from reverie.values import Tree, tree_build
 
 Row = dict[str, Any]  # column -> value of a step
+KEPT = 32  # batches that a writer keeps at most until its shard has flushed
 
 
 class Target(NamedTuple):
@@ -31,13 +32,21 @@ class Target(NamedTuple):
     in_flight: int
     wait_s: float
     take_over: bool
+    durability: str
 
 
 class Sent(NamedTuple):
-    """A batch that was not acknowledged yet."""
+    """A batch that a killed shard may lose.
+
+    Attributes:
+        first, pieces: the id of its first step, and its steps.
+        safe: whether the shard flushes its file after it.
+        reference: to the answer, which was not looked at yet.
+    """
 
     first: int
     pieces: list[Piece]
+    safe: bool
     reference: Any
 
     @property
@@ -51,7 +60,8 @@ class Writer:
 
     It may be sent to another process by pickle before it is used. With its first step, or `claim`, the stream is its
     own. Steps go to the shard in batches, of which few are on their way at a time. A batch that may have been lost goes
-    again: steps have ids, and the shard leaves out those that it has.
+    again: steps have ids, and the shard leaves out those that it has. With the durability "chunk" a killed shard may
+    lose what it has answered, so the writer keeps up to 32 batches until the shard has flushed its file.
 
     Args:
         target: where, and how.
@@ -65,7 +75,8 @@ class Writer:
         self._rows: list[Row] = []
         self._pieces: list[Piece] = []
         self._steps = 0  # in the batch that is being filled
-        self._sent: deque[Sent] = deque()
+        self._sent: deque[Sent] = deque()  # on their way
+        self._kept: deque[Sent] = deque()  # stored, but not safe
         self._closed = False
 
     def __reduce__(self) -> Any:
@@ -134,12 +145,12 @@ class Writer:
         self._send()
 
     def flush(self) -> None:
-        """Return when the shard has acknowledged every step.
+        """Return when the shard has acknowledged every step: then no killed process loses one.
 
         Raises:
             NoAnswer: it did not in time; nothing is lost, and `flush` may be called again.
         """
-        self._send()
+        self._send(safe=True)
         self._settle(0)
 
     def close(self) -> None:
@@ -179,19 +190,23 @@ class Writer:
             given["final_obs"] = tree_build("obs", spec.obs, final)
         self._pieces.append(Piece(len(rows), given))
 
-    def _send(self) -> None:
+    def _send(self, safe: bool = False) -> None:
+        """Post the batch, if there is one; with `safe`, also nothing, if that makes earlier ones safe."""
         self._end_piece({})
-        if not self._pieces:
+        chunk = self._target.durability == "chunk"
+        unsafe = sum(not sent.safe for sent in (*self._kept, *self._sent)) if chunk else 0
+        safe = chunk and (safe or unsafe >= KEPT - 1)
+        if not self._pieces and not (safe and unsafe):
             return
         self._settle(self._target.in_flight - 1)
         pieces, self._pieces, self._steps = self._pieces, [], 0
-        self._sent.append(self._posted(self._next, pieces))
+        self._sent.append(self._posted(self._next, pieces, safe))
         self._next = self._sent[-1].stop
 
-    def _posted(self, first: int, pieces: list[Piece]) -> Sent:
+    def _posted(self, first: int, pieces: list[Piece], safe: bool) -> Sent:
         target = self._target
-        sent = target.actor.append.remote(target.stream, self._name, first, pieces)
-        return Sent(first, pieces, answer_of(sent))
+        sent = target.actor.append.remote(target.stream, self._name, first, pieces, safe)
+        return Sent(first, pieces, safe, answer_of(sent))
 
     def _settle(self, most: int) -> None:
         """Wait until at most so many batches are on their way."""
@@ -206,12 +221,20 @@ class Writer:
                     raise
                 time.sleep(AGAIN_S)
                 head = -1
+            first = self._kept[0].first if self._kept else oldest.first
             if head >= oldest.stop:
-                self._sent.popleft()
-            elif 0 <= head < oldest.first:
+                self._arrived(self._sent.popleft())
+            elif 0 <= head < first:
                 raise FileError(
-                    f"shard {target.number}: wanted a file whose next step is {oldest.first}, got one that goes on "
+                    f"shard {target.number}: wanted a file whose next step is {first}, got one that goes on "
                     f"with step {head} and has lost what was acknowledged; see whether another file took its place"
                 )
-            else:  # all that is on its way goes again, in order
-                self._sent = deque(self._posted(sent.first, sent.pieces) for sent in self._sent)
+            else:  # all that may be lost goes again, in order
+                again, self._kept = (*self._kept, *self._sent), deque()
+                self._sent = deque(self._posted(sent.first, sent.pieces, sent.safe) for sent in again)
+
+    def _arrived(self, sent: Sent) -> None:
+        if sent.safe:
+            self._kept.clear()
+        elif self._target.durability == "chunk":
+            self._kept.append(sent._replace(reference=None))
