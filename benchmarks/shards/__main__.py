@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,6 +63,7 @@ def main() -> None:
     if unknown:
         parser.error(f"wanted some of {', '.join(known)}, got {', '.join(unknown)}")
     need("ray")
+    load = os.getloadavg()[1]  # of the last five minutes, before this adds to it
     sizes = replace(Sizes(), rounds=settings.rounds)
     tables = read(settings.out)[1] if settings.out.exists() else {}
     tables |= measured([name for name in settings.sections if name in SECTIONS], sizes)
@@ -69,7 +71,7 @@ def main() -> None:
         tables |= theirs(sizes)
     for table in tables.values():
         print("", table.title, "", *show(table), sep="\n")
-    write(settings.out, tables, {"ray": version("ray")})
+    write(settings.out, tables, {"ray": version("ray"), "load": load})
     if settings.out == RESULTS:
         put_tables(PAGE, settings.out)
 

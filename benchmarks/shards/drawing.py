@@ -13,7 +13,7 @@ from benchmarks.harness import in_turn
 from benchmarks.own.unions import drawing
 from benchmarks.shards.buffers import Sizes, bytes_of, filled, local, named
 from benchmarks.shards.figures import Table, rates, times
-from benchmarks.shards.plain import Owned, Stream, answer, one_by_one, started, steadily
+from benchmarks.shards.plain import Owned, Stream, answer, from_all, one_by_one, started, steadily
 from benchmarks.shards.processors import processors
 from reverie.samplers import Uniform
 
@@ -51,7 +51,12 @@ def draws(sizes: Sizes, folder: Path) -> dict[str, Table]:
 def sampling(sources: dict[str, Any], actor: Any, size: int, sizes: Sizes) -> dict[str, Callable[[], None]]:
     """Return what draws one batch after the other, and the same of Ray alone."""
     ours = {name: drawing(source, Uniform(), sizes.batch, sizes.length) for name, source in sources.items()}
-    return {**ours, RAY: one_by_one(actor, Owned(size, 2)), NOT_COPIED: one_by_one(actor, None)}
+    theirs = {RAY: one_by_one(actor, Owned(size, 2)), NOT_COPIED: one_by_one(actor, None)}
+    for count in sizes.counts[1:]:
+        each = size // count
+        actors = [started(each) for _ in range(count)]
+        theirs[f"Ray, {count} actors with a part each"] = from_all(actors, [Owned(each, 2) for _ in actors])
+    return {**ours, **theirs}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ def cluster(store_bytes: int) -> Iterator[Any]:
     import ray
 
     ray.init(
+        address="local",  # also where another cluster runs
         num_cpus=16,  # what may be placed; nobody computes on so many
         include_dashboard=False,
         object_store_memory=store_bytes,
@@ -92,6 +93,17 @@ def one_by_one(actor: Any, owned: Owned | None) -> Callable[[], None]:
     def draw() -> None:
         batch = answer(actor.get)
         kept[0] = batch if owned is None else owned.copy(batch)
+
+    return draw
+
+
+def from_all(actors: list[Any], owned: list[Owned]) -> Callable[[], None]:
+    """Return what asks all actors at once, and copies what each sends; it is held until the next has come."""
+    kept: list[Any] = [None]
+
+    def draw() -> None:
+        asked = [actor.get.remote().future() for actor in actors]
+        kept[0] = [one.copy(future.result()) for one, future in zip(owned, asked, strict=True)]
 
     return draw
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +14,24 @@ from benchmarks.harness import in_turn
 from benchmarks.shards.figures import Figure, Table, quartiles
 
 BATCHES = 40  # of a turn: the kernel counts in hundredths of a second
+IDLE_S = 3.0  # how long it is watched what processes spend that nothing is asked of
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 DRIVER, ACTORS, REST = "driver", "actors", "Ray's daemons"
 
 
 def processors(calls: dict[str, Callable[[], object]], rounds: int, limit: str) -> Table:
-    """Return the processor time of calls beside that of a limit, and which processes spend it."""
+    """Return the processor time of calls beside that of a limit, and which processes spend it.
+
+    What actors and daemons spend while nothing is asked of them is left out.
+    """
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
+    waiting = spent_in(lambda: time.sleep(IDLE_S), dict.fromkeys((DRIVER, ACTORS, REST), 0.0))
+    idle = {kind: seconds / IDLE_S for kind, seconds in waiting.items()}
 
     def turn(name: str, call: Callable[[], object]) -> Callable[[], float]:
         def run() -> float:
-            before = by_kind()
-            for _ in range(BATCHES):
-                call()
-            after = by_kind()
-            spent[name].append({kind: (after[kind] - before[kind]) / BATCHES for kind in after})
+            found = spent_in(lambda: [call() for _ in range(BATCHES)], idle)
+            spent[name].append({kind: seconds / BATCHES for kind, seconds in found.items()})
             return sum(spent[name][-1].values())
 
         return run
@@ -42,6 +46,14 @@ def processors(calls: dict[str, Callable[[], object]], rounds: int, limit: str) 
         ratios = {limit: quartiles(taken / seconds[limit])}
         figures.append(Figure(name, float(np.median(taken) * 1e3), len(taken), ratios, note=note))
     return Table("Processor time of a batch of `sample`, in all processes together", "ms", figures)
+
+
+def spent_in(call: Callable[[], object], idle: dict[str, float]) -> dict[str, float]:
+    """Return the processor time that a call costs, without what each kind spends in a second anyway."""
+    before, begin = by_kind(), time.monotonic()
+    call()
+    seconds, after = time.monotonic() - begin, by_kind()
+    return {kind: max(0.0, after[kind] - before[kind] - idle[kind] * seconds) for kind in after}
 
 
 def by_kind() -> dict[str, float]:
