@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Writing(Face):
     spec: StepSpec
     streams: int
     _intake: Intake
+    _quick: Callable[..., bool]
     _all_streams: npt.NDArray[np.int64]
 
     def add(
@@ -49,6 +51,12 @@ class Writing(Face):
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed.
         """
+        if (
+            final_obs is None
+            and not extras
+            and self._quick(obs, action, reward, terminated, truncated, stream)
+        ):
+            return
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         engine = self.engine
         with engine.lock:
