@@ -22,7 +22,7 @@ def never(*step):
 def pair(spec=SPEC, capacity=40, streams=1):
     """Return a buffer, and one that always goes the long way."""
     quick, slow = (rv.ReplayBuffer(spec, capacity, streams=streams, seed=0) for _ in range(2))
-    slow._quick = never
+    slow._quick = slow._quick_lanes = never
     return quick, slow
 
 
@@ -184,6 +184,148 @@ def test_an_interrupt_leaves_all_or_nothing(error, capacity, monkeypatch):
         stored.add(done)
         for step in steps[-2:] if done else steps[-1:]:
             slow.add(**step)
+        check_equal(quick, slow)
+    assert stored == {False, True}
+    assert line > 20
+
+
+# --- lanes -------------------------------------------------------------------------------------------------------------
+
+
+def random_lanes(rng, lanes, ends):
+    """Return a step for each lane, in one of the forms that users have."""
+    ended = rng.random(lanes) < ends
+    rewards = rng.normal(size=lanes)
+    forms = (
+        rewards.astype(np.float32),
+        rewards,
+        rewards.tolist(),
+        np.arange(lanes),
+        -np.ones(lanes, np.float32),
+    )
+    obs = rng.random((lanes, 3), np.float32)
+    final = (None, rng.random((lanes, 3), np.float32), np.asfortranarray(obs))[rng.integers(3)]
+    return {
+        "obs": obs.tolist() if rng.random() < 0.1 else obs,
+        "action": rng.random((2, lanes), np.float32).T,
+        "reward": forms[max(int(rng.integers(12)) - 7, 0)],
+        "terminated": ended,
+        "truncated": ended & (rng.random(lanes) < 0.5),
+        **({} if final is None else {"final_obs": final}),
+    }
+
+
+@pytest.mark.parametrize("lanes", [1, 5, 200])
+@pytest.mark.parametrize("ends", [0.2, 0.01, 0.0])
+def test_both_ways_of_lanes_leave_the_same(lanes, ends):
+    """Ends, cuts, full rings, dropped episodes; also when single lanes go ahead, and all come together again."""
+    rng = np.random.default_rng(int(ends * 100) + lanes)
+    quick, slow = pair(capacity=24 * lanes, streams=lanes)
+    for number in range(150):
+        step, one = random_lanes(rng, lanes, ends), random_step(rng)
+        for buffer in (quick, slow):
+            buffer.add_batch(**step)
+            if number % 40 == 39:
+                buffer.cut(int(number) % lanes)
+            if number % 50 == 49:  # one goes ahead
+                buffer.add(**one, stream=lanes - 1)
+            if number % 50 == 1 and number > 1:  # the others follow
+                for stream in range(lanes - 1):
+                    buffer.add(**one, stream=stream)
+            if number == 100:
+                buffer.discard(buffer.episodes.ids[buffer.episodes["ended"] != "running"][:1])
+        if number % 15 == 14 or number % 50 in (0, 2):
+            check_equal(quick, slow)
+
+
+def test_the_short_way_of_lanes_is_taken():
+    """By all steps but those that begin or end an episode, also when the ring drops its oldest episodes."""
+    quick, slow = pair(capacity=2 * 16, streams=2)
+    stored, short = [], quick._quick_lanes
+    quick._quick_lanes = lambda *step: stored.append(short(*step)) or stored[-1]
+    for number in range(40):
+        zeros = np.full((2, 3), number, np.float32)
+        step = {"obs": zeros, "action": zeros[:, :2], "reward": zeros[:, 0], "final_obs": zeros + 1,
+                "terminated": np.array([False, number == 9]), "truncated": np.zeros(2, np.bool_)}  # fmt: skip
+        for buffer in (quick, slow):
+            buffer.add_batch(**step)
+    assert [number for number, short in enumerate(stored) if not short] == [0, 9, 10]
+    check_equal(quick, slow)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("obs", np.zeros((2, 4), np.float32)),
+        ("obs", np.zeros((3, 3), np.float32)),
+        ("action", np.zeros(2, np.float32)),
+        ("reward", np.array([0.0, np.nan], np.float32)),
+        ("reward", np.array([np.inf, -np.inf], np.float32)),
+        ("reward", np.zeros((2, 1), np.float32)),
+        ("terminated", np.zeros(2, np.int8)),
+        ("truncated", np.zeros((2, 1), np.bool_)),
+        ("final_obs", np.zeros(3, np.float32)),
+    ],
+)
+def test_lanes_that_do_not_fit_are_refused(name, value):
+    """With the error of the long way; and nothing is stored."""
+    quick, slow = pair(streams=2)
+    step = {"obs": np.zeros((2, 3), np.float32), "action": np.zeros((2, 2), np.float32),
+            "reward": np.zeros(2, np.float32), "terminated": np.zeros(2, np.bool_),
+            "truncated": np.zeros(2, np.bool_)}  # fmt: skip
+    said = []
+    for buffer in (quick, slow):
+        buffer.add_batch(**step)
+        with pytest.raises(rv.SpecMismatch) as caught:
+            buffer.add_batch(**{**step, name: value})
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    check_equal(quick, slow)
+
+
+@pytest.mark.parametrize("numbers", [100, 300])
+def test_rewards_of_many_lanes_are_looked_at(numbers):
+    """One that is not finite is found among few and among many; the largest ones do not add up to infinity."""
+    buffer = rv.ReplayBuffer(SPEC, 4 * numbers, streams=numbers, seed=0)
+    rewards = np.full(numbers, np.finfo(np.float32).max)
+    step = {"obs": np.zeros((numbers, 3), np.float32), "action": np.zeros((numbers, 2), np.float32),
+            "terminated": np.zeros(numbers, np.bool_), "truncated": np.zeros(numbers, np.bool_)}  # fmt: skip
+    for _ in range(3):
+        buffer.add_batch(reward=rewards, **step)
+    rewards[-1] = np.nan
+    with pytest.raises(rv.SpecMismatch):
+        buffer.add_batch(reward=rewards, **step)
+    assert buffer.engine.index.head.tolist() == [3] * numbers
+
+
+@pytest.mark.parametrize("capacity", [6, 11, 40])  # the rings are full; they drop an episode; they have room
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_of_lanes_leaves_all_or_nothing(error, capacity, monkeypatch):
+    """At whatever line it comes: the steps are there once, or they are not there."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    steps = []
+    for number in range(22):
+        values = np.random.default_rng(number).random((2, 6), np.float32)
+        ends = np.array([number == 10, number == 9])
+        steps.append({"obs": values[:, :3], "action": values[:, 3:5], "reward": values[:, 5], "terminated": ends,
+                      "truncated": ~ends & False, "final_obs": values[:, 3:]})  # fmt: skip
+    stored, line = set(), 0
+    while True:
+        quick, slow = pair(capacity=2 * capacity, streams=2)
+        for buffer in (quick, slow):
+            for step in steps[:-2]:
+                buffer.add_batch(**step)
+        line += 1
+        watch = Lines(lambda: error, line)
+        with suppress(error):
+            watch.run(lambda buffer=quick: buffer.add_batch(**steps[-2]))
+        if watch.left:
+            break
+        quick.add_batch(**steps[-1])
+        done = quick.engine.index.head.item(0) == len(steps)
+        stored.add(done)
+        for step in steps[-2:] if done else steps[-1:]:
+            slow.add_batch(**step)
         check_equal(quick, slow)
     assert stored == {False, True}
     assert line > 20

@@ -11,7 +11,7 @@ from reverie.engine.face import Face
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate, discard
 from reverie.engine.layout import Layout, Layouts, build, build_partial
-from reverie.engine.quick import quick_add
+from reverie.engine.quick import quick_ways
 from reverie.engine.selection import (
     Fields,
     Wanted,
@@ -48,7 +48,7 @@ __all__ = [
     "discard",
     "field_names",
     "is_read",
-    "quick_add",
+    "quick_ways",
     "sampler_of",
     "span_of",
     "wanted",

@@ -177,6 +177,7 @@ class Changes:
         be called again.
         """
         self.settle()
+        self._index.found = None
         self.pending = self._publish_all, (publish,), None
         self._publish_all(publish)
         self.pending = None

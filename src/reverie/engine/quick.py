@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ from numpy import ndarray
 
 from reverie.checks import FLOAT32_MAX
 from reverie.engine.engine import Engine
+from reverie.index import NO_SEAMS
 from reverie.spec import Field
 from reverie.store import Ring
 
 FALSE = np.False_  # the one object that every false value of NumPy is
+BOOL, FLOAT32 = np.dtype(np.bool_), np.dtype(np.float32)
+FEW = 128  # numbers that Python adds up sooner than NumPy
 REWARDS = frozenset(
     {float, np.float32, np.float64}
 )  # types of rewards that fit if they are finite in float32
@@ -87,15 +91,125 @@ class Quick:
         return True
 
 
-def quick_add(engine: Engine) -> Callable[[Any, Any, Any, object, object, object], bool]:
-    """Return `Quick.add` of a buffer, or what stores nothing where the buffer is none for it."""
+class QuickLanes:
+    """Does for one step of every stream what `Quick` does for one step, while all streams have come equally far.
+
+    Between two of its steps nothing else has changed if the index has found what was left there. Then the streams'
+    heads, tails and episodes are known without a look at them.
+
+    Args:
+        engine, ring, obs, action: as of `Quick`.
+    """
+
+    def __init__(self, engine: Engine, ring: Ring, obs: Field, action: Field) -> None:
+        index = engine.index
+        self._engine, self._changes, self._index, self._finals = engine, engine.changes, index, engine.finals
+        streams, capacity = index.streams, index.capacity
+        self._lanes, self._none_ended = (streams,), bytes(streams)
+        self._obs_dtype, self._obs_shape = obs.dtype, (streams, *obs.shape)
+        self._action_dtype, self._action_shape = action.dtype, (streams, *action.shape)
+        by_stream = {
+            name: column.reshape(streams, capacity, *column.shape[1:])
+            for name, column in ring.columns.items()
+        }
+        self._obs, self._action, self._reward = (by_stream[name] for name in ("obs", "action", "reward"))
+        self._episode_at = index.episode_of_slot.reshape(streams, capacity)
+        self._left: Any = object()  # what was left in the index: nothing yet
+        self._head = self._tail = self._stop = (
+            0  # of every stream; the first tail at which an episode is dropped
+        )
+        self._episodes = np.zeros(streams, np.int64)  # the running ones
+        self._marks = self._episodes.astype(np.int32)  # as slots have them
+        self._totals = np.zeros(streams)  # their returns
+
+    def add(
+        self, obs: Any, action: Any, reward: Any, terminated: Any, truncated: Any, final_obs: Any
+    ) -> bool:
+        """Store a step of each stream if none ends and all fit at first sight; return whether they were stored."""
+        if not (
+            type(obs) is type(action) is type(reward) is type(terminated) is type(truncated) is ndarray
+            and obs.dtype is self._obs_dtype
+            and obs.shape == self._obs_shape
+            and action.dtype is self._action_dtype
+            and action.shape == self._action_shape
+            and reward.dtype is FLOAT32
+            and reward.shape == self._lanes
+            and terminated.dtype is truncated.dtype is BOOL
+            and terminated.shape == truncated.shape == self._lanes
+            and terminated.tobytes() == truncated.tobytes() == self._none_ended
+            and (
+                final_obs is None
+                or (
+                    type(final_obs) is ndarray
+                    and final_obs.dtype is self._obs_dtype
+                    and final_obs.shape == self._obs_shape
+                )
+            )
+        ):
+            return False
+        reward = reward.copy()  # what is stored is what is added up, whatever another thread writes there
+        # The sum of what is finite is finite: float64 has room for as many float32 as there may be.
+        total = sum(reward.tolist()) if len(reward) <= FEW else np.add.reduce(reward, dtype=np.float64)
+        if not -math.inf < total < math.inf:
+            return False
+        changes = self._changes
+        with self._engine.lock:
+            if changes.check is not None or changes.pending is not None:
+                return False
+            if self._index.found is not self._left and not self._look():
+                return False
+            tail = max(self._tail, self._head + 1 - self._index.capacity)
+            totals = self._totals + reward
+            changes.pending = self._publish, (self._head, tail, totals, obs, action, reward), None
+            self._publish(self._head, tail, totals, obs, action, reward)
+            self._head, self._tail, self._totals = self._head + 1, tail, totals
+            changes.pending = None
+        return True
+
+    def _look(self) -> bool:
+        """Take note of where the streams are; return whether all are equally far and in the middle of an episode."""
+        index = self._index
+        head, tail = index.head.item(0), index.tail.item(0)
+        if index.seams or (index.head != head).any() or (index.tail != tail).any():
+            return False
+        if index.open_episode.min() < 0:
+            return False
+        self._head, self._tail, self._stop = head, tail, index.front_stop.min().item()
+        self._episodes = index.open_episode.copy()
+        self._marks = self._episodes.astype(np.int32)
+        self._totals = index.total[self._episodes]
+        # It takes nothing back: what is about to be written is written whole again after an interrupt.
+        index.found = self._left = (), (), (), (), (), index.next_order, NO_SEAMS
+        return True
+
+    def _publish(self, head: int, tail: int, totals: Any, obs: Any, action: Any, reward: Any) -> None:
+        """Store steps that are decided. After an interrupt it is called again, and leaves the same."""
+        index, episodes = self._index, self._episodes
+        place = head % index.capacity
+        self._obs[:, place] = obs
+        self._action[:, place] = action
+        self._reward[:, place] = reward
+        self._episode_at[:, place] = self._marks
+        index.total[episodes] = totals
+        index.settled[episodes] = head
+        index.stop[episodes] = head + 1
+        index.tail.fill(tail)
+        index.head.fill(head + 1)
+        if tail >= self._stop:
+            for stream in np.flatnonzero(index.front_stop <= tail).tolist():
+                self._finals.release(index.evict(stream, tail))
+            self._stop = index.front_stop.min().item()
+
+
+def quick_ways(engine: Engine) -> tuple[Callable[..., bool], Callable[..., bool]]:
+    """Return `Quick.add` and `QuickLanes.add` of a buffer, or what stores nothing where the buffer is none for them."""
     spec, store = engine.settings.spec, engine.store
     fields = spec.obs, spec.action
     if engine.changes.check is not None or spec.extras or not isinstance(store, Ring):
-        return _never
+        return _never, _never
     if not all(isinstance(field, Field) and not field.finite for field in fields):
-        return _never
-    return Quick(engine, store, *fields).add
+        return _never, _never
+    return Quick(engine, store, *fields).add, QuickLanes(engine, store, *fields).add
 
 
 def _never(*step: object) -> bool:
