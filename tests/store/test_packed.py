@@ -154,6 +154,15 @@ def test_helpers_work_ahead_in_order(cores, monkeypatch):
     made.close()
     assert len(done) <= 1 + Helpers.MOST_AHEAD + 1
 
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(helpers, "_threads", refuse)
+    assert list(helpers.ahead(lambda item: -item, range(50))) == [-item for item in range(50)]
+    done.clear()
+    helpers.share(done.extend, list(range(50)))
+    assert sorted(done) == list(range(50))
+
 
 def test_nbytes_follows_what_is_packed():
     """nbytes counts what is held now, runs that were evicted no more, and repr says that it is packed."""

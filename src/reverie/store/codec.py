@@ -186,7 +186,7 @@ class Helpers:
             work(runs)
             return
         parts = [runs[part :: self._cores] for part in range(self._cores)]
-        others = [self._threads().submit(work, part) for part in parts[1:]]
+        others = [self._begun(work, part) for part in parts[1:]]
         work(parts[0])
         for other in others:
             other.result()
@@ -202,15 +202,23 @@ class Helpers:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
-                waiting.append(self._threads().submit(work, item))
                 if len(waiting) > self.MOST_AHEAD:
                     yield waiting.popleft().result()
+                waiting.append(self._begun(work, item))
             while waiting:
                 yield waiting.popleft().result()
         finally:
             for one in waiting:
                 one.cancel()
             wait(waiting)
+
+    def _begun(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:
+        try:
+            return self._threads().submit(work, item)
+        except RuntimeError:  # the program is about to end, or the system has no more threads
+            done: Future[Result] = Future()
+            done.set_result(work(item))
+            return done
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
