@@ -238,14 +238,15 @@ def test_both_ways_of_lanes_leave_the_same(lanes, ends):
             check_equal(quick, slow)
 
 
-def test_the_short_way_of_lanes_is_taken():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_short_way_of_lanes_is_taken(dtype):
     """By all steps but those that begin or end an episode, also when the ring drops its oldest episodes."""
     quick, slow = pair(capacity=2 * 16, streams=2)
     stored, short = [], quick._quick_lanes
     quick._quick_lanes = lambda *step: stored.append(short(*step)) or stored[-1]
     for number in range(40):
         zeros = np.full((2, 3), number, np.float32)
-        step = {"obs": zeros, "action": zeros[:, :2], "reward": zeros[:, 0], "final_obs": zeros + 1,
+        step = {"obs": zeros, "action": zeros[:, :2], "reward": zeros[:, 0].astype(dtype), "final_obs": zeros + 1,
                 "terminated": np.array([False, number == 9]), "truncated": np.zeros(2, np.bool_)}  # fmt: skip
         for buffer in (quick, slow):
             buffer.add_batch(**step)
@@ -261,6 +262,8 @@ def test_the_short_way_of_lanes_is_taken():
         ("action", np.zeros(2, np.float32)),
         ("reward", np.array([0.0, np.nan], np.float32)),
         ("reward", np.array([np.inf, -np.inf], np.float32)),
+        ("reward", np.array([0.0, 1e39])),
+        ("reward", np.array([0.0, np.nan])),
         ("reward", np.zeros((2, 1), np.float32)),
         ("terminated", np.zeros(2, np.int8)),
         ("truncated", np.zeros((2, 1), np.bool_)),
@@ -292,9 +295,12 @@ def test_rewards_of_many_lanes_are_looked_at(numbers):
             "terminated": np.zeros(numbers, np.bool_), "truncated": np.zeros(numbers, np.bool_)}  # fmt: skip
     for _ in range(3):
         buffer.add_batch(reward=rewards, **step)
-    rewards[-1] = np.nan
-    with pytest.raises(rv.SpecMismatch):
-        buffer.add_batch(reward=rewards, **step)
+    for wrong in (np.nan, 1e39, -np.inf):
+        for dtype in (np.float64, np.float32):
+            with np.errstate(over="ignore"):
+                rewards = np.append(np.zeros(numbers - 1), wrong).astype(dtype)
+            with pytest.raises(rv.SpecMismatch):
+                buffer.add_batch(reward=rewards, **step)
     assert buffer.engine.index.head.tolist() == [3] * numbers
 
 

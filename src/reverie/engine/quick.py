@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numpy import ndarray
 
 from reverie.checks import FLOAT32_MAX
@@ -16,7 +17,7 @@ from reverie.spec import Field
 from reverie.store import Ring
 
 FALSE = np.False_  # the one object that every false value of NumPy is
-BOOL, FLOAT32 = np.dtype(np.bool_), np.dtype(np.float32)
+BOOL, FLOAT32, FLOAT64 = (np.dtype(kind) for kind in (np.bool_, np.float32, np.float64))
 FEW = 128  # numbers that Python adds up sooner than NumPy
 REWARDS = frozenset(
     {float, np.float32, np.float64}
@@ -40,6 +41,7 @@ class Quick:
         self._changes, self._index = engine.changes, engine.index
         self._obs_dtype, self._obs_shape = obs.dtype, obs.shape
         self._action_dtype, self._action_shape, self._integers = action.dtype, action.shape, action.integers
+        self._action_type = None if action.shape else action.dtype.type
         self._obs, self._action = ring.columns["obs"], ring.columns["action"]
         # One number at a time: it rounds as NumPy does, in a third of the time.
         self._rewards: memoryview[Any] = ring.columns["reward"].data
@@ -60,7 +62,9 @@ class Quick:
             and 0 <= stream < self._streams
         ):
             return False
-        if type(action) is ndarray:
+        if type(action) is self._action_type:
+            pass  # a NumPy number of the field's dtype
+        elif type(action) is ndarray:
             if action.dtype is not self._action_dtype or action.shape != self._action_shape:
                 return False
         elif type(action) is not int or action not in self._integers:
@@ -132,7 +136,6 @@ class QuickLanes:
             and obs.shape == self._obs_shape
             and action.dtype is self._action_dtype
             and action.shape == self._action_shape
-            and reward.dtype is FLOAT32
             and reward.shape == self._lanes
             and terminated.dtype is truncated.dtype is BOOL
             and terminated.shape == truncated.shape == self._lanes
@@ -147,10 +150,8 @@ class QuickLanes:
             )
         ):
             return False
-        reward = reward.copy()  # what is stored is what is added up, whatever another thread writes there
-        # The sum of what is finite is finite: float64 has room for as many float32 as there may be.
-        total = sum(reward.tolist()) if len(reward) <= FEW else np.add.reduce(reward, dtype=np.float64)
-        if not -math.inf < total < math.inf:
+        rewards = _stored(reward)
+        if rewards is None:
             return False
         changes = self._changes
         with self._engine.lock:
@@ -159,9 +160,9 @@ class QuickLanes:
             if self._index.found is not self._left and not self._look():
                 return False
             tail = max(self._tail, self._head + 1 - self._index.capacity)
-            totals = self._totals + reward
-            changes.pending = self._publish, (self._head, tail, totals, obs, action, reward), None
-            self._publish(self._head, tail, totals, obs, action, reward)
+            totals = self._totals + rewards
+            changes.pending = self._publish, (self._head, tail, totals, obs, action, rewards), None
+            self._publish(self._head, tail, totals, obs, action, rewards)
             self._head, self._tail, self._totals = self._head + 1, tail, totals
             changes.pending = None
         return True
@@ -169,10 +170,10 @@ class QuickLanes:
     def _look(self) -> bool:
         """Take note of where the streams are; return whether all are equally far and in the middle of an episode."""
         index = self._index
-        head, tail = index.head.item(0), index.tail.item(0)
-        if index.seams or (index.head != head).any() or (index.tail != tail).any():
+        if index.seams or index.open_episode.min() < 0:
             return False
-        if index.open_episode.min() < 0:
+        head, tail = index.head.item(0), index.tail.item(0)
+        if (index.head != head).any() or (index.tail != tail).any():
             return False
         self._head, self._tail, self._stop = head, tail, index.front_stop.min().item()
         self._episodes = index.open_episode.copy()
@@ -182,13 +183,13 @@ class QuickLanes:
         index.found = self._left = (), (), (), (), (), index.next_order, NO_SEAMS
         return True
 
-    def _publish(self, head: int, tail: int, totals: Any, obs: Any, action: Any, reward: Any) -> None:
+    def _publish(self, head: int, tail: int, totals: Any, obs: Any, action: Any, rewards: Any) -> None:
         """Store steps that are decided. After an interrupt it is called again, and leaves the same."""
         index, episodes = self._index, self._episodes
         place = head % index.capacity
         self._obs[:, place] = obs
         self._action[:, place] = action
-        self._reward[:, place] = reward
+        self._reward[:, place] = rewards
         self._episode_at[:, place] = self._marks
         index.total[episodes] = totals
         index.settled[episodes] = head
@@ -199,6 +200,25 @@ class QuickLanes:
             for stream in np.flatnonzero(index.front_stop <= tail).tolist():
                 self._finals.release(index.evict(stream, tail))
             self._stop = index.front_stop.min().item()
+
+
+def _stored(reward: ndarray[Any, Any]) -> npt.NDArray[np.float32] | None:
+    """Return rewards as they are stored, a copy that no other thread writes to; None if not all of them fit.
+
+    The sum of finite numbers is finite: float64 has room for as many float32 as there may be.
+    """
+    is_few = len(reward) <= FEW
+    if reward.dtype is FLOAT32:
+        rewards = reward.copy()
+    elif reward.dtype is FLOAT64:
+        largest = max(map(abs, reward.tolist())) if is_few else np.abs(reward).max()
+        if not largest <= FLOAT32_MAX:
+            return None
+        rewards = reward.astype(np.float32)
+    else:
+        return None
+    total = sum(rewards.tolist()) if is_few else np.add.reduce(rewards, dtype=np.float64)
+    return rewards if -math.inf < total < math.inf else None
 
 
 def quick_ways(engine: Engine) -> tuple[Callable[..., bool], Callable[..., bool]]:
