@@ -13,7 +13,7 @@ import numpy as np
 from reverie.buffer.reading import Reading
 from reverie.buffer.writing import Writing
 from reverie.checks import seed_number
-from reverie.engine import Engine, Intake, describe
+from reverie.engine import Engine, Intake, describe, quick_ways
 from reverie.file import ReplayFile, Settings, check_settings, generator, read_settings
 from reverie.spec import StepSpec
 
@@ -68,6 +68,7 @@ class ReplayBuffer(Writing, Reading):
         rng = generator(seed_number(seed))
         self._prepare(settings)
         self.engine = Engine.create(self, settings, rng, None if path is None else Path(path))
+        self._quick, self._quick_lanes = quick_ways(self.engine)
 
     @classmethod
     def of_file(
@@ -88,6 +89,7 @@ class ReplayBuffer(Writing, Reading):
         if file.db.mode == "r":
             self._again = open_again, (file.db.path.absolute(), residency, "r")
         self.engine = Engine.of_file(self, settings, rng, file)
+        self._quick, self._quick_lanes = quick_ways(self.engine)
         self.engine.resume(episodes)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ class Writing(Face):
     spec: StepSpec
     streams: int
     _intake: Intake
+    _quick: Callable[..., bool]  # store at once what fits at first sight, and say whether it did
+    _quick_lanes: Callable[..., bool]
     _all_streams: npt.NDArray[np.int64]
 
     def add(
@@ -49,6 +52,12 @@ class Writing(Face):
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed.
         """
+        if (
+            final_obs is None
+            and not extras
+            and self._quick(obs, action, reward, terminated, truncated, stream)
+        ):
+            return
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         engine = self.engine
         with engine.lock:
@@ -78,6 +87,12 @@ class Writing(Face):
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed.
         """
+        if (
+            streams is None
+            and not extras
+            and self._quick_lanes(obs, action, reward, terminated, truncated, final_obs)
+        ):
+            return
         which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
         lanes = self._intake.lanes(len(which), obs, action, reward, terminated, truncated, final_obs, extras)
         with self.engine.lock:

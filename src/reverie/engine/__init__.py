@@ -11,6 +11,7 @@ from reverie.engine.face import Face
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate, discard
 from reverie.engine.layout import Layout, Layouts, build, build_partial
+from reverie.engine.quick import quick_ways
 from reverie.engine.selection import (
     Fields,
     Wanted,
@@ -47,6 +48,7 @@ __all__ = [
     "discard",
     "field_names",
     "is_read",
+    "quick_ways",
     "sampler_of",
     "span_of",
     "wanted",

@@ -23,7 +23,7 @@ from reverie.index.arrays import (
 )
 from reverie.index.boundaries import BOUNDARIES, Boundary, check_boundary
 from reverie.index.choice import Candidates, Choice, choice_of_kept, discarded, kept_steps
-from reverie.index.episodes import EpisodeIndex
+from reverie.index.episodes import NO_SEAMS, EpisodeIndex
 from reverie.index.ranks import entry_of, place_at_rank
 from reverie.index.restore import (
     EpisodeColumns,
@@ -48,6 +48,7 @@ __all__ = [
     "NEVER",
     "NO_EPISODE",
     "NO_FINAL",
+    "NO_SEAMS",
     "RESERVED",
     "RUN",
     "RUNNING",
