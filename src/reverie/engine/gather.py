@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +28,6 @@ from reverie.store import Finals, Ring
 Array = npt.NDArray[Any]
 
 
-def are_bytes(arrays: Mapping[str, Array]) -> bool:
-    """Whether arrays show their bytes to C: those of dates do not."""
-    try:
-        for array in arrays.values():
-            memoryview(cast(Any, array))
-    except ValueError:
-        return False
-    return True
-
-
 class Chosen(NamedTuple):
     """What a batch will show."""
 
@@ -59,12 +49,9 @@ class Gatherer:
         self._store = store
         self._finals = finals
         self._plain = store if isinstance(store, Ring) else None
-        both = (
-            (store.columns, finals.columns)
-            if isinstance(store, Ring) and isinstance(finals, Finals)
-            else None
-        )
-        self._raw = None if both is None or not all(map(are_bytes, both)) else both
+        self._raw: tuple[Mapping[str, Array], Mapping[str, Array]] | None = None
+        if isinstance(store, Ring) and isinstance(finals, Finals):
+            self._raw = store.columns, finals.columns
 
     def fill(self, chosen: Chosen, layout: Layout, batch: Batch) -> None:
         """Fill every array of `batch`, which was laid out so for such windows."""

@@ -99,6 +99,12 @@ ints(Held *held, PyObject *object, const char *name, Py_ssize_t *count, int writ
     return array(held, object, name, "lq", 8, count, written);
 }
 
+static double *
+doubles(Held *held, PyObject *object, const char *name, Py_ssize_t *count, int written)
+{
+    return array(held, object, name, "d", 8, count, written);
+}
+
 static int
 arguments(Py_ssize_t got, Py_ssize_t wanted)
 {
@@ -160,7 +166,7 @@ choose(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     for (Py_ssize_t each = 0; each < count; each++) {
         int64_t id = ids[each], lane = stream == NULL ? 0 : stream[each];
         int64_t slot = id % capacity;
-        if (id < 0 || lane < 0 || lane > (int64_t)slots / capacity || slot + lane * capacity >= (int64_t)slots) {
+        if (id < 0 || id > INT64_MAX / 4 || lane < 0 || lane > (int64_t)slots / capacity || slot + lane * capacity >= (int64_t)slots) {
             good = -1;
             break;
         }
@@ -175,7 +181,7 @@ choose(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_IndexError, "ids: wanted steps that the index has, got others");
     }
     for (Py_ssize_t each = 0; PyErr_Occurred() == NULL && each < count; each++) {
-        if (ids[each] < settled[found[each]] - (length - 1)) {
+        if (ids[each] + (length - 1) < settled[found[each]]) {
             if (good < room) {
                 episodes[good] = found[each];
                 chosen[good] = ids[each];
@@ -261,36 +267,16 @@ column(Held *held, Column *it, PyObject *read, PyObject *columns, PyObject *fina
     return 0;
 }
 
-/* Hold one of the flags of a batch: `each` bytes for each window. */
-static char *
-flags(Held *held, PyObject *arrays, const char *name, Py_ssize_t count, Py_ssize_t each)
+/* Hold an array of a batch: `size` bytes an item, of one of `kinds`. */
+static void *
+named(Held *held, PyObject *arrays, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t count)
 {
-    PyObject *key = PyUnicode_FromString(name);
-    PyObject *object = key == NULL ? NULL : PyDict_GetItemWithError(arrays, key);
+    PyObject *key = PyUnicode_FromString(name), *object = key == NULL ? NULL : PyDict_GetItemWithError(arrays, key);
     Py_XDECREF(key);
-    if (object == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_KeyError, "no array '%s'", name);
-        }
-        return NULL;
+    if (object == NULL && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_KeyError, "no array '%s'", name);
     }
-    Py_ssize_t size = count * each;
-    return array(held, object, name, "?", 1, &size, 1);
-}
-
-static int64_t *
-numbers(Held *held, PyObject *arrays, const char *name, Py_ssize_t count)
-{
-    PyObject *key = PyUnicode_FromString(name);
-    PyObject *object = key == NULL ? NULL : PyDict_GetItemWithError(arrays, key);
-    Py_XDECREF(key);
-    if (object == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_KeyError, "no array '%s'", name);
-        }
-        return NULL;
-    }
-    return ints(held, object, name, &count, 1);
+    return object == NULL ? NULL : array(held, object, name, kinds, size, &count, 1);
 }
 
 /* Whether every window lies where there is something to read; sets where it begins. */
@@ -416,15 +402,16 @@ windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *
         PyErr_SetString(PyExc_ValueError, "length: wanted what memory can hold");
         return -1;
     }
-    return (w->terminated = flags(held, arrays, "terminated", w->count, w->length)) == NULL
-        || (w->truncated = flags(held, arrays, "truncated", w->count, w->length)) == NULL
-        || (w->is_first = flags(held, arrays, "is_first", w->count, w->length + 1)) == NULL
-        || (w->mask = flags(held, arrays, "mask", w->count, w->length)) == NULL
-        || (w->obs_mask = flags(held, arrays, "obs_mask", w->count, w->length + 1)) == NULL
-        || (w->train_mask = flags(held, arrays, "train_mask", w->count, w->length)) == NULL
-        || (w->streams = numbers(held, arrays, "stream", w->count)) == NULL
-        || (w->starts = numbers(held, arrays, "start", w->count)) == NULL
-        || (w->anchors = numbers(held, arrays, "anchor", w->count)) == NULL ? -1 : 0;
+    Py_ssize_t steps = w->count * w->length, shown = steps + w->count;
+    return (w->terminated = named(held, arrays, "terminated", "?", 1, steps)) == NULL
+        || (w->truncated = named(held, arrays, "truncated", "?", 1, steps)) == NULL
+        || (w->is_first = named(held, arrays, "is_first", "?", 1, shown)) == NULL
+        || (w->mask = named(held, arrays, "mask", "?", 1, steps)) == NULL
+        || (w->obs_mask = named(held, arrays, "obs_mask", "?", 1, shown)) == NULL
+        || (w->train_mask = named(held, arrays, "train_mask", "?", 1, steps)) == NULL
+        || (w->streams = named(held, arrays, "stream", "lq", 8, w->count)) == NULL
+        || (w->starts = named(held, arrays, "start", "lq", 8, w->count)) == NULL
+        || (w->anchors = named(held, arrays, "anchor", "lq", 8, w->count)) == NULL ? -1 : 0;
 }
 
 PyDoc_STRVAR(fill_doc, "fill(columns, finals, arrays, reads, table, addresses, length, burn_in, slots, capacity)\n--\n\n"
@@ -504,10 +491,175 @@ fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return let_go(&held, failed ? NULL : Py_NewRef(Py_None));
 }
 
-/*TREE*/
+/* --- sum trees -------------------------------------------------------------------------------------------------- */
+
+/* A tree of wide nodes: leaves first, the root last. */
+typedef struct {
+    Py_ssize_t count;               /* levels */
+    double *level[LEVELS];
+    Py_ssize_t size[LEVELS];        /* children on a level */
+    double *root_sums;
+    int barred;                     /* some leaves are negative, and count as zero */
+} Tree;
+
+/* Hold a tree whose levels fit each other. */
+static int
+tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyObject *barred, int written)
+{
+    it->count = PyList_Check(levels) ? PyList_Size(levels) : 0;
+    it->barred = PyObject_IsTrue(barred);
+    if (it->count < 1 || it->count > LEVELS || it->barred < 0) {
+        PyErr_Format(PyExc_ValueError, "levels: wanted a list of 1 to %d arrays", LEVELS);
+        return -1;
+    }
+    for (Py_ssize_t each = 0; each < it->count; each++) {
+        it->size[each] = -1;
+        it->level[each] = doubles(held, PyList_GetItem(levels, each), "levels", &it->size[each], written && each > 0);
+        if (it->level[each] == NULL) {
+            return -1;
+        }
+        int root = each == it->count - 1;
+        if (it->size[each] < 1 || (!root && it->size[each] % FAN != 0)
+            || (each > 0 && it->size[each] < it->size[each - 1] / FAN)) {
+            PyErr_Format(PyExc_ValueError, "levels: wanted nodes of %d children, and a parent for each node", FAN);
+            return -1;
+        }
+    }
+    Py_ssize_t sums = it->size[it->count - 1];
+    it->root_sums = doubles(held, root_sums, "root_sums", &sums, written);
+    return it->root_sums == NULL ? -1 : 0;
+}
+
+/* Return what a child adds to its parent. */
+static double
+share(const Tree *it, Py_ssize_t level, double child)
+{
+    return level == 0 && it->barred && !(child > 0.0) ? 0.0 : child;
+}
+
+PyDoc_STRVAR(find_doc, "find(levels, root_sums, barred, targets, places)\n--\n\n"
+"Set the places that targets fall into; return how many of them have no weight. Twin of `SumTree.find`.");
+
+static PyObject *
+find(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    Held held;
+    if (arguments(nargs, 5) < 0 || hold(&held, LEVELS + 3) < 0) {
+        return NULL;
+    }
+    Tree it;
+    Py_ssize_t count = -1;
+    if (tree(&held, &it, args[0], args[1], args[2], 0) < 0) {
+        return let_go(&held, NULL);
+    }
+    double *targets = doubles(&held, args[3], "targets", &count, 0);
+    int64_t *places = targets == NULL ? NULL : ints(&held, args[4], "places", &count, 1);
+    double *left = places == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(double));
+    if (left == NULL) {
+        return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
+    }
+    Py_ssize_t root = it.count - 1, missed = 0;
+    for (Py_ssize_t each = 0; each < count; each++) {
+        Py_ssize_t low = 0, high = it.size[root];  /* the first child whose running sum is above the target */
+        while (low < high) {
+            Py_ssize_t middle = low + (high - low) / 2;
+            if (it.root_sums[middle] > targets[each]) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Py_ssize_t place = low < it.size[root] ? low : it.size[root] - 1;
+        left[each] = targets[each] - it.root_sums[place] + it.level[root][place];
+        places[each] = place;
+    }
+    for (Py_ssize_t level = root - 1; level >= 0; level--) {
+        Py_ssize_t nodes = it.size[level] / FAN;
+        for (Py_ssize_t each = 0; each < count; each++) {
+            if (each + AHEAD < count && places[each + AHEAD] < nodes) {
+                fetch((const char *)(it.level[level] + places[each + AHEAD] * FAN), FAN * sizeof(double));
+            }
+            Py_ssize_t node = places[each] < nodes ? (Py_ssize_t)places[each] : nodes - 1;
+            const double *children = it.level[level] + node * FAN;
+            double running[FAN], sum = 0.0;
+            Py_ssize_t child = 0;
+            for (int at = 0; at < FAN; at++) {
+                sum = at == 0 ? share(&it, level, children[0]) : sum + share(&it, level, children[at]);
+                running[at] = sum;
+                child += sum <= left[each];
+            }
+            child = child < FAN ? child : FAN - 1;
+            left[each] = left[each] - running[child] + share(&it, level, children[child]);
+            places[each] = node * FAN + child;
+        }
+    }
+    for (Py_ssize_t each = 0; each < count; each++) {
+        missed += !(it.level[0][places[each]] > 0.0);
+    }
+    PyMem_Free(left);
+    return let_go(&held, PyLong_FromSsize_t(missed));
+}
+
+PyDoc_STRVAR(add_up_doc, "add_up(levels, root_sums, barred, places)\n--\n\n"
+"Compute every sum that one of these leaves is part of. Twin of `SumTree._add_up`, whose order of additions it keeps.");
+
+static PyObject *
+add_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    Held held;
+    if (arguments(nargs, 4) < 0 || hold(&held, LEVELS + 2) < 0) {
+        return NULL;
+    }
+    Tree it;
+    Py_ssize_t count = -1;
+    if (tree(&held, &it, args[0], args[1], args[2], 1) < 0) {
+        return let_go(&held, NULL);
+    }
+    int64_t *places = ints(&held, args[3], "places", &count, 0);
+    int64_t *nodes = places == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(int64_t));
+    if (nodes == NULL) {
+        return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
+    }
+    for (Py_ssize_t each = 0; each < count; each++) {
+        nodes[each] = places[each];
+        if (places[each] < 0 || places[each] >= it.size[0]) {
+            PyMem_Free(nodes);
+            PyErr_SetString(PyExc_IndexError, "places: wanted leaves of the tree, got others");
+            return let_go(&held, NULL);
+        }
+    }
+    for (Py_ssize_t level = 0; level < it.count - 1; level++) {
+        for (Py_ssize_t each = 0; each < count; each++) {
+            if (each + AHEAD < count) {
+                fetch((const char *)(it.level[level] + nodes[each + AHEAD] / FAN * FAN), FAN * sizeof(double));
+            }
+            nodes[each] /= FAN;
+            const double *children = it.level[level] + nodes[each] * FAN;
+            double pair[FAN / 2];  /* NumPy adds up 16 numbers in this order */
+            for (int at = 0; at < FAN / 2; at++) {
+                pair[at] = share(&it, level, children[at]) + share(&it, level, children[at + FAN / 2]);
+            }
+            it.level[level + 1][nodes[each]] =
+                ((pair[0] + pair[1]) + (pair[2] + pair[3])) + ((pair[4] + pair[5]) + (pair[6] + pair[7]));
+        }
+    }
+    Py_ssize_t root = it.count - 1;
+    double sum = 0.0;
+    for (Py_ssize_t each = 0; each < it.size[root]; each++) {
+        double child = share(&it, root, it.level[root][each]);
+        sum = each == 0 ? child : sum + child;
+        it.root_sums[each] = sum;
+    }
+    PyMem_Free(nodes);
+    return let_go(&held, Py_NewRef(Py_None));
+}
 
 static PyMethodDef methods[] = {
     {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, choose_doc},
+    {"find", (PyCFunction)(void (*)(void))find, METH_FASTCALL, find_doc},
+    {"add_up", (PyCFunction)(void (*)(void))add_up, METH_FASTCALL, add_up_doc},
     {"fill", (PyCFunction)(void (*)(void))fill, METH_FASTCALL, fill_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -29,3 +29,4 @@ def load(pure: bool) -> Any:
 
 native: Any = load(os.environ.get("REVERIE_PURE") == "1")
 KERNEL = "NumPy" if native is None else "C"
+"""What computes the inner loops of drawing: "C" where the kernel was compiled, else "NumPy". Batches are the same."""
