@@ -24,6 +24,7 @@ from reverie.errors import (
     TooLarge,
     WrongProcess,
 )
+from reverie.index import KERNEL as kernel
 from reverie.nstep import NStep, n_step
 from reverie.samplers import (
     EpisodeUniform,
@@ -78,5 +79,6 @@ __all__ = [
     "WrongProcess",
     "__version__",
     "compact",
+    "kernel",
     "n_step",
 ]  # "open" is public, too, but would hide Python's own
