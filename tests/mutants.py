@@ -20,6 +20,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -44,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("index", "samplers", "engine", "file")
 PATIENCE = 4  # times what a change's tests take on the code as it is; if they take longer, it is noticed
 GRACE_S = 20.0  # on top of that
+MOST_BYTES = 8 << 30  # of a trial: a loop that never ends may fill a list
 SLOW_LIBRARIES = ("numpy", "scipy.stats", "zstandard", "sqlite3", "rich", "tyro")
 
 Function = tuple[str, int]  # a module below the root, and the line where the function begins
@@ -230,6 +232,7 @@ def start(copy: Path, settings: Collection[str], plugin: object, log: Path) -> i
         os.dup2(words, 1)
         os.dup2(words, 2)
         os.environ["PYTHONPATH"] = str(copy / "src")
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
         sys.path.insert(0, str(copy / "src"))
         status = int(pytest.main(["-q", "-p", "no:xdist", "-m", "not slow", *settings], [plugin]))
     except BaseException:

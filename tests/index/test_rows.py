@@ -5,10 +5,14 @@ import pytest
 
 import reverie as rv
 from reverie.index import (
+    Anchors,
+    Choice,
     EpisodeColumns,
     EpisodeIndex,
     TableRows,
+    anchors_of,
     check_table_rows,
+    choice_of_kept,
     most_episodes,
     rebuild,
     table_rows,
@@ -103,3 +107,67 @@ def test_episodes_that_had_no_row_get_the_lowest_that_no_other_has():
     rebuild(index, np.array([4]), np.array([0]), columns, before)
     rows = table_rows(index)
     assert (rows.ordinal.tolist(), rows.row.tolist()) == ([0, 1, 2, 3], [1, 0, 2, 3])
+
+
+def ended_episodes(count: int, finals: bool, capacity: int = 8) -> rv.ReplayBuffer:
+    """A buffer of episodes of one step; every second one has a final observation if `finals`."""
+    buffer = rv.ReplayBuffer(scalar_spec(), capacity, seed=0)
+    for step in range(count):
+        final = step if finals and step % 2 else None
+        buffer.add(obs=step, action=0, reward=0.0, terminated=True, truncated=False, final_obs=final)
+    return buffer
+
+
+def test_the_slots_of_live_final_observations():
+    """Each of the live episodes that have one holds a slot of its own."""
+    index = ended_episodes(12, finals=True).engine.index
+    slots = index.live_final_slots().tolist()
+    assert (len(slots), len(set(slots)), min(slots) >= 0) == (4, 4, True)
+    assert ended_episodes(12, finals=False).engine.index.live_final_slots().tolist() == []
+
+
+def test_every_row_is_live_or_free_after_mending():
+    """What an interrupt left is found anew: no row is lost, none is there twice, and none lies beyond the table."""
+    index = ended_episodes(100, finals=False, capacity=70).engine.index
+    for _ in range(2):
+        index.mend()
+        assert sorted([*index.free, *index.live_episodes().tolist()]) == list(range(len(index.start)))
+
+
+def test_windows_end_before_a_discarded_episode():
+    """Only an episode with a discarded one behind it in its stream is limited, and rows are counted with closing ones."""
+    buffer = ended_episodes(5, finals=False)
+    assert choice_of_kept(buffer.engine.index) is None
+    buffer.discard(buffer.episodes.ids[2])
+    index = buffer.engine.index
+    choice = choice_of_kept(index)
+    live = index.live_episodes().tolist()
+    assert [choice.is_limited(episode) for episode in live] == [True, True, False, False, False]
+    assert choice.limits[live[:2]].tolist() == [4, 4]  # two steps and two closing rows lie before it
+    assert choice.chosen[live].tolist() == [True, True, False, True, True]
+    everything = Choice(np.ones(len(index.start), bool))
+    assert not everything.is_limited(live[0])
+    both = choice & everything
+    assert (both.limits is choice.limits, both.chosen.tolist()) == (True, choice.chosen.tolist())
+    for length, kept, every in ((2, 4, 5), (3, 2, 4), (4, 2, 4), (5, 0, 3)):  # each has two rows
+        assert anchors_of(index, "cross", length).count() == kept
+        assert Anchors(index, "cross", length, everything).count() == every
+
+
+def test_the_table_of_episodes_is_an_array_of_one_dimension():
+    """As NumPy's arrays tell it."""
+    episodes = ended_episodes(12, finals=False).episodes
+    array = np.asarray(episodes)
+    for name in ("ndim", "shape", "size", "dtype"):
+        assert getattr(episodes, name) == getattr(array, name), name
+
+
+def test_free_rows_are_taken_again_in_the_order_of_before():
+    """A table that had grown is as large again, and its free rows lie as they did; those of new episodes are gone."""
+    index, two = EpisodeIndex(1, 100), np.arange(2)
+    columns = EpisodeColumns(stream=0 * two, ordinal=two, start=two, stop=two + 1, ended=np.ones(2, np.int8),
+                             final_slot=0 * two - 1, total=np.zeros(2), order=two)  # fmt: skip
+    free = [*range(99, 0, -2), *range(98, 1, -2)]
+    rebuild(index, np.array([2]), np.array([0]), columns, rows_of([0], [0], free))
+    assert (len(index.start), table_rows(index).row.tolist()) == (100, [0, 1])
+    assert index.free == [row for row in free if row != 1]

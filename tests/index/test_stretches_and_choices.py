@@ -55,7 +55,7 @@ def some_steps(rng: np.random.Generator, shape: tuple[int, ...], mean: float) ->
 
 
 @pytest.mark.parametrize("sewn", [False, True], ids=["", "sewn"])
-@pytest.mark.parametrize(("capacity", "mean"), [(7, 2.0), (80, 1.0), (150, 1.3), (150, 40.0)])
+@pytest.mark.parametrize(("capacity", "mean"), [(1, 2.0), (7, 2.0), (80, 1.0), (150, 1.3), (150, 40.0)])
 def test_a_stretch_is_its_steps(capacity, mean, sewn):
     """Whatever its length: shorter than an episode, longer than the ring, with more episodes than the table has rows."""
     rng = np.random.default_rng(3)
@@ -205,3 +205,32 @@ def test_the_final_observations_of_a_stretch_that_are_held_at_once():
     for _ in range(3):
         buffer.add(obs=0, action=0, reward=0.0, terminated=True, truncated=False, final_obs=1)
     assert Stretch(index, 0, np.full(9, TERMINATED)).most_shown() == 1
+
+
+def test_a_stretch_after_a_break_where_one_step_is_all_that_is_kept():
+    """Room is made before the cut: the episode that was left running goes with the second step, not with the first."""
+    buffer = rv.ReplayBuffer(scalar_spec(), 1, seed=0)
+    index = buffer.engine.index
+    buffer.add(obs=0, action=0, reward=0.0, terminated=False, truncated=False)
+    index.seams = {0}
+    stretch = Stretch(index, 0, np.zeros(2, int))
+    assert (stretch.sews, [stretch.dropped_at(head) for head in (1, 2, 3)]) == (True, [0, 0, 1])
+    buffer.add(obs=0, action=0, reward=0.0, terminated=False, truncated=False)
+    assert (index.dropped.tolist(), index.begun.tolist()) == ([0], [2])
+    buffer.add(obs=0, action=0, reward=0.0, terminated=False, truncated=False)
+    assert (index.dropped.tolist(), index.begun.tolist()) == ([1], [2])
+
+
+def test_a_stretch_needs_no_more_rows_than_its_ring_has_room_for():
+    """Three episodes are live in a ring of 100 steps: 98 more, one of which begins before the oldest one goes."""
+    buffer = rv.ReplayBuffer(scalar_spec(), 100, seed=0)
+    for _ in range(3):
+        buffer.add(obs=0, action=0, reward=0.0, terminated=True, truncated=False)
+    ends = np.full(300, TERMINATED)
+    assert [Stretch(buffer.engine.index, 0, ends[:steps]).needed for steps in (5, 97, 98, 99, 300)] == [
+        5,
+        97,
+        98,
+        98,
+        98,
+    ]
