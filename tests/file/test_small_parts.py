@@ -27,9 +27,16 @@ def test_the_bytes_of_a_run(residency, times):
     assert sum(column.field.nbytes for column in settings.stored) == 312
     assert (settings.each, settings.raw_run_bytes) == (500, times * 32 * 312)
     # A record may be a 64th larger than what it packs, and 1,000 bytes for each of three columns.
-    assert settings.most_record_bytes >= 32 * 312 + 156 + 3_000
-    small = check_settings(WIDE, 2, 1, residency, "a.replay", None, None)
-    assert small.most_record_bytes >= 32 * 312 + 156 + 3_000
+    large = check_settings(
+        rv.StepSpec(rv.Field((3_000_000,), "uint8"), rv.Field((), "int64")),
+        1_000,
+        1,
+        residency,
+        "a.replay",
+        None,
+        None,
+    )
+    assert large.most_record_bytes == 32 * 3_000_012 + 32 * 3_000_012 // 64 + 3_000
 
 
 def test_marks_of_logs():
