@@ -266,7 +266,7 @@ class IndexArrays:
         special = self.special_episodes()
         fits = np.maximum(self.settled[special] - self.live_start(special) - (length - 1), 0)
         ends = np.cumsum(fits)
-        in_special = int(ends[-1]) if len(ends) else 0
+        in_special = int(fits.sum())
         episode, offset = np.empty_like(rank), np.empty_like(rank)
         here = rank < in_special
         if here.any():
