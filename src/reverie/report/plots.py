@@ -354,15 +354,16 @@ def shares(values: list[float], draws: int) -> Any:
 
 
 def lines(asked: Any) -> Any:
-    """Return a plot of a `Curves`: its lines, with the bands behind them."""
+    """Return a plot of a `Curves`: its lines, with the bands and areas behind them."""
     from bokeh.models import HoverTool
 
     plot = figure(asked.title, asked.x, asked.y, height=260)
     points = [x for xs, _ in asked.lines.values() for x in xs] or [0, 1]
     ends = [min(points), max(points)]
-    for at, (name, (low, high)) in enumerate(asked.bands.items()):
+    bands = {name: (ends, [low] * 2, [high] * 2) for name, (low, high) in asked.bands.items()}
+    for at, (name, (xs, lows, highs)) in enumerate([*bands.items(), *asked.areas.items()]):
         colour = COLOURS[-1 - at % len(COLOURS)]
-        plot.varea(ends, [low, low], [high, high], fill_color=colour, fill_alpha=0.3, legend_label=name)
+        plot.varea(list(xs), list(lows), list(highs), fill_color=colour, fill_alpha=0.3, legend_label=name)
     for at, (name, (xs, ys)) in enumerate(asked.lines.items()):
         colour = COLOURS[at % len(COLOURS)]
         plot.line(list(xs), list(ys), line_color=colour, line_width=2, legend_label=name, name=name)
