@@ -22,8 +22,8 @@ class Curves:
 
     Attributes:
         title, x, y: what stands on it. lines: name -> points.
-        bands: name -> lowest and highest y, the same at every x. areas: name -> lowest and highest y at each x.
-            Both lie behind the lines.
+        bands: name -> lowest and highest y, the same at every x. areas: name -> lowest and highest y at each x,
+            in the colour of the last line. Both lie behind the lines.
     """
 
     title: str
