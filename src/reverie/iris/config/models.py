@@ -296,6 +296,9 @@ class TokenizerLoss:
             Small moving things weigh next to nothing without it.
         revive_every: how many updates pass until codes that went unused are moved onto encoder outputs, the
             first time on the first batch; 0, as published, never does.
+        revive_beyond: how far from every code an output has to lie to get one, as a share of the variance of the
+            batch's outputs. Codes that are averages lag behind the encoder, so a common output is always a little
+            off its code; with 0 it gets more of them in time, between which its tokens change.
     """
 
     reconstruction: Literal["weight_free", "perceptual", "cross_entropy"] = "weight_free"
@@ -303,6 +306,7 @@ class TokenizerLoss:
     commitment: float | None = None
     pixel_weight: float = 0.0
     revive_every: int = 0
+    revive_beyond: float = 0.0
 
     def __post_init__(self) -> None:
         at_least(
@@ -310,6 +314,7 @@ class TokenizerLoss:
             commitment=self.commitment_weight,
             pixel_weight=self.pixel_weight,
             revive_every=self.revive_every,
+            revive_beyond=self.revive_beyond,
             reconstruction_weight=self.reconstruction_weight,
         )
         one_of(("weight_free", "perceptual", "cross_entropy"), reconstruction=self.reconstruction)
