@@ -150,6 +150,8 @@ class WorldModelConfig:
         positions: "absolute" learns a vector for every position, as published; "factored" learns one for
             every block and one for every slot of a block and adds them, which needs less data.
         init_std: standard deviation of the initial weights; 0.02 as published, narrow models want more.
+        skip_first: leave the first frame of a window out of the loss, of which only the first token foretells
+            the others; as published, it counts. It is the larger part of the loss where windows are short.
         precision: the precision of the layers and of the cache; logits and losses are float32 in any case.
     """
 
@@ -160,6 +162,7 @@ class WorldModelConfig:
     dropout: float = 0.1
     positions: Literal["absolute", "factored"] = "absolute"
     init_std: float = 0.02
+    skip_first: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
