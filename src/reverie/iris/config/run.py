@@ -92,15 +92,29 @@ class Sampling:
         over: "episodes" gives every episode the same chance, and then every step in it, as published;
             "steps" gives every step the same chance.
         recent_share: share of each batch that is drawn from the newest quarter of the steps instead.
+        recent_starts: the same share for the frames from which imagined games start; None takes
+            `recent_share`. Old play knows nothing of what a better policy comes to see.
     """
 
     over: Literal["episodes", "steps"] = "episodes"
     recent_share: float = 0.0
+    recent_starts: float | None = None
 
     def __post_init__(self) -> None:
         one_of(("episodes", "steps"), over=self.over)
-        if not 0 <= self.recent_share < 1:
-            raise BadSetting(f"recent_share: wanted a share below 1, got {self.recent_share}; lower it")
+        for name, share in {"recent_share": self.recent_share, "recent_starts": self.recent_starts}.items():
+            if share is not None and not 0 <= share < 1:
+                raise BadSetting(f"{name}: wanted a share below 1, got {share}; lower it")
+
+    def recent_in(self, phase: str) -> float:
+        """Return the share of each batch of a training that comes from the newest quarter of the steps.
+
+        Args:
+            phase: tokenizer, world_model or actor_critic.
+        """
+        if phase == "actor_critic" and self.recent_starts is not None:
+            return self.recent_starts
+        return self.recent_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
