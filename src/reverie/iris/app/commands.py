@@ -20,7 +20,7 @@ from reverie.iris.app.monitor import train as train_run
 from reverie.iris.app.page import PAGE, report_run
 from reverie.iris.app.pictures import draw_animation, draw_strip
 from reverie.iris.app.scores import human_normalised
-from reverie.iris.config import Config, check_unchanged, config_from_json, presets
+from reverie.iris.config import Config, check_unchanged, config_from_json, preset_named
 from reverie.iris.learning import (
     CHECKPOINT,
     Run,
@@ -37,6 +37,7 @@ GAMES = {
     "paper": "Breakout",
     "demo": "Breakout",
     "minatar": "minatar:breakout",
+    "minatar-columns": "minatar:breakout",
 }
 
 
@@ -47,7 +48,7 @@ class Train:
     Attributes:
         run: The folder of the run. If there is a run already, it goes on. It may get more epochs then, and no
             other change.
-        preset: The numbers that flags change: paper, demo or minatar.
+        preset: The numbers that flags change: paper, demo, minatar or minatar-columns.
         game: An Atari game such as Breakout, or one of MinAtar's such as minatar:breakout.
         seed: Fixes every random choice.
         device: Where the models run, such as cpu or cuda.
@@ -77,9 +78,7 @@ def train(args: Sequence[str]) -> None:
     """
     named = _named(args)
     preset = named.get("--preset", "paper")
-    if preset not in presets:
-        raise BadSetting(f"preset: wanted one of {', '.join(sorted(presets))}, got {preset!r}; choose one")
-    default = Train(run=tyro.MISSING, preset=preset, config=presets[preset])
+    default = Train(run=tyro.MISSING, preset=preset, config=preset_named(preset))
     state = _checkpoint(Path(named["--run"])) if "--run" in named else None
     if state is not None:  # the run knows what is not named
         default = replace(default, game=state["game"], seed=state["seed"])
