@@ -449,6 +449,7 @@ def test_learning_rates_follow_the_run() -> None:
     [
         (lambda: Collection(environments=3, steps=200), "positive multiple of environments = 3"),
         (lambda: Collection(epsilon=1.5), "epsilon: wanted a probability"),
+        (lambda: Collection(random_stretch=0), "random_stretch: wanted at least 1"),
         (lambda: Sampling(recent_share=1.0), "recent_share: wanted a share below 1"),
         (lambda: Sampling(recent_starts=-0.1), "recent_starts: wanted a share below 1"),
         (lambda: Sampling(over="frames"), "wanted one of"),  # type: ignore[arg-type]

@@ -33,6 +33,9 @@ class Collection:
         first_epsilon: that probability in the first epoch; None makes it one like the others.
         early_epsilon: that probability in the second epoch, from where it falls to `epsilon` linearly over
             the first half of the run; None keeps it constant, as published.
+        random_stretch: let each game play at random by itself, and hold a random action for 1 to so many steps;
+            None, as published, draws a new one at each step, for all games at once. Steps that are drawn one by
+            one hardly ever lead far away: whatever takes five moves to one side is never seen.
         capacity: steps that the replay keeps.
     """
 
@@ -44,11 +47,13 @@ class Collection:
     epsilon: float = 0.01
     first_epsilon: float | None = None
     early_epsilon: float | None = None
+    random_stretch: int | None = None
     capacity: int = 100_000
 
     def __post_init__(self) -> None:
         at_least(1, environments=self.environments, steps=self.steps, until=self.until)
         at_least(0, temperature=self.temperature)
+        at_least(1, random_stretch=1 if self.random_stretch is None else self.random_stretch)
         for name, steps in (
             ("steps", self.steps),
             ("first_steps", self.first_steps),
