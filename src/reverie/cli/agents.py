@@ -54,17 +54,30 @@ def train(
     raise AssertionError("main takes this command before it is parsed")
 
 
-def evaluate(run: Run, episodes: int = 100, device: Device = None) -> None:
+def evaluate(
+    run: Run,
+    episodes: int = 100,
+    diagnose: bool = False,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = Path("diagnosis.png"),
+    device: Device = None,
+    force: Force = False,
+) -> None:
     """Test the agent of a run on whole games, without random play.
 
     Args:
         run: The folder of the run.
         episodes: How many games to play.
+        diagnose: Look into every part of the agent instead, by how deep into the game it is.
+        out: The picture of a diagnosis, a name in .png.
         device: Where the models run, such as cpu or cuda.
+        force: Replace a picture that is there already.
     """
-    from reverie.iris.app import evaluate_run
+    from reverie.iris.app import diagnose_run, evaluate_run
 
-    evaluate_run(run, episodes, device)
+    if diagnose:
+        diagnose_run(run, out, episodes, device, force=force)
+    else:
+        evaluate_run(run, episodes, device)
 
 
 def dream(
