@@ -18,7 +18,7 @@ from torch import Tensor
 from reverie import BadSetting
 from reverie.cli.main import main
 from reverie.iris.app import commands, diagnosis
-from reverie.iris.app.diagnosis import AGENT, ENDS, MODEL, TOKENIZER, Insight, diagnose
+from reverie.iris.app.diagnosis import AGENT, CHANCES, ENDS, MODEL, TOKENIZER, Insight, diagnose
 from reverie.iris.app.recording import Recording, new_lanes, record
 from reverie.iris.config import Config
 from reverie.iris.learning.run import Run
@@ -97,12 +97,11 @@ def test_games_come_back_to_where_they_were(run: Run) -> None:
 class Oracle:
     """An imagined game that goes as the recording does; or one in which nothing ever moves."""
 
-    def __init__(self, played: Recording, *, moves: bool) -> None:
-        self.played, self.moves = played, moves
+    def __init__(self, played: Recording, asked: Any, *, moves: bool) -> None:
+        self.played, self.asked, self.moves = played, asked, moves
 
     def reset(self, frame: Tensor) -> Tensor:
         shown = (255 * frame).round().byte().numpy()
-        # Frames may be alike, so a step is told by its place among the alike ones that the diagnosis asks for.
         self.step_of = self.asked.copy()
         assert np.array_equal(shown, self.played.frames[self.step_of])
         return frame
@@ -122,8 +121,7 @@ def test_imagined_frames_are_compared_with_those_that_came(
 ) -> None:
     """A perfect model is right everywhere; a still one where the game shows the same again. Ends are not crossed."""
     some = np.arange(0, len(played), 3)
-    oracle = Oracle(played, moves=moves)
-    oracle.asked = some
+    oracle = Oracle(played, some, moves=moves)
     monkeypatch.setattr(Agent, "new_game", lambda self, generator=None: oracle)
     sights = {"light": lambda shown, real: (shown[:, 0, 0, 0] == real[:, 0, 0, 0]).astype(np.float64)}
     told = diagnosis._imagined(run.agent, played, some, sights, 0)
@@ -169,7 +167,7 @@ def test_rewards_and_ends_are_told_by_their_chances(run: Run, monkeypatch: pytes
         return Predictions(torch.zeros(batch, 4, 32), reward.expand(batch, 1, 3), end.expand(batch, 1, 2))
 
     monkeypatch.setattr(WorldModel, "forward", fixed)
-    told = diagnose(run, episodes=6).panels[MODEL]
+    told = diagnose(run, episodes=6).panels[CHANCES]
     for name, wanted in {
         "chance of the reward that came": 0.3,
         "chance of the reward that came not": 0.5,
@@ -224,7 +222,7 @@ def test_a_diagnosis_repeats_itself_and_changes_nothing(run: Run) -> None:
     assert one.depths == two.depths
     assert one.frames == two.frames
     assert sum(one.frames) == 5 * LIFE
-    assert list(one.panels) == [TOKENIZER, MODEL, AGENT, ENDS]
+    assert list(one.panels) == [TOKENIZER, MODEL, CHANCES, AGENT, ENDS]
     for part, measures in one.panels.items():
         for name, values in measures.items():
             assert np.array_equal(values, two.panels[part][name], equal_nan=True), name

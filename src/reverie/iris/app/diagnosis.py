@@ -29,7 +29,8 @@ PER_DEPTH = 200  # frames that are measured at each depth, at most
 AHEAD = (1, 4, 8)  # steps after which an imagined frame is compared with the real one
 BEFORE, SURVIVED = 6, 8  # steps before a real end from which is played on, and how many are to be survived
 LANES = 32  # games played side by side, at most
-TOKENIZER, MODEL, AGENT, ENDS = "tokenizer", "world model", "critic and policy", "played on before an end"
+TOKENIZER, MODEL, CHANCES = "tokenizer", "world model: frames", "world model: rewards and ends"
+AGENT, ENDS = "critic and policy", "played on before an end"
 
 Panels = dict[str, dict[str, Floats]]
 Sights = Mapping[str, Callable[[Frames, Frames], Floats]]
@@ -105,10 +106,8 @@ def diagnose(run: Run, *, episodes: int, insight: Insight | None = None) -> Diag
     sights = dict(insight.sights) if insight else {}
     panels = {
         TOKENIZER: _by_column(_tokenized(agent, played, some, sights), column[some], count),
-        MODEL: {
-            **_by_column(_imagined(agent, played, some, sights, run.seed), column[some], count),
-            **_foretold(agent, played, column, count, run.seed),
-        },
+        MODEL: _by_column(_imagined(agent, played, some, sights, run.seed), column[some], count),
+        CHANCES: _foretold(agent, played, column, count, run.seed),
         AGENT: _by_column(_judged(played, insight), column, count),
         ENDS: _survived(run, lanes, played, column, count, insight),
     }

@@ -19,7 +19,7 @@ LETTER = 9  # pixels of a letter's width, about
 LABELS = 150  # pixels that the labels of a strip take on its left
 LINE, HEADER = 24, 66  # pixels of a line above a strip, and of all above an animation
 SHADES = ("dimgray", "darkkhaki", "rosybrown")  # of the bands
-MARKS = ("o-", "s--", "^-.", "v:", "x-")  # of the lines of a panel
+MARKS = ("o-", "s--", "^-.", "v:")  # of the lines of a panel
 SMOOTHING = 50  # a curve shows means over this fraction of the run
 FRAME_MS = 220  # how long the animation shows a frame
 
@@ -97,6 +97,7 @@ def draw_panels(
         ticks: what stands below.
         label: what the ticks are. title: of the whole.
     """
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -107,15 +108,19 @@ def draw_panels(
     for axes, (name, lines) in zip(
         figure.subplots(rows, 2, squeeze=False).flat, panels.items(), strict=False
     ):
+        axes.set_prop_cycle("color", colormaps["tab20"](range(20)))  # no panel has as many lines
         for mark, (line, values) in zip(itertools.cycle(MARKS), lines.items()):
             axes.plot(range(len(ticks)), values, mark, label=line)
         axes.set_xticks(range(len(ticks)), ticks)
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set_xlabel(label)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_title(name)
         axes.grid(alpha=0.3)
         if lines:
             axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
     figure.savefig(path, dpi=110)
 
 
