@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo learn test test-slow test-browser test-ray docs mutants check format bench bench-peers house clean
+.PHONY: demo learn test test-slow test-browser test-ray docs mutants check format bench bench-peers bench-ray house clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -73,6 +73,11 @@ bench: $(VENV)/.dev
 # Gigabytes of other libraries, each in an environment of its own under .bench, and most of an hour.
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.peers
+
+# What shards on Ray cost, in five minutes. Ray takes half a minute to start, and 79 MB; TorchRL gets an environment of its own.
+bench-ray: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m benchmarks.shards
 
 # How large the parts of reverie are, and through how many of them a call runs.
 house: $(VENV)/.dev

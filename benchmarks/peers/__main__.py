@@ -34,6 +34,7 @@ TORCH = "torch==2.13.0"
 INSTALL: dict[str, list[list[str]]] = {
     "reverie": [[str(ROOT)]],
     "torchrl": [[TORCH], ["torchrl==0.14.1"]],
+    "torchrl-ray": [[TORCH], ["torchrl==0.14.1", "ray==2.60.0"]],
     "sheeprl": [[TORCH], ["sheeprl==0.8.4"]],
     "flashbax": [["flashbax==0.1.3"]],
     "tianshou": [[TORCH], ["tianshou==2.0.1"]],

@@ -1,0 +1,1 @@
+"""What shards on Ray cost, beside what Ray itself costs."""

@@ -1,0 +1,40 @@
+"""The benchmark of shards on Ray runs, and measures all that its page shows."""
+
+import math
+
+import pytest
+
+pytest.importorskip("ray")
+from benchmarks.shards.__main__ import SECTIONS, measured
+from benchmarks.shards.buffers import Sizes
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
+
+TINY = Sizes(
+    batch=4,
+    length=5,
+    steps=320,
+    counts=(1,),
+    rounds=3,
+    written=128,
+    writes=1,
+    kills=1,
+    batches=20,
+    small=2,
+    short=3,
+    store_bytes=100_000_000,
+)
+
+
+def test_every_section_runs():
+    """Every figure is a positive number beside its limit, but for a store that is empty."""
+    tables = measured(list(SECTIONS), TINY)
+    assert set(tables) == {"sample", "feed", "processors", "parts", "writers", "restarts", "memory"}
+    for table in tables.values():
+        for figure in table.figures:
+            least = -1 if "Ray's store" in figure.name else 0
+            assert figure.ratios or "most in use" in figure.name
+            assert least < figure.value < math.inf, figure
+            for low, middle, high in figure.ratios.values():
+                assert least < low <= middle <= high < math.inf, figure
+    assert [figure.bound for figure in tables["sample"].figures] == [0.8, None, None, None]
