@@ -7,6 +7,7 @@ from reverie.batch import RowBatch, SequenceBatch, StepBatch
 from reverie.buffer import ReplayBuffer, compact
 from reverie.buffer import open as open
 from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
+from reverie.engine import RateLimit
 from reverie.episode import Episode
 from reverie.errors import (
     BadSetting,
@@ -19,6 +20,7 @@ from reverie.errors import (
     NoAnswer,
     NotEnoughData,
     NoWeight,
+    RateLimited,
     ReplayError,
     SpecMismatch,
     TooLarge,
@@ -62,6 +64,8 @@ __all__ = [
     "NoWeight",
     "NotEnoughData",
     "Prioritized",
+    "RateLimit",
+    "RateLimited",
     "Recent",
     "ReplayBuffer",
     "ReplayError",
