@@ -6,7 +6,19 @@ import argparse
 from pathlib import Path
 
 from benchmarks.harness import machine, report, write_json
-from benchmarks.own import chosen, feeds, files, imports, packed, samplers, streams, unions, vectors, windows
+from benchmarks.own import (
+    chosen,
+    feeds,
+    files,
+    imports,
+    packed,
+    samplers,
+    streams,
+    tails,
+    unions,
+    vectors,
+    windows,
+)
 
 TABLES = {
     "windows": ("64 windows of 21 frames of 3x64x64 uint8 from 100,000 wrapped steps; limit: slice copies",
@@ -27,11 +39,13 @@ TABLES = {
     "packed": ("Packed residency, 3,000 steps of 3x64x64; limit: the raw bytes, or the time from RAM",
                packed.sizes_and_times),
     "adding": ("Adding a step of 3x64x64 to a file; limit: to memory alone; ratio: microseconds more", files.adding),
+    "tails": ("Each of 100,000 calls; limit: the same quantile of copying the same observations", tails.tails),
     "reopening": ("A file of 100,000 steps; limit and ratio in seconds", files.reopening),
     "drawing": ("Drawing from 20,000 steps; limit: the time from RAM", files.from_the_file),
     "streams": ("A file of 1,000 streams; limit: of 100", streams.many_streams),
     "episodes": ("Many live episodes; limit: few", streams.many_episodes),
     "said": ("Memory of 4,096 episodes of one step of 3x64x64; limit: nbytes", streams.memory_said),
+    "taken": ("Memory of full buffers; limit: the raw bytes of their steps, or nbytes", tails.memory_taken),
     "importing": ("A data set into a buffer or a file; limit: seconds or bytes", imports.importing),
     "resident": ("Memory of 1,000,000 steps of 3x64x64, packed; limit: 1 GB, or the raw bytes", files.resident),
     "feeds": ("Feeds and mirror of 64x21 frames of 3x64x64, on the GPU if there is one; limit: plain copies",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -90,3 +91,9 @@ def played(game: str) -> list[dict[str, object]]:
         obs = env.reset()[0] if ends else after
     env.close()
     return steps
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process takes now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096

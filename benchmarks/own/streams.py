@@ -9,7 +9,7 @@ import numpy as np
 
 import reverie as rv
 from benchmarks.harness import Row, seconds_of
-from benchmarks.own.buffers import FRAME, FRAMES_SPEC
+from benchmarks.own.buffers import FRAME, FRAMES_SPEC, resident
 
 SPEC = rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"))
 FEW, MANY = 100, 1_000  # streams
@@ -115,9 +115,3 @@ def memory_said(_: int) -> list[Row]:
     return [
         Row("one-step episodes: taken over said, bytes", taken, buffer.nbytes, taken / buffer.nbytes, 1.1)
     ]
-
-
-def resident() -> int:
-    """Return the bytes of memory that this process takes now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096

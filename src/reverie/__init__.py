@@ -7,6 +7,7 @@ from reverie.batch import RowBatch, SequenceBatch, StepBatch
 from reverie.buffer import ReplayBuffer, compact
 from reverie.buffer import open as open
 from reverie.compat import IRISOnPolicyBuffer, IRISReplayBuffer
+from reverie.engine import RateLimit
 from reverie.episode import Episode
 from reverie.errors import (
     BadSetting,
@@ -19,11 +20,13 @@ from reverie.errors import (
     NoAnswer,
     NotEnoughData,
     NoWeight,
+    RateLimited,
     ReplayError,
     SpecMismatch,
     TooLarge,
     WrongProcess,
 )
+from reverie.index import KERNEL as kernel
 from reverie.nstep import NStep, n_step
 from reverie.samplers import (
     EpisodeUniform,
@@ -61,6 +64,8 @@ __all__ = [
     "NoWeight",
     "NotEnoughData",
     "Prioritized",
+    "RateLimit",
+    "RateLimited",
     "Recent",
     "ReplayBuffer",
     "ReplayError",
@@ -78,5 +83,6 @@ __all__ = [
     "WrongProcess",
     "__version__",
     "compact",
+    "kernel",
     "n_step",
 ]  # "open" is public, too, but would hide Python's own

@@ -17,7 +17,8 @@ Ints = npt.NDArray[np.int64]
 
 REWARD = Field((), "float32")
 FLAG = Field((), "bool")
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+_TRUE, _FALSE = np.True_, np.False_  # the objects that NumPy's bools are
 _FLOAT32 = struct.Struct("<f")
 _EXACT = 2.0**24  # float32 holds every whole number up to here
 
@@ -70,6 +71,8 @@ def flag(name: str, value: object) -> bool:
     """Return `value` if it is a bool, one of NumPy or torch included; raise SpecMismatch otherwise."""
     if value is True or value is False:
         return value
+    if value is _TRUE or value is _FALSE:
+        return value is _TRUE
     if getattr(value, "shape", None) == () and numeric_array(name, value).dtype == np.bool_:
         return bool(value)
     raise SpecMismatch(
@@ -87,6 +90,8 @@ def reward_number(value: object, name: str = "reward") -> float:
     """Return `value` as a float32 holds it, if it is one finite number; raise SpecMismatch otherwise."""
     if type(value) is float and -_EXACT <= value <= _EXACT and value.is_integer():
         return value  # the commonest rewards
+    if type(value) is np.float32:
+        value = float(value)
     if not isinstance(value, (int, float)):
         if getattr(value, "shape", None) != () or isinstance(value, np.ma.MaskedArray):
             raise SpecMismatch(f"field {name!r}: wanted one number, got {value!r}; pass a float")
@@ -96,7 +101,7 @@ def reward_number(value: object, name: str = "reward") -> float:
     except OverflowError:
         amount = float("inf")
     # `x - x` is 0 for every finite x and NaN for the rest; then what float32 cannot hold.
-    if amount - amount != 0.0 or abs(amount) > _FLOAT32_MAX:
+    if amount - amount != 0.0 or abs(amount) > FLOAT32_MAX:
         raise SpecMismatch(
             f"field {name!r}: wanted a finite float32, got {amount!r}; find out where it came from"
         )

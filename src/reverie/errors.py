@@ -15,6 +15,7 @@ __all__ = [
     "NoAnswer",
     "NoWeight",
     "NotEnoughData",
+    "RateLimited",
     "ReplayError",
     "SpecMismatch",
     "TooLarge",
@@ -81,6 +82,10 @@ class FileTaken(FileError, FileExistsError):
 
 class NoAnswer(ReplayError, TimeoutError):
     """A process that holds a part of the data did not answer in time, or is gone."""
+
+
+class RateLimited(ReplayError, TimeoutError):
+    """A rate limit held up an add or a draw for too long, or nobody else was there to let it go on."""
 
 
 def counted(number: int, thing: str) -> str:

@@ -18,7 +18,7 @@ from reverie.cli.main import main
 def test_version_names_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     """`reverie --version` prints the package's version."""
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"reverie {reverie.__version__}\n"
+    assert capsys.readouterr().out == f"reverie {reverie.__version__}, kernel: {reverie.kernel}\n"
 
 
 def test_help_names_the_commands_and_imports_no_framework() -> None:

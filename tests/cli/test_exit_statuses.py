@@ -230,7 +230,7 @@ def test_demo_and_bench_refuse_before_they_work(
 def test_the_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Both spellings print it, and the help lists them."""
     assert main([option]) == 0
-    assert capsys.readouterr().out == f"reverie {rv.__version__}\n"
+    assert capsys.readouterr().out == f"reverie {rv.__version__}, kernel: {rv.kernel}\n"
     assert main(["--help"]) == 0
     assert "-V, --version" in capsys.readouterr().out
 

@@ -104,3 +104,38 @@ def test_a_closed_buffer_takes_nothing_back():
     plain.add(obs=1, action=0, reward=0.0, terminated=True, truncated=False)
     with pytest.raises(rv.SpecMismatch, match="extras"):
         plain.write_back(plain.sample(1, 1), tag=[[1.0]])
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_an_interrupt_leaves_memory_with_what_the_file_has(written, tmp_path, monkeypatch):
+    """New values come into memory if they have come into the file, whichever it was that the interrupt met."""
+    spec = rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"), {"tag": rv.Field((), "float32")})
+    with rv.ReplayBuffer(spec, 50, path=tmp_path / "a.replay", seed=0) as buffer:
+        for step in range(40):
+            buffer.add(obs=step, action=0, reward=0.0, terminated=False, truncated=False, tag=np.float32(1))
+        writer = buffer.engine.changes.writer
+        rewrite = writer.rewrite
+
+        def interrupted(*args: object) -> None:
+            if written:
+                rewrite(*args)
+            raise KeyboardInterrupt
+
+        batch = buffer.sample(30, 1)
+        monkeypatch.setattr(type(writer), "rewrite", lambda self, *args: interrupted(*args))
+        with pytest.raises(KeyboardInterrupt):
+            buffer.write_back(batch, tag=np.full((30, 1), 2, np.float32))
+        monkeypatch.undo()
+        seen = tags(buffer, 40)
+        assert set(seen.values()) == ({1.0, 2.0} if written else {1.0})
+        assert sum(value == 2.0 for value in seen.values()) == len(set(batch.anchor.tolist())) * written
+    with rv.open(tmp_path / "a.replay", mode="r") as buffer:
+        assert tags(buffer, 40) == seen
+
+
+def test_a_batch_of_steps_that_is_too_large_is_refused_by_name():
+    """It says how many steps were asked for, before anything is drawn."""
+    buffer = rv.ReplayBuffer(scalar_spec(), 10, seed=0)
+    buffer.add(obs=0, action=0, reward=0.0, terminated=True, truncated=False)
+    with pytest.raises(rv.TooLarge, match=r"windows of 1 step"):
+        buffer.sample_steps(2**48)

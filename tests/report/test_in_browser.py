@@ -205,3 +205,32 @@ def test_it_fits_and_is_named(width, scheme, opened, tmp_path):
         assert control.evaluate(
             "(one) => one.getAttribute('aria-label') || one.textContent || one.labels.length > 0"
         )
+
+
+ON_PAPER = """() => {
+  const all = (root) => [...root.querySelectorAll('*')].flatMap((one) => [one, ...(one.shadowRoot ? all(one.shadowRoot) : [])]);
+  const seen = (one) => one.checkVisibility() && one.getBoundingClientRect().height > 0;
+  const light = (one) => getComputedStyle(one).backgroundColor.match(/[\\d.]+/g).map(Number);
+  const named = (...names) => all(document).filter((one) => names.some((name) => one.matches(name)));
+  return {controls: named('nav', 'button', 'input', 'select', '.bk-toolbar-button', '.bk-tool-icon').filter(seen).length,
+    plots: named('canvas').filter(seen).length, paper: light(document.body), ink: getComputedStyle(document.body).color,
+    cells: named('.slick-cell').filter(seen).map(light).filter(([r, g, b, a]) => a !== 0 && r + g + b < 600).length};
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_paper_is_white_and_has_no_controls(scheme, opened, tmp_path):
+    """Also for a reader whose screen is dark; the plots, the frames and the table stay."""
+    filled(3).report(tmp_path / "a.html")
+    page = opened(tmp_path / "a.html", scheme=scheme)
+    on_screen = page.evaluate(ON_PAPER)
+    assert on_screen["controls"] > 5
+    assert (on_screen["cells"] > 0) == (scheme == "dark")
+    page.emulate_media(media="print", color_scheme=scheme)
+    page.wait_for_function(f"({ON_PAPER})().controls === 0")
+    on_paper = page.evaluate(ON_PAPER)
+    assert on_paper["paper"][:3] == [255, 255, 255]
+    assert on_paper["ink"] == "rgb(27, 31, 36)"
+    assert on_paper["cells"] == 0
+    assert on_paper["plots"] == on_screen["plots"] > 4
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")

@@ -7,7 +7,7 @@ import reverie as rv
 from reverie.engine.layout import Layout
 from reverie.index import RUN
 from reverie.spec import Column
-from reverie.store.codec import PLAIN, ZSTD, pack, unpack
+from reverie.store.codec import PLAIN, ZSTD, Helpers, pack, unpack
 from reverie.store.packed import LEAST_RUN_BYTES, is_wide
 from support.buffers import fill, scalar_spec
 
@@ -120,6 +120,48 @@ def test_frames_that_repeat_become_small_and_noise_hardly_grows():
         for number in range(320):
             buffer.add(obs=make(), action=number, reward=0.0, terminated=False, truncated=False)
         assert buffer.engine.store._chunks.nbytes <= most
+
+
+def test_a_sample_decides_whether_packing_is_tried():
+    """Noise stays plain; what repeats, has few values, or is noise in parts only, is packed as before."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (RUN, 3, 64, 64), np.uint8)
+    assert pack(noise) == PLAIN + noise.tobytes()
+    same = np.repeat(noise[:1], RUN, axis=0)  # the frame of a game that stands still
+    few = noise % 16
+    normal = rng.normal(size=(RUN, 3, 64, 64)).astype(np.float32)  # whose exponents are few
+    half = noise.copy()
+    half[:, :, 32:] = 7
+    flat = rng.integers(0, 256, RUN * 3 * 64 * 64, np.uint8).view(np.uint32) >> np.uint32(16)
+    for run, most in ((same, 0.05), (few, 0.6), (normal, 0.95), (half, 0.6), (flat, 0.7)):
+        packed = pack(run)
+        assert packed[:1] == ZSTD
+        assert len(packed) < most * run.nbytes
+        assert np.array_equal(unpack(packed, run.shape, run.dtype), run)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_helpers_work_ahead_in_order(cores, monkeypatch):
+    """What they make comes in order, an error where it belongs; whoever stops early leaves nothing running."""
+    helpers = Helpers()
+    monkeypatch.setattr(helpers, "_cores", cores)
+    assert list(helpers.ahead(lambda item: -item, range(50))) == [-item for item in range(50)]
+    with pytest.raises(ZeroDivisionError):
+        list(helpers.ahead(lambda item: 1 // (item - 20), range(50)))
+    done = []
+    made = helpers.ahead(done.append, range(50))
+    next(made)
+    made.close()
+    assert len(done) <= 1 + Helpers.MOST_AHEAD + 1
+
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(helpers, "_threads", refuse)
+    assert list(helpers.ahead(lambda item: -item, range(50))) == [-item for item in range(50)]
+    done.clear()
+    helpers.share(done.extend, list(range(50)))
+    assert sorted(done) == list(range(50))
 
 
 def test_nbytes_follows_what_is_packed():

@@ -52,7 +52,8 @@ class Lines:
         try:
             call()
         finally:
-            sys.setprofile(before[1])
+            if sys.getprofile() is not before[1]:  # a profiler of C's cannot be set again
+                sys.setprofile(before[1])
             sys.settrace(before[0])
 
     def _enter(self, frame: FrameType, event: str, _: object) -> Any:

@@ -13,7 +13,17 @@ import numpy as np
 from reverie.buffer.reading import Reading
 from reverie.buffer.writing import Writing
 from reverie.checks import seed_number
-from reverie.engine import Engine, Intake, describe
+from reverie.engine import (
+    Engine,
+    Intake,
+    RateCount,
+    RateLimit,
+    check_limit,
+    describe,
+    limit_rate,
+    quick_ways,
+    restore_gate,
+)
 from reverie.file import ReplayFile, Settings, check_settings, generator, read_settings
 from reverie.spec import StepSpec
 
@@ -39,6 +49,7 @@ class ReplayBuffer(Writing, Reading):
         max_bytes: bytes that may be taken, of memory ("packed", by `nbytes`) or of the file ("disk"): the
             oldest steps go when it is reached. Without `capacity` there is room for the steps that would fit
             if they became 32 times smaller.
+        rate_limit: lets adding and drawing wait for each other; see `limit_rate`.
 
     Attributes:
         engine: memory, file and samplers, for what is built around a buffer; not part of the public interface.
@@ -63,11 +74,16 @@ class ReplayBuffer(Writing, Reading):
         path: str | os.PathLike[str] | None = None,
         durability: str | None = None,
         max_bytes: int | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         settings = check_settings(spec, capacity, streams, residency, path, durability, max_bytes)
         rng = generator(seed_number(seed))
+        check_limit(rate_limit)
         self._prepare(settings)
         self.engine = Engine.create(self, settings, rng, None if path is None else Path(path))
+        self._quick, self._quick_lanes = quick_ways(self.engine)
+        if rate_limit is not None:
+            self.limit_rate(rate_limit)
 
     @classmethod
     def of_file(
@@ -88,7 +104,10 @@ class ReplayBuffer(Writing, Reading):
         if file.db.mode == "r":
             self._again = open_again, (file.db.path.absolute(), residency, "r")
         self.engine = Engine.of_file(self, settings, rng, file)
+        self._quick, self._quick_lanes = quick_ways(self.engine)
         self.engine.resume(episodes)
+        if file.db.mode != "r":
+            restore_gate(self.engine, file.db.path)
         return self
 
     def _prepare(self, settings: Settings) -> None:
@@ -96,9 +115,39 @@ class ReplayBuffer(Writing, Reading):
         self.residency, self.max_bytes = settings.residency, settings.max_bytes
         self._intake, self._all_streams = Intake(self.spec), np.arange(self.streams)
 
+    @property
+    def rate(self) -> RateCount | None:
+        """The rate limit and the sums under it as they are now, or None: `limit`, `inserts`, `samples`, `error`."""
+        engine = self.engine
+        if engine.gate is None:
+            return None
+        with engine.lock:
+            gate = engine.gate
+            return None if gate is None else gate.snapshot(engine.index)
+
+    def limit_rate(self, limit: RateLimit | None) -> None:
+        """Let adding and drawing wait for each other from now on; None lets them wait no more.
+
+        Steps that are there count towards `min_size`, and no further. The limit and its sums are kept by the file, and
+        `reverie.open` goes on with them. Readers of the file, and copies of the buffer in forks, draw without it.
+
+        Args:
+            limit: in place of the one there was; the sums begin anew.
+
+        Raises:
+            BadSetting: this is no RateLimit. FileError: the buffer is open for reading.
+            BufferClosed: the buffer was closed.
+        """
+        check_limit(limit)
+        with self.engine.lock:
+            self.engine.check_writable()
+            limit_rate(self.engine, limit)
+
     def __repr__(self) -> str:
         what = describe(self.engine.columns, self.engine.index, self.capacity, self.nbytes)
-        where = f", {self.residency}" * (self.residency != "ram") + (f", {self.path}" if self.path else "")
+        gate = self.engine.gate
+        where = "" if gate is None else f", {gate.snapshot(self.engine.index)}"
+        where += f", {self.residency}" * (self.residency != "ram") + (f", {self.path}" if self.path else "")
         return f"ReplayBuffer({what}{where}{', closed' if self.engine.closed else ''})"
 
     def _repr_html_(self) -> str:

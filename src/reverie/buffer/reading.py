@@ -17,6 +17,7 @@ from reverie.engine import (
     checked_priorities,
     checked_rank,
     checked_stride,
+    drawing,
     sampler_of,
     span_of,
     wanted,
@@ -173,9 +174,14 @@ class Reading(Face):
             BadSetting: an argument of the wrong kind or range, or a name that no field has.
             TooLarge: memory cannot hold the batch.
             BufferClosed: the buffer was closed.
+            RateLimited: the buffer's rate limit held the batch up for too long.
         """
         asked = wanted(self.spec, batch_size, length, boundary, sampler, burn_in, fields, stride)
-        return self.engine.draw(asked, out)
+        engine = self.engine
+        if engine.gate is None:
+            return engine.draw(asked, out)
+        with drawing(engine, asked.batch_size * asked.length):
+            return engine.draw(asked, out)
 
     def sample_steps(self, batch_size: int, *, fields: Iterable[str] | None = None) -> StepBatch:
         """Return `batch_size` single steps with their successors, every settled step being equally likely.
@@ -187,10 +193,12 @@ class Reading(Face):
         Raises:
             NotEnoughData: no step has a known successor yet.
             BadSetting: `batch_size` is no positive integer, or no such field. TooLarge: memory cannot hold the batch.
-            BufferClosed: the buffer was closed.
+            BufferClosed: the buffer was closed. RateLimited: its rate limit held the batch up for too long.
         """
         batch_size = positive("batch_size", batch_size)
-        return self.engine.draw_steps(batch_size, checked_fields(self.spec, fields))
+        checked = checked_fields(self.spec, fields)
+        with drawing(self.engine, batch_size):
+            return self.engine.draw_steps(batch_size, checked)
 
     # --- learning from a batch -------------------------------------------------------------------------
 

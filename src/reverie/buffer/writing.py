@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.checks import distinct_streams, natural, stream_number
-from reverie.engine import Face, Intake, annotate, discard
+from reverie.engine import Face, Intake, adding, annotate, discard
 from reverie.errors import BadSetting
 from reverie.spec import StepSpec
 from reverie.values import Tree, shown
@@ -20,6 +21,8 @@ class Writing(Face):
     spec: StepSpec
     streams: int
     _intake: Intake
+    _quick: Callable[..., bool]  # store at once what fits at first sight, and say whether it did
+    _quick_lanes: Callable[..., bool]
     _all_streams: npt.NDArray[np.int64]
 
     def add(
@@ -47,11 +50,18 @@ class Writing(Face):
 
         Raises:
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
-            BufferClosed: the buffer was closed.
+            BufferClosed: the buffer was closed. RateLimited: its rate limit held the step up for too long.
         """
+        if (
+            final_obs is None
+            and not extras
+            and self.engine.gate is None
+            and self._quick(obs, action, reward, terminated, truncated, stream)
+        ):
+            return
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         engine = self.engine
-        with engine.lock:
+        with engine.lock if engine.gate is None else adding(engine, 1):
             engine.changes.add(stream_number(stream, self.streams), step)
 
     def add_batch(
@@ -76,12 +86,20 @@ class Writing(Face):
 
         Raises:
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
-            BufferClosed: the buffer was closed.
+            BufferClosed: the buffer was closed. RateLimited: its rate limit held the steps up for too long.
         """
+        if (
+            streams is None
+            and not extras
+            and self.engine.gate is None
+            and self._quick_lanes(obs, action, reward, terminated, truncated, final_obs)
+        ):
+            return
         which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
         lanes = self._intake.lanes(len(which), obs, action, reward, terminated, truncated, final_obs, extras)
-        with self.engine.lock:
-            self.engine.changes.add_lanes(which, lanes)
+        engine = self.engine
+        with engine.lock if engine.gate is None else adding(engine, len(which)):
+            engine.changes.add_lanes(which, lanes)
 
     def extend(
         self,
@@ -114,16 +132,17 @@ class Writing(Face):
         Raises:
             SpecMismatch: a value does not fit its field, or a field is missing or unknown.
             BufferClosed: the buffer was closed. FileError: the file cannot be written.
+            RateLimited: its rate limit held the steps up for too long. BadSetting: so many never get through it.
         """
         if streams is None:
             which = stream_number(stream, self.streams)
             steps = self._intake.steps(obs, action, reward, terminated, truncated, final_obs, extras)
-            with self.engine.lock:
+            with adding(self.engine, len(steps.rows)):
                 self.engine.extender.extend(which, steps)
             return
         several = distinct_streams(streams, self.streams)
         rows = self._intake.rows(len(several), obs, action, reward, terminated, truncated, final_obs, extras)
-        with self.engine.lock:
+        with adding(self.engine, len(several) * len(rows)):
             self.engine.extender.extend_lanes(several, rows)
 
     def annotate(self, *, stream: int = 0, episode: int | None = None, **values: Any) -> None:

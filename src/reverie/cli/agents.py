@@ -46,7 +46,7 @@ def train(
 
     Args:
         run: The folder of the run. If there is a run already, it goes on.
-        preset: The numbers of the run: paper, demo or minatar.
+        preset: The numbers of the run: paper, demo, minatar or minatar-columns.
         game: The game that is played.
         seed: Fixes every random choice.
         device: Where the models run, such as cpu or cuda.
@@ -54,17 +54,30 @@ def train(
     raise AssertionError("main takes this command before it is parsed")
 
 
-def evaluate(run: Run, episodes: int = 100, device: Device = None) -> None:
+def evaluate(
+    run: Run,
+    episodes: int = 100,
+    diagnose: bool = False,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = Path("diagnosis.png"),
+    device: Device = None,
+    force: Force = False,
+) -> None:
     """Test the agent of a run on whole games, without random play.
 
     Args:
         run: The folder of the run.
         episodes: How many games to play.
+        diagnose: Look into every part of the agent instead, by how deep into the game it is.
+        out: The picture of a diagnosis, a name in .png.
         device: Where the models run, such as cpu or cuda.
+        force: Replace a picture that is there already.
     """
-    from reverie.iris.app import evaluate_run
+    from reverie.iris.app import diagnose_run, evaluate_run
 
-    evaluate_run(run, episodes, device)
+    if diagnose:
+        diagnose_run(run, out, episodes, device, force=force)
+    else:
+        evaluate_run(run, episodes, device)
 
 
 def dream(
@@ -93,22 +106,24 @@ def dream(
 def learn(
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/learn"),
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (7, 8, 9),
-    epochs: int = 4,
+    preset: str = "minatar",
+    epochs: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the preset's)")] = None,
     game: str = "minatar:breakout",
 ) -> None:
     """Learn to play a small game, and compare with agents that learned nothing.
 
-    It takes about seven minutes on two processor cores.
+    It takes about seven minutes on two processor cores, and longer with other presets.
 
     Args:
         out: The folder for what is written. A run in it that was interrupted goes on.
         seeds: One agent is trained from each.
+        preset: The numbers of the runs: minatar, or minatar-columns, which takes longer and learns more.
         epochs: How many epochs each run has. More of them take longer and learn more.
         game: One of MinAtar's games.
     """
     from reverie.iris.app import run_learn
 
-    run_learn(out, seeds=seeds, epochs=epochs, game=game)
+    run_learn(out, seeds=seeds, preset=preset, epochs=epochs, game=game)
 
 
 def bench(
@@ -135,7 +150,7 @@ def bench(
 
     Args:
         what: The agent.
-        preset: The sizes of its models: paper, demo or minatar.
+        preset: The sizes of its models: paper, demo, minatar or minatar-columns.
         device: Where the models run, such as cpu or cuda.
         precision: The precision of tokenizer and world model.
         share: The share of each batch that is used.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reverie.engine import NOTE, noted
 from reverie.file import LACKS_LOG, View, viewing
 from reverie.index import NO_FINAL, discarded, list_episodes
 
@@ -62,6 +63,7 @@ def contents(path: Path, episodes: int = 5) -> Facts:
             "streams": _streams(view),
             "newest_episodes": list(_newest(view, table, episodes)),
             **_samplers(view.samplers()),
+            **_rate(view),
         }
 
 
@@ -175,6 +177,18 @@ def _samplers(states: Sequence[Any]) -> Facts:
         ],
         "samplers_left_out": max(0, len(states) - MOST_SAMPLERS),
     }
+
+
+def _rate(view: View) -> Facts:
+    """The rate limit, where there is one, and what it waits for."""
+    note = view.file.meta("notes").get(NOTE)
+    if note is None:
+        return {}
+    try:
+        count = noted(note, view.index.head)
+    except (KeyError, TypeError, ValueError) as error:
+        return {"rate_limit": {"state_text": f"damaged: {error}"}}
+    return {"rate_limit": {**count.state(), "error": _finite(count.error), "state_text": str(count)}}
 
 
 def _told(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:

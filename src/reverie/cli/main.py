@@ -103,7 +103,7 @@ def _write_no_more() -> None:
 def _run(args: list[str]) -> int:
     """Run a command and return its exit status."""
     if args in (["--version"], ["-V"]):
-        say([f"reverie {reverie.__version__}"])
+        say([f"reverie {reverie.__version__}, kernel: {reverie.kernel}"])
         return 0
     if not args:
         with redirect_stdout(sys.stderr):

@@ -158,3 +158,5 @@ def _samplers(facts: Facts) -> Iterator[str]:
         yield printable(line, MOST_OF_A_LINE)
     if facts["samplers_left_out"]:
         yield f"{'':<12}and {facts['samplers_left_out']:,} more"
+    if "rate_limit" in facts:
+        yield printable(f"rate limit  {facts['rate_limit']['state_text']}", MOST_OF_A_LINE)

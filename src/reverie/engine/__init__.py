@@ -8,9 +8,21 @@ has happened in memory and in the file alike, or in neither: it is decided, writ
 from reverie.engine.engine import Engine
 from reverie.engine.episodes import checked_rank
 from reverie.engine.face import Face
+from reverie.engine.gate import (
+    NOTE,
+    adding,
+    check_limit,
+    drawing,
+    limit_rate,
+    noted,
+    restore_gate,
+    waiting_for,
+)
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.labels import annotate, discard
 from reverie.engine.layout import Layout, Layouts, build, build_partial
+from reverie.engine.quick import quick_ways
+from reverie.engine.rate import RateCount, RateLimit
 from reverie.engine.selection import (
     Fields,
     Wanted,
@@ -25,6 +37,7 @@ from reverie.engine.steps import Intake, Step, checked_extras, checked_prioritie
 from reverie.engine.words import describe
 
 __all__ = [
+    "NOTE",
     "Chosen",
     "Engine",
     "Face",
@@ -33,11 +46,15 @@ __all__ = [
     "Intake",
     "Layout",
     "Layouts",
+    "RateCount",
+    "RateLimit",
     "Step",
     "Wanted",
+    "adding",
     "annotate",
     "build",
     "build_partial",
+    "check_limit",
     "checked_extras",
     "checked_fields",
     "checked_priorities",
@@ -45,9 +62,15 @@ __all__ = [
     "checked_stride",
     "describe",
     "discard",
+    "drawing",
     "field_names",
     "is_read",
+    "limit_rate",
+    "noted",
+    "quick_ways",
+    "restore_gate",
     "sampler_of",
     "span_of",
+    "waiting_for",
     "wanted",
 ]

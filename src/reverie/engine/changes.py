@@ -22,7 +22,7 @@ Values = Mapping[str, Any]
 
 # A change that is decided, and maybe not published whole: what publishes it, also a second time once the memory is
 # mended, and its arguments; and what asks the file whether it has the change, or None if no file has to have it.
-Pending = tuple[Callable[..., None], tuple[Any, ...], Callable[[], bool] | None]
+Pending = tuple[Callable[..., object], tuple[Any, ...], Callable[[], bool] | None]
 
 
 def _nothing() -> None:
@@ -63,7 +63,7 @@ class Changes:
         self.writer: Writer | None = None
         self.budget = None if settings.max_bytes is None else Budget(settings, index, store, finals, file)
         self.check: Callable[[], None] | None = None
-        self._pending: Pending | None = None
+        self.pending: Pending | None = None
 
     # --- the changes -----------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class Changes:
 
         It is the call that comes most often. What most steps need is done here, with few calls.
         """
-        if self._pending is not None:
+        if self.pending is not None:
             self.settle()
         index, writer, happened = self._index, self.writer, None
         values, amount, ended, final = step
@@ -88,7 +88,7 @@ class Changes:
             self._write([stream], partial(list, [(values, ended, final)]), publish)
             return
         index.found = None
-        self._pending = self._publish_step, (stream, values, amount, ended, final), happened
+        self.pending = self._publish_step, (stream, values, amount, ended, final), happened
         if writer is not None:
             try:
                 writer.step(stream, values, ended, final)
@@ -96,7 +96,7 @@ class Changes:
                 self._was_refused(error)
                 raise
         self._publish_step(stream, values, amount, ended, final)
-        self._pending = None
+        self.pending = None
 
     def _is_alone(self, stream: int) -> bool:
         """Whether nothing else has to be written or dropped with the next step of a stream."""
@@ -106,7 +106,7 @@ class Changes:
 
     def add_lanes(self, streams: Ints, lanes: Lanes) -> None:
         """Store one step for each of several streams, all or none."""
-        if self._pending is not None:
+        if self.pending is not None:
             self.settle()
         values, rewards, ended, final = lanes
         if self.check is not None:
@@ -123,9 +123,9 @@ class Changes:
         args = streams, values, rewards, ended, final
         if self.check is None:
             index.found = None
-            self._pending = self._publish_lanes, args, None
+            self.pending = self._publish_lanes, args, None
             self._publish_lanes(*args)
-            self._pending = None
+            self.pending = None
         else:
             self._write(
                 streams.tolist(), partial(_rows_of, values, ended, final), partial(self._publish_lanes, *args)
@@ -177,9 +177,10 @@ class Changes:
         be called again.
         """
         self.settle()
-        self._pending = self._publish_all, (publish,), None
+        self._index.found = None
+        self.pending = self._publish_all, (publish,), None
         self._publish_all(publish)
-        self._pending = None
+        self.pending = None
 
     # --- how they are carried out ----------------------------------------------------------------------
 
@@ -189,9 +190,9 @@ class Changes:
         Raises:
             FileError: whether the file has it cannot be read now.
         """
-        if self._pending is None:
+        if self.pending is None:
             return
-        publish, args, happened = self._pending
+        publish, args, happened = self.pending
         if publish != self._publish_all:  # which leaves nothing of what there was
             self._index.mend()
             self._finals.retain(self._index.live_final_slots())
@@ -201,7 +202,7 @@ class Changes:
             self.writer.resume()
         if happened is None or happened():
             publish(*args)
-        self._pending = None
+        self.pending = None
 
     def carry_out(
         self,
@@ -211,7 +212,7 @@ class Changes:
     ) -> None:
         """Write what is decided, and publish it; `happened` asks the file whether it has it."""
         self._index.found = None
-        self._pending = publish, (), happened
+        self.pending = publish, (), happened
         if write is not None:
             try:
                 write()
@@ -219,7 +220,7 @@ class Changes:
                 self._was_refused(error)
                 raise
         publish()
-        self._pending = None
+        self.pending = None
 
     def _was_refused(self, error: FileError) -> None:
         """Drop the pending change: nothing was written.
@@ -227,7 +228,7 @@ class Changes:
         But memory may be lacking for what follows a write that was done; then the file is asked later.
         """
         if not isinstance(error.__cause__, MemoryError):
-            self._pending = None
+            self.pending = None
 
     def _write(self, streams: list[int], rows: Callable[[], list[Any]], publish: Callable[[], None]) -> None:
         """Tell the file of a step for each of `streams`, hold the budget, and publish."""
@@ -269,9 +270,9 @@ class Changes:
     def make_room(self, reserve: Callable[[], None]) -> None:
         """Let `reserve` make room in the index or for final observations."""
         self._index.found = None
-        self._pending = _nothing, (), None
+        self.pending = _nothing, (), None
         reserve()
-        self._pending = None
+        self.pending = None
 
     def owned(self, values: Values) -> dict[str, Any]:
         """Return copies, so that nobody can change them between file and memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from reverie.batch import Batch, Origins, StepBatch
 from reverie.engine.changes import Changes
 from reverie.engine.copies import Copies
 from reverie.engine.episodes import EpisodeReader
+from reverie.engine.gate import Gate
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
@@ -57,7 +58,7 @@ class Engine(Shared):
         extender: adds many steps at once.
         memories: what is remembered beside the steps: random state, samplers, notes.
         gatherer, layouts, origins: what makes a batch of what is drawn.
-        closed: whether the buffer was closed.
+        closed: whether the buffer was closed. gate: where adds and draws wait for its rate limit, if there is one.
     """
 
     _instead = "send what it holds, or the path of its file"
@@ -74,9 +75,9 @@ class Engine(Shared):
         self._reader = EpisodeReader(settings.spec, index, self.gatherer, self.finals)
         self.layouts, self.origins, self._blocks = Layouts(settings.spec), Origins(), Blocks()
         self._uniform = Uniform()
-        self.closed = False
-        self._is_copy = False  # of a buffer of the process that this one was forked from
-        self._was_writer = False  # and that process writes to the file
+        self.closed, self.gate = False, cast(Gate | None, None)
+        # Of a buffer of the process that this one was forked from; and whether that one writes to the file.
+        self._is_copy = self._was_writer = False
         if file is not None or settings.max_bytes is not None:
             self.changes.check = self.check_writable
         self.share()  # from here on there is a lock, and a turn to read

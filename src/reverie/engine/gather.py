@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,18 @@ from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch, fro
 from reverie.engine.layout import Layout, Parts, partial_tree, read_trees
 from reverie.engine.selection import Fields, is_read
 from reverie.file import FinalStore, Store
-from reverie.index import NO_FINAL, TERMINATED, TRUNCATED, CrossWindows, EpisodeIndex, Ints, Windows
+from reverie.index import (
+    NO_FINAL,
+    TERMINATED,
+    TRUNCATED,
+    CrossWindows,
+    EpisodeIndex,
+    Ints,
+    Windows,
+    native,
+)
 from reverie.spec import Column, StepSpec
-from reverie.store import Ring
+from reverie.store import Finals, Ring
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +39,7 @@ class Chosen(NamedTuple):
 class Gatherer:
     """Fills batches from a store, its final observations and the episode index."""
 
-    __slots__ = ("_columns", "_finals", "_index", "_plain", "_store")
+    __slots__ = ("_columns", "_finals", "_index", "_plain", "_raw", "_store")
 
     def __init__(
         self, columns: tuple[Column, ...], index: EpisodeIndex, store: Store, finals: FinalStore
@@ -39,6 +49,9 @@ class Gatherer:
         self._store = store
         self._finals = finals
         self._plain = store if isinstance(store, Ring) else None
+        self._raw: tuple[Mapping[str, Array], Mapping[str, Array]] | None = None
+        if isinstance(store, Ring) and isinstance(finals, Finals):
+            self._raw = store.columns, finals.columns
 
     def fill(self, chosen: Chosen, layout: Layout, batch: Batch) -> None:
         """Fill every array of `batch`, which was laid out so for such windows."""
@@ -59,6 +72,9 @@ class Gatherer:
 
     def _sequences(self, windows: Windows, batch: SequenceBatch, parts: Parts) -> None:
         index = self._index
+        if native is not None and self._raw is not None and windows.whole and windows.stride == 1:
+            self._whole(windows, parts, *self._raw)
+            return
         # An end inside the window can only be its last real step; its successor lies beside the ring.
         at_end = (windows.stop == index.stop.take(windows.episode)).nonzero()[0]
         self._fields(windows, at_end, parts)
@@ -83,6 +99,27 @@ class Gatherer:
             batch.train_mask[:, : windows.burn_in] = False
         if len(at_end):
             self._ends(windows, at_end, batch, parts)
+
+    def _whole(
+        self, windows: Windows, parts: Parts, columns: Mapping[str, Array], finals: Mapping[str, Array]
+    ) -> None:
+        """Do the same for whole windows, in C."""
+        index = self._index
+        table = index.start, index.stop, index.final_slot, index.ended
+        # A sampler of a user's own may draw other kinds of integers.
+        addresses = windows.stream, windows.episode, windows.start, windows.anchor
+        native.fill(
+            columns,
+            finals,
+            parts.arrays,
+            parts.layout.reads,
+            table,
+            tuple([np.ascontiguousarray(each, np.int64) for each in addresses]),
+            windows.length,
+            windows.burn_in,
+            len(index.episode_of_slot),
+            index.capacity,
+        )
 
     def _fields(self, windows: Windows, at_end: Ints, parts: Parts) -> None:
         """Copy the stored values; `_ends` fills in what follows an episode's last step."""

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.checks import positive
-from reverie.engine import Wanted, wanted
+from reverie.engine import Wanted, waiting_for, wanted
 from reverie.errors import BadSetting, BufferClosed, WrongProcess
 from reverie.process import Bound, watch
 from reverie.union import Union
@@ -195,6 +195,7 @@ class _Line(Generic[Made]):
         self._depth = depth
         self._ready: deque[Made | Failure] = deque()
         self._stopped = False
+        self._consumers: frozenset[threading.Thread] = frozenset()
         # A condition's lock is reentrant: garbage collection may call `stop` inside any line below.
         self._changed = threading.Condition()
         watch(self._forked)
@@ -207,7 +208,8 @@ class _Line(Generic[Made]):
         """Wait until another one is wanted; return False if none ever will be."""
         with self._changed:
             while not self._stopped and (len(self._ready) >= self._depth or self._has_failed()):
-                self._changed.wait()
+                with waiting_for(self._consumers):
+                    self._changed.wait()
             return not self._stopped
 
     def _has_failed(self) -> bool:
@@ -221,6 +223,8 @@ class _Line(Generic[Made]):
 
     def get(self) -> Made | Failure:
         with self._changed:
+            if threading.current_thread() not in self._consumers:
+                self._consumers |= {threading.current_thread()}
             while not self._ready:
                 if self._stopped:
                     raise BufferClosed("wanted an open feed, got a closed one; make a new one")
@@ -229,7 +233,8 @@ class _Line(Generic[Made]):
                         "wanted a feed of this process, got one whose thread is in another; "
                         "make the feed after forking"
                     )
-                self._changed.wait(CHECK_S)
+                with waiting_for((self.thread,)):
+                    self._changed.wait(CHECK_S)
             item = self._ready.popleft()
             self._changed.notify_all()
             return item

@@ -126,7 +126,7 @@ def _target(
     try:
         with path_errors(path, "to write a copy"):
             discard_left(place.parent, f"{place.name}.saving-")
-            with closing(make(draft)) as target, target.db.syncing():
+            with closing(make(draft)) as target, target.db.drafting():
                 yield target
             put_in_place(draft, path, place).release()
             sync_folder(place.parent)

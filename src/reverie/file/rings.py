@@ -44,7 +44,10 @@ OTHERS = (
     "columns",
     "obs_columns",
 )  # named values that are not taken over as they are
-PLAIN_NOTES = {"exchange"}  # where steps were imported from; others are of a class around the buffer
+PLAIN_NOTES = {
+    "exchange",
+    "rate_limit",
+}  # where steps were imported from, who waits; others are of a class around the buffer
 LEAST_ROWS = 64  # that a table of episodes has
 
 

@@ -105,6 +105,23 @@ class Database(Connection):
             with suppress(FileError):  # a second interrupt may have left the transaction open
                 self.do("PRAGMA synchronous = NORMAL")
 
+    @contextmanager
+    def drafting(self) -> Iterator[None]:
+        """As `syncing`, for a new file that nobody else has, and that is thrown away if anything goes wrong.
+
+        Its pages are written once, where they are to lie, since no log has to keep what was there before.
+        """
+        self.check()
+        # What SQLite needs to roll back it keeps in memory: next to nothing, of a file that grows.
+        if self.one("PRAGMA journal_mode = MEMORY") != "memory":
+            raise FileError(f"{self.path}: wanted its draft alone, got another who reads it; save it again")
+        self._most_bytes = 0  # there is no log
+        self.do("PRAGMA synchronous = FULL")
+        with self.writing():
+            yield
+            self.name_base()
+        self.keep_log()
+
     def _empty(self) -> bool:
         """Move the log into the file, and return whether it is empty now: a reader may be in the way."""
         self._unmarked = True

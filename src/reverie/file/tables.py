@@ -135,10 +135,10 @@ class Tables(LabelTable):
 
     # --- runs ------------------------------------------------------------------------------------------
 
-    def put_run(self, run: RunRecord, packed: Blobs) -> None:
-        """Put a sealed run in place of the one that had its number."""
+    def put_run(self, run: RunRecord, packed: Blobs, crcs: bytes | None = None) -> None:
+        """Put a sealed run in place of the one that had its number; `crcs` are its checksums if they are known."""
         blobs = [packed[name] for name in self.columns]
-        self.db.do(self._put_run, (*run, self.checksums_of(run, packed), *blobs))
+        self.db.do(self._put_run, (*run, crcs or self.checksums_of(run, packed), *blobs))
 
     def checksums_of(self, run: RunRecord, packed: Blobs) -> bytes:
         """Return the checksums that a run will have."""

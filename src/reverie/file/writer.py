@@ -14,6 +14,7 @@ from reverie.file.labels import label_text
 from reverie.file.marks import Marks
 from reverie.file.reader import Reader
 from reverie.file.records import Blobs, EpisodeRecord
+from reverie.file.sealed import Span, put_runs, spans_of
 from reverie.file.state import PackedArrays, Remembered
 from reverie.file.stores import FinalStore, Store
 from reverie.file.tables import Tables
@@ -254,6 +255,7 @@ class Writer:
         """
         index, runs, file = self._index, self._index.runs, self.file
         have = {run.number: (run, crcs) for run, crcs in file.runs()}
+        spans: list[Span] = []
         for stream in range(index.streams):
             tail, head = index.tail.item(stream), index.head.item(stream)
             # The newest run counts as being written, even if it is whole: it is sealed when the next one begins.
@@ -261,14 +263,10 @@ class Writer:
             first = min(runs.first_of(tail), newest)
             if tail < head and first == newest > 0:
                 have.pop(put_filler(file, self._fields, runs, stream, newest), None)
-            while first < newest:
-                number, _ = runs.of_id(stream, first)
-                run, packed = self.contents.run(stream, first, runs.steps(number))
-                if have.pop(number, None) != (run, file.checksums_of(run, packed)):
-                    file.put_run(run, packed)
-                first = run.stop
+            spans += spans_of(runs, stream, first, newest)
             file.drop_steps(stream)
             self.marks.sealed[stream] = self.marks.filed[stream] = newest
+        put_runs(file, self.contents, spans, have, not self._store.reads_file)
         for number in have:
             file.drop_run(number)
         file.drop_other_episodes(set())

@@ -23,7 +23,8 @@ from reverie.index.arrays import (
 )
 from reverie.index.boundaries import BOUNDARIES, Boundary, check_boundary
 from reverie.index.choice import Candidates, Choice, choice_of_kept, discarded, kept_steps
-from reverie.index.episodes import EpisodeIndex
+from reverie.index.episodes import NO_SEAMS, EpisodeIndex
+from reverie.index.kernel import KERNEL, native
 from reverie.index.ranks import entry_of, place_at_rank
 from reverie.index.restore import (
     EpisodeColumns,
@@ -45,9 +46,11 @@ __all__ = [
     "DISCARDED",
     "ENDED_NAMES",
     "ENDS",
+    "KERNEL",
     "NEVER",
     "NO_EPISODE",
     "NO_FINAL",
+    "NO_SEAMS",
     "RESERVED",
     "RUN",
     "RUNNING",
@@ -80,6 +83,7 @@ __all__ = [
     "kept_steps",
     "list_episodes",
     "most_episodes",
+    "native",
     "place_at_rank",
     "rebuild",
     "replacement",

@@ -8,6 +8,7 @@ from reverie.errors import BadSetting, NotEnoughData, NoWeight, counted
 from reverie.index.boundaries import BOUNDARIES, check_boundary, places_of
 from reverie.index.choice import Candidates, Choice, choice_of_kept
 from reverie.index.episodes import EpisodeIndex
+from reverie.index.kernel import native
 from reverie.index.runs import Bools, Ints
 from reverie.index.windows import CrossWindows, Drawn, Windows
 
@@ -119,6 +120,24 @@ class Anchors:
             if self.boundary == "cross" and self.choice.limits is not None:
                 good &= ids < self.bounds(episodes)[1]
         return good
+
+    def first_valid(self, stream: Ints | int, ids: Ints, count: int) -> tuple[Ints, Ints] | None:
+        """Return episodes and ids of the first `count` of live steps that are valid anchors, if that is quick.
+
+        Args:
+            stream: of each step, or of all; ids: of the steps.
+            count: how many are wanted.
+
+        Returns:
+            None where there are fewer, or where they are not found in C: then `accept` tells.
+        """
+        if native is None or self.choice is not None or self.boundary != "inside":
+            return None
+        index, episodes, chosen = self.index, np.empty(count, np.int64), np.empty(count, np.int64)
+        streams = None if isinstance(stream, int) else stream
+        table = index.episode_of_slot, index.settled
+        good = native.choose(ids, streams, index.capacity, self.length, *table, episodes, chosen)
+        return (episodes, chosen) if good >= count else None
 
     def offsets(self, rng: np.random.Generator, count: int) -> Ints:
         """Return where in `count` windows their anchors stand, in steps, under the rule that has it at random."""

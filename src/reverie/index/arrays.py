@@ -221,10 +221,14 @@ class IndexArrays:
 
     def step_at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
         """Return (episode, id) of the live steps with these ranks: streams in order, oldest first."""
+        stream, ids = self.id_at_rank(rank)
+        return self.episodes_at(stream, ids), ids
+
+    def id_at_rank(self, rank: Ints) -> tuple[Ints, Ints]:
+        """Return (stream, id) of the same."""
         ends = np.cumsum(self.head - self.tail)
         stream = np.searchsorted(ends, rank, side="right")
-        ids = rank + (self.head - ends)[stream]
-        return self.episodes_at(stream, ids), ids
+        return stream, rank + (self.head - ends)[stream]
 
     def special_episodes(self) -> Ints:
         """Return the episodes that the length table leaves out: each stream's oldest and its running one."""
@@ -262,7 +266,7 @@ class IndexArrays:
         special = self.special_episodes()
         fits = np.maximum(self.settled[special] - self.live_start(special) - (length - 1), 0)
         ends = np.cumsum(fits)
-        in_special = int(ends[-1]) if len(ends) else 0
+        in_special = int(fits.sum())
         episode, offset = np.empty_like(rank), np.empty_like(rank)
         here = rank < in_special
         if here.any():

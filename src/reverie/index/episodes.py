@@ -12,6 +12,8 @@ from reverie.index.arrays import COLUMNS, CUT, NEVER, NO_EPISODE, NO_FINAL, RUNN
 from reverie.index.lengths import LengthTable
 from reverie.index.runs import Ints
 
+NO_SEAMS: frozenset[int] = frozenset()
+
 
 class EpisodeIndex(IndexArrays):
     """The integers of a buffer, and how they change.
@@ -72,6 +74,28 @@ class EpisodeIndex(IndexArrays):
     def begins(self, stream: int) -> bool:
         """Whether the next step of a stream begins an episode."""
         return self._open[stream] < 0 or stream in self.seams
+
+    def go_on(self, stream: int, reward: float) -> int:
+        """Make a step live that goes on with the running episode; return its slot, whose bytes are to be written now.
+
+        It is what `make_room` and `commit` do for most steps, in one call. If no episode runs, or one has to be
+        dropped first, nothing changes, and -1 is returned.
+        """
+        head, tail, episode = self._heads[stream], self._tails[stream], self._open[stream]
+        if episode < 0 or self.seams:
+            return -1
+        if head - tail == self.capacity:
+            if tail + 1 >= self._front_stops[stream]:
+                return -1
+            self._tails[stream] = tail + 1
+        total = self._totals[episode]
+        self.found = stream, head, self._begun[stream], episode, total, self.next_order, NO_SEAMS
+        slot = stream * self.capacity + head % self.capacity
+        self._episode_at[slot] = episode
+        self._totals[episode] = total + reward
+        self._settled[episode] = head
+        self._stops[episode] = self._heads[stream] = head + 1
+        return slot
 
     def lacks_room(self, streams: Sequence[int]) -> bool:
         """Whether `reserve` has to be called before each of these streams takes a step that begins an episode."""

@@ -108,7 +108,7 @@ def _numbers(columns: EpisodeColumns, before: TableRows | None) -> Ints:
     known = dict(zip(names, before.row.tolist(), strict=True))
     keys = list(zip(columns.stream.tolist(), columns.ordinal.tolist(), strict=True))
     taken = {known[key] for key in keys if key in known}
-    unused = iter(row for row in range(count + len(taken) + 1) if row not in taken)
+    unused = iter(row for row in range(count) if row not in taken)
     return np.array([known[key] if key in known else next(unused) for key in keys], np.int64)
 
 

@@ -50,7 +50,7 @@ class EpisodeTable(Sequence[Any]):
     then on nothing changes any more.
 
     Beside the fields, `ids` and `metadata` have an entry for each row. `as_dict` gives everything in columns, as
-    `pandas.DataFrame(buffer.episodes.as_dict())` takes it.
+    `pandas.DataFrame(buffer.episodes.as_dict())` takes it. The table itself would become one column there.
 
     Fields: stream; start, stop: ids of its first step and one past its last; length: stop - start;
     live: how many of these steps were held; return: the sum of all its rewards; ended: "running",

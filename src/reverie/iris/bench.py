@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from reverie import BadSetting, EpisodeUniform, Field, ReplayBuffer, StepSpec
-from reverie.iris.config import Config, Optimisation, Precision, presets
+from reverie.iris.config import Config, Optimisation, Precision, preset_named, presets
 from reverie.iris.learning import (
     TOKENS,
     Progress,
@@ -275,10 +275,8 @@ def run_bench(
     Raises:
         BadSetting: an unknown preset, no such device, or numbers that are not positive.
     """
-    if preset not in presets:
-        raise BadSetting(f"preset: wanted one of {sorted(presets)}, got {preset!r}; choose one")
     where = usable_device(device)
-    config = presets[preset]
+    config = preset_named(preset)
     if precision is not None:
         config = replace(
             config,

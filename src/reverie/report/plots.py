@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,16 @@ COLOURS = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#999999", "#b8a900"]
 ENDED = {"terminated": VERMILION, "truncated": BLUE, "cut": ORANGE, "running": GREEN}
 TEXT = "#808080"  # on white and on black alike
 BARS = 30
+LEGEND_WIDTH, LEGEND_KEY, LEGEND_LETTER = (
+    500,
+    35,
+    6,
+)  # pixels: of half a page, of a name's mark, of one letter
+LEGEND_LINE = 23
 
 DARK_TABLE = """
 :host { font: inherit; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   .slick-header, .slick-header-column.ui-state-default, .slick-row, .slick-cell, .slick-viewport, .slick-pane
     { background: #1d2126 !important; color: #e6e6e6 !important; border-color: #3a4048 !important; }
   .slick-row.odd .slick-cell { background: #23282e !important; }
@@ -25,12 +33,13 @@ DARK_TABLE = """
 """
 DARK_WIDGET = """
 :host { font: inherit; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   input, select, .bk-input
     { background: #1d2126 !important; color: #e6e6e6 !important; border-color: #59606a !important; }
   label, .bk-slider-title, .bk-slider-value { color: #e6e6e6 !important; }
 }
 """
+NO_PRINT = "@media print { :host { display: none !important; } }"
 
 # Rows that every widget lets through; the table, the plots and the line above them show these.
 FILTER = """
@@ -50,6 +59,7 @@ OPEN = "if (cb_obj.indices.length) location.hash = 'episode=' + source.data.numb
 
 def figure(title: str, x: str, y: str, name: str = "", height: int = 230, **more: Any) -> Any:
     """Return an empty plot that fits light and dark pages."""
+    from bokeh.models import InlineStyleSheet
     from bokeh.plotting import figure as make
 
     plot = make(
@@ -65,6 +75,7 @@ def figure(title: str, x: str, y: str, name: str = "", height: int = 230, **more
         **more,
     )
     plot.toolbar.logo = None
+    plot.toolbar.stylesheets = [InlineStyleSheet(css=NO_PRINT)]
     plot.background_fill_alpha = plot.border_fill_alpha = 0
     plot.outline_line_color = None
     plot.title.text_color = TEXT
@@ -81,10 +92,14 @@ def _quiet(legend: Any) -> None:
     legend.background_fill_alpha, legend.label_text_color, legend.border_line_color = 0, TEXT, None
 
 
-def _legend_above(plot: Any) -> None:
-    """Put the legend of a plot in a line above it, where it hides nothing."""
+def _legend_above(plot: Any, names: Collection[str] = ()) -> None:
+    """Put the legend of a plot above it, where it hides nothing: in a line, or of `names` in as many as they need."""
     _quiet(plot.legend)
     plot.legend.orientation = "horizontal"
+    if names:
+        columns = max(1, LEGEND_WIDTH // max(LEGEND_KEY + LEGEND_LETTER * len(name) for name in names))
+        plot.legend.ncols = columns
+        plot.height += LEGEND_LINE * (math.ceil(len(names) / columns) - 1)
     plot.add_layout(plot.legend[0], "above")
 
 
@@ -353,21 +368,28 @@ def shares(values: list[float], draws: int) -> Any:
     return plot
 
 
+def _area(plot: Any, name: str, area: Any, colour: str) -> None:
+    """Fill what lies between two curves: x, and the lowest and highest y of each."""
+    xs, lows, highs = map(list, area)
+    plot.varea(xs, lows, highs, fill_color=colour, fill_alpha=0.25, legend_label=name)
+
+
 def lines(asked: Any) -> Any:
-    """Return a plot of a `Curves`: its lines, with the bands behind them."""
+    """Return a plot of a `Curves`: its lines, with the bands and areas behind them."""
     from bokeh.models import HoverTool
 
     plot = figure(asked.title, asked.x, asked.y, height=260)
     points = [x for xs, _ in asked.lines.values() for x in xs] or [0, 1]
     ends = [min(points), max(points)]
     for at, (name, (low, high)) in enumerate(asked.bands.items()):
-        colour = COLOURS[-1 - at % len(COLOURS)]
-        plot.varea(ends, [low, low], [high, high], fill_color=colour, fill_alpha=0.3, legend_label=name)
+        _area(plot, name, (ends, [low] * 2, [high] * 2), COLOURS[-1 - at % len(COLOURS)])
+    for name, area in asked.areas.items():
+        _area(plot, name, area, COLOURS[(len(asked.lines) - 1) % len(COLOURS)])
     for at, (name, (xs, ys)) in enumerate(asked.lines.items()):
         colour = COLOURS[at % len(COLOURS)]
         plot.line(list(xs), list(ys), line_color=colour, line_width=2, legend_label=name, name=name)
         plot.scatter(list(xs), list(ys), color=colour, size=4, legend_label=name, name=name)
     plot.add_tools(HoverTool(tooltips=[("", "$name"), (asked.x, "$x{0,0}"), ("", "$y{0.000}")]))
     if plot.legend:
-        _legend_above(plot)
+        _legend_above(plot, [*asked.bands, *asked.areas, *asked.lines])
     return plot

@@ -13,6 +13,7 @@ from reverie.report.frames import Frames, as_pictures, sheets_of
 from reverie.report.html import drawn, free_target, render, told_to_player, write
 
 Line = tuple[Sequence[float], Sequence[float]]  # x and y of the points of a curve
+Area = tuple[Sequence[float], Sequence[float], Sequence[float]]  # x, lowest and highest y of each
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Curves:
     """One plot.
 
     Attributes:
-        title, x, y: what stands on it. lines: name -> points. bands: name -> lowest and highest y, behind the lines.
+        title, x, y: what stands on it. lines: name -> points.
+        bands: name -> lowest and highest y, the same at every x. areas: name -> lowest and highest y at each x,
+            in the colour of the last line. Both lie behind the lines.
     """
 
     title: str
@@ -28,6 +31,7 @@ class Curves:
     y: str
     lines: Mapping[str, Line]
     bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    areas: Mapping[str, Area] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,22 @@ def try_then_count(
     Exact if `propose` and `enumerate_rest` agree on the distribution over valid anchors: how many
     proposals were accepted says nothing about which.
     """
-    episodes, ids, good = propose(count + (count >> 3) + 4)
+    return go_on(count, propose(tries(count)), propose, enumerate_rest)
+
+
+def tries(count: int) -> int:
+    """Return how many steps to propose at first, to get `count` anchors."""
+    return count + (count >> 3) + 4
+
+
+def go_on(
+    count: int,
+    first: Proposal,
+    propose: Callable[[int], Proposal],
+    enumerate_rest: Callable[[int], tuple[Ints, Ints]],
+) -> tuple[Ints, Ints]:
+    """Return what `try_then_count` does, given its first proposal."""
+    episodes, ids, good = first
     kept = good.nonzero()[0]
     accepted = len(kept)
     if accepted == len(ids):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from reverie.index import Bools, Ints
+from reverie.index import Bools, Ints, native
 from reverie.samplers.undo import Undo
 
 Floats = npt.NDArray[np.float64]
@@ -102,6 +102,11 @@ class SumTree:
 
     def _add_up(self, places: Ints) -> None:
         """Compute every sum that one of these places is part of."""
+        if native is not None:
+            native.add_up(
+                self._levels, self._root_sums, self.barred > 0, np.ascontiguousarray(places, np.int64)
+            )
+            return
         for level, parents in enumerate(self._levels[1:]):
             places = places // FAN
             children = self._added(level, self._levels[level].take(places, 0))
@@ -131,6 +136,10 @@ class SumTree:
 
         A place that is barred or has the weight zero is never returned.
         """
+        if native is not None:
+            found = np.empty(len(targets), np.int64)
+            missed = native.find(self._levels, self._root_sums, self.barred > 0, targets, found)
+            return self._step_back(found) if missed else found
         root = self._levels[-1]
         place = self._root_sums.searchsorted(targets, side="right")
         np.minimum(place, len(root) - 1, out=place)

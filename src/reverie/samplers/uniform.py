@@ -9,7 +9,16 @@ import numpy.typing as npt
 
 from reverie.errors import BadSetting
 from reverie.index import Anchors, Drawn, EpisodeIndex, Ints, choice_of_kept
-from reverie.samplers.base import Follows, Proposal, Sampler, by_episode, try_then_count, uniform_between
+from reverie.samplers.base import (
+    Follows,
+    Proposal,
+    Sampler,
+    by_episode,
+    go_on,
+    tries,
+    try_then_count,
+    uniform_between,
+)
 from reverie.samplers.sumtree import SumTree
 from reverie.samplers.where import Condition
 from reverie.values import shown
@@ -17,10 +26,15 @@ from reverie.values import shown
 
 def uniform_steps(index: EpisodeIndex, rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
     """Return (episode, id) of `count` live steps, each step being equally likely. Some step must be live."""
+    stream, ids = uniform_ids(index, rng, count)
+    return index.episodes_at(stream, ids), ids
+
+
+def uniform_ids(index: EpisodeIndex, rng: np.random.Generator, count: int) -> tuple[Ints | int, Ints]:
+    """Return stream and id of the same."""
     if index.streams == 1:
-        ids: Ints = rng.integers(index.tail.item(0), index.head.item(0), count)
-        return index.episodes_at(0, ids), ids
-    return index.step_at_rank(rng.integers(0, index.live_steps(), count))
+        return 0, rng.integers(index.tail.item(0), index.head.item(0), count)
+    return index.id_at_rank(rng.integers(0, index.live_steps(), count))
 
 
 class Uniform(Sampler):
@@ -34,14 +48,22 @@ class Uniform(Sampler):
         """Return `count` anchors, each valid one being equally likely."""
         anchors = self.narrow(anchors)
 
-        def propose(wanted: int) -> Proposal:
-            episodes, ids = uniform_steps(anchors.index, rng, wanted)
+        stream, ids = uniform_ids(anchors.index, rng, tries(count))
+        found = anchors.first_valid(stream, ids, count)
+        if found is not None:
+            return Drawn(*found)
+
+        def proposal(stream: Ints | int, ids: Ints) -> Proposal:
+            episodes = anchors.index.episodes_at(stream, ids)
             return episodes, ids, anchors.accept(episodes, ids)
+
+        def propose(wanted: int) -> Proposal:
+            return proposal(*uniform_ids(anchors.index, rng, wanted))
 
         def enumerate_rest(missing: int) -> tuple[Ints, Ints]:
             return anchors.at_rank(rng.integers(0, anchors.require(), missing))
 
-        return Drawn(*try_then_count(count, propose, enumerate_rest))
+        return Drawn(*go_on(count, proposal(stream, ids), propose, enumerate_rest))
 
     def mass(self, anchors: Anchors, exact: bool) -> float:
         """Return how many anchors there are."""

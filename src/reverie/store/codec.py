@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from reverie.errors import FileError
 from reverie.process import watch
 
 Array = npt.NDArray[Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # The first byte of packed bytes says how the rest is to be read.
 PLAIN, ZSTD, DELTA = b"\x00", b"\x01", b"\x02"
@@ -27,6 +30,13 @@ STEP_LEVEL = -5
 MOST_WINDOW = 8 << 20
 # Values of fewer bytes are not worth a compressor's call.
 LEAST_STEP_BYTES = 128
+
+
+# Of a run of so many bytes a sample is looked at first: packing what does not pack takes longer than writing it.
+SAMPLE_FROM = 128 << 10
+PIECE = 128  # bytes of a piece of the sample
+# A row is cut into as many parts; in each a piece begins behind so many bytes, so that no pattern meets all of them.
+SAMPLED = (0, 97, 31, 211)
 
 
 class _Contexts:
@@ -56,8 +66,23 @@ def _contexts() -> _Contexts:
 
 def pack(run: Array) -> bytes:
     """Return a C-contiguous array as bytes, never more than one byte longer than it is."""
+    if run.nbytes >= SAMPLE_FROM and _looks_random(run):
+        return b"".join((PLAIN, run.data))
     packed = _contexts().packing.compress(run.data)
-    return ZSTD + packed if len(packed) < run.nbytes else PLAIN + run.tobytes()
+    return ZSTD + packed if len(packed) < run.nbytes else b"".join((PLAIN, run.data))
+
+
+def _looks_random(run: Array) -> bool:
+    """Whether nothing can be saved by packing a run, as far as a few pieces of each of its rows tell.
+
+    The pieces lie at the same places of each row, so that rows which repeat each other are noticed. A run is random
+    only if zstd finds nothing at all in them.
+    """
+    rows = run.view(np.uint8).reshape(len(run), -1)
+    step = rows.shape[1] // len(SAMPLED)
+    pieces = [rows[:, step * place + at : step * place + at + PIECE] for place, at in enumerate(SAMPLED)]
+    sample = np.concatenate(pieces, axis=1)
+    return len(_contexts().packing.compress(sample.data)) >= sample.nbytes
 
 
 def unpack(packed: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -142,6 +167,7 @@ def _bits(value: Array) -> Array:
 class Helpers:
     """Shares work on many runs between the cores there are; zstd and large copies let go of the interpreter."""
 
+    MOST_AHEAD = 4  # items whose results wait; each may take megabytes
     LEAST_RUNS = 8  # below, waking a thread costs more than it saves
 
     def __init__(self) -> None:
@@ -159,10 +185,42 @@ class Helpers:
         if self._cores == 1 or len(runs) < self.LEAST_RUNS:
             work(runs)
             return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._cores - 1, thread_name_prefix="reverie-unpack")
         parts = [runs[part :: self._cores] for part in range(self._cores)]
-        others = [self._pool.submit(work, part) for part in parts[1:]]
+        others = [self._begun(work, part) for part in parts[1:]]
         work(parts[0])
         for other in others:
             other.result()
+
+    def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield `work` of each item, in order; a few are worked on before they are asked for.
+
+        Whoever stops early waits for those that are being worked on.
+        """
+        if self._cores == 1:
+            yield from map(work, items)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                if len(waiting) > self.MOST_AHEAD:
+                    yield waiting.popleft().result()
+                waiting.append(self._begun(work, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()
+            wait(waiting)
+
+    def _begun(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:
+        try:
+            return self._threads().submit(work, item)
+        except RuntimeError:  # the program is about to end, or the system has no more threads
+            done: Future[Result] = Future()
+            done.set_result(work(item))
+            return done
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._cores - 1, thread_name_prefix="reverie-unpack")
+        return self._pool

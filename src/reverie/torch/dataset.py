@@ -17,7 +17,7 @@ from reverie import buffer as buffers
 from reverie.batch import Batch, RowBatch, SequenceBatch, contents, from_contents, note_stride
 from reverie.buffer import ReplayBuffer
 from reverie.checks import natural, positive, seed_number
-from reverie.engine import checked_fields, checked_stride, field_names, wanted
+from reverie.engine import checked_fields, checked_stride, drawing, field_names, wanted
 from reverie.errors import BadSetting
 from reverie.index import check_boundary
 from reverie.samplers import Sampler, check_sampler
@@ -105,8 +105,9 @@ class SequenceDataset(IterableDataset[TensorBatch]):
         layout = buffer.engine.layouts.get(how.cross, how.batch_size, how.shown, fields=how.fields)
         block = torch.empty(layout.nbytes, dtype=torch.uint8)
         out = layout.over(block.numpy())
-        with buffer.engine.drawing_with(rng):
-            buffer.sample(*self._sizes, **self._how, out=out)
+        engine = buffer.engine
+        with drawing(engine, how.batch_size * how.length), engine.drawing_with(rng):
+            engine.draw(how, out)
         batch: TensorBatch = layout.build(views(layout, block))
         note_stride(batch, how.stride)
         return batch

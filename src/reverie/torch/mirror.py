@@ -13,7 +13,18 @@ import torch
 
 from reverie.batch import Batch, without_fields
 from reverie.buffer import ReplayBuffer
-from reverie.engine import Engine, Fields, Gatherer, Layout, Layouts, build, build_partial, is_read, wanted
+from reverie.engine import (
+    Engine,
+    Fields,
+    Gatherer,
+    Layout,
+    Layouts,
+    build,
+    build_partial,
+    drawing,
+    is_read,
+    wanted,
+)
 from reverie.errors import BadSetting
 from reverie.feeds import check_buffer
 from reverie.index import NO_FINAL, RUNNING, EpisodeIndex, Ints, anchors_of
@@ -135,7 +146,7 @@ class DeviceMirror(Bound):
         derived = None if obs == "obs" else self._named(obs)
         engine = self._engine
         with self._lock:
-            with engine.turn:
+            with drawing(engine, asked.batch_size * asked.length), engine.turn:
                 engine.check_open()
                 anchors = anchors_of(engine.index, asked.boundary, asked.span, asked.stride)
                 self._follow()

@@ -15,6 +15,7 @@ from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.engine import Chosen, Fields, span_of
 from reverie.episode import Episode
+from reverie.errors import BadSetting
 from reverie.index import Anchors, Bools, Drawn, Ints
 from reverie.samplers import Sampler, Scale
 from reverie.spec import StepSpec
@@ -177,9 +178,18 @@ class LocalPart:
 
     def __init__(self, buffer: ReplayBuffer, owned: bool) -> None:
         self.buffer, self.owned = buffer, owned
+        self._check_unlimited()
         self.spec, self.streams = buffer.spec, buffer.streams
         self.samplers: dict[int, Sampler] = {}
         self._blocks = Blocks()
+
+    def _check_unlimited(self) -> None:
+        """Refuse a buffer whose rate limit would not hear of what is drawn here."""
+        if self.buffer.engine.gate is not None:
+            raise BadSetting(
+                "parts: wanted buffers without a rate limit, got one with it, which would not count the draws of a "
+                "union; end it with buffer.limit_rate(None), or draw from that buffer itself"
+            )
 
     @property
     def capacity(self) -> int:
@@ -231,6 +241,7 @@ class LocalPart:
 
     @at_once
     def mass(self, request: Request) -> float:
+        self._check_unlimited()
         engine = self.buffer.engine
         with engine.turn:
             engine.check_open()
@@ -296,6 +307,7 @@ class LocalPart:
     @contextmanager
     def _drawing(self, request: Request) -> Iterator[tuple[Any, Anchors]]:
         """Hold the part still; what its sampler remembers is as before if anything is raised inside."""
+        self._check_unlimited()
         engine = self.buffer.engine
         with engine.turn:
             engine.check_open()

@@ -11,6 +11,9 @@ from test_reopen import RESIDENCIES
 
 import reverie as rv
 from reverie.file.lock import WriterLock
+from reverie.file.place import log_bytes
+from reverie.file.replay import ReplayFile
+from reverie.file.verify import verify_file
 from support.children import PATIENCE, Child, shared
 from support.story import CUT, Story, check, heads, read_all, spec
 
@@ -83,9 +86,9 @@ def test_a_second_copy_writes_only_what_has_changed(file, tmp_path):
         written = []
         put = type(saved.engine.file).put_run
         try:
-            type(saved.engine.file).put_run = lambda self, run, packed: (
+            type(saved.engine.file).put_run = lambda self, run, *values: (
                 written.append(run.number),
-                put(self, run, packed),
+                put(self, run, *values),
             )
             buffer.save_as(copy)
         finally:
@@ -191,3 +194,31 @@ def test_empty_drafts_of_killed_processes_go_once_they_are_old(tmp_path):
         buffer.save_as(tmp_path / "a.replay")
     assert not old[1].exists()
     assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_a_new_copy_is_written_once(file, tmp_path, monkeypatch):
+    """Its pages never go through a log; afterwards it is a file like any other, and as short as its content."""
+    logs, put = [], ReplayFile.put_run
+
+    def watched(self, *values):
+        put(self, *values)
+        logs.append(log_bytes(self.db.place))
+
+    frames = np.random.default_rng(0).integers(0, 256, (64, 3, 64, 64), np.uint8)
+    steps = rv.StepSpec(rv.Field((3, 64, 64), "uint8"), rv.Field((), "int64"))
+    path = tmp_path / "a.replay" if file else None
+    with rv.ReplayBuffer(steps, 640, seed=0, path=path, residency="packed") as buffer:
+        for number in range(300):
+            buffer.add(obs=frames[number % 64], action=number, reward=1.0, terminated=False, truncated=False)
+        monkeypatch.setattr(ReplayFile, "put_run", watched)
+        copy = tmp_path / "b.replay"
+        buffer.save_as(copy)
+        assert logs == [None] * 9
+        assert sorted(one.name for one in tmp_path.glob("b.replay*")) == ["b.replay"]
+        assert copy.read_bytes()[18:20] == b"\2\2"  # whoever opens it writes through a log
+        assert copy.stat().st_size < 1.1 * 300 * frames[0].nbytes
+        with rv.open(copy) as saved:
+            saved.add(obs=frames[0], action=0, reward=1.0, terminated=False, truncated=False)
+            assert log_bytes(copy) > 0
+        assert not any(wrong for _, wrong in verify_file(copy))

@@ -124,7 +124,7 @@ def test_an_interrupt_says_what_is_kept(tiny: Config, tmp_path: Path) -> None:
     kept = read_checkpoint(out / "seed-3")["epoch"]
     assert kept >= 1
     assert line.startswith(f"reverie: interrupted; of 100000 epochs seed 3 keeps {kept}, seed 5 keeps ")
-    again = f"--out {out} --seeds 3 5 --epochs 100000 --game minatar:breakout"
+    again = f"--out {out} --seeds 3 5 --preset minatar --epochs 100000 --game minatar:breakout"
     assert line.endswith(f"go on with: reverie learn {again}")
 
 

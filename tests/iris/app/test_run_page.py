@@ -8,7 +8,7 @@ import pytest
 
 import reverie as rv
 from reverie.cli import main
-from reverie.iris.app.page import PAGE, report_run
+from reverie.iris.app.page import PAGE, report_run, returns_of
 from reverie.report import Curves, Group, run_page
 
 
@@ -47,3 +47,46 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
         report_run(tmp_path, tmp_path / PAGE)
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "a.html")]) == 2
     assert "checkpoint.pt" in capsys.readouterr().err
+
+
+def noted(*returns):
+    return [{"test/return": value, "steps": 100.0 * at} for at, value in enumerate(returns, 1)]
+
+
+def test_several_seeds_have_a_mean_and_a_spread():
+    """By hand: standard errors of three seeds, lowest and highest of two, none of one; where all seeds were tested."""
+    seeds = {"seed-1": noted(1.0, 2.0, 9.0), "seed-2": noted(3.0, 2.0), "seed-3": noted(5.0, 2.0)}
+    tests = returns_of(seeds, {}).plots[0]
+    assert tests.lines["mean of all seeds"] == ([100, 200], [3.0, 2.0])
+    [(name, (xs, lows, highs))] = tests.areas.items()
+    half = 1.96 * 2 / 3**0.5  # the standard deviation of 1, 3 and 5 is 2
+    assert name == "mean ± 1.96 standard errors"
+    assert xs == [100, 200]
+    assert lows == pytest.approx([3 - half, 2])
+    assert highs == pytest.approx([3 + half, 2])
+    del seeds["seed-3"]
+    assert returns_of(seeds, {}).plots[0].areas == {
+        "lowest to highest seed": ([100, 200], [1.0, 2.0], [3.0, 2.0])
+    }
+    del seeds["seed-2"]
+    alone = returns_of(seeds, {"random": (0.1, 0.3)}).plots[0]
+    assert set(alone.lines) == {"seed-1"}
+    assert not alone.areas
+    assert alone.bands == {"random": (0.1, 0.3)}
+
+
+def test_a_spread_is_drawn_and_named(tmp_path):
+    """Its points and its name reach the page."""
+    curves = Curves(
+        "tests",
+        "steps",
+        "return",
+        {"mean": ([1, 2], [2.0, 3.0])},
+        areas={"around it": ([1, 2], [1.5, 2.5], [2.75, 3.25])},
+    )
+    page = run_page(
+        tmp_path / "a.html", title="a", state="A run.", facts=[], groups=[Group("Returns", "", [curves])], dream=None, dream_told="", settings=[],
+    ).read_text()  # fmt: skip
+    assert "around it" in page
+    assert "[2.75,3.25]" in page.replace(" ", "")
+    assert "VArea" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,6 +137,33 @@ def test_random_play_replaces_all_actions_of_a_step(agent: Agent) -> None:
     assert (stored(buffer)["action"].reshape(4, -1)[:, -10:] == 1).all()
 
 
+def test_random_actions_may_be_held(agent: Agent) -> None:
+    """With `random_stretch` each game plays at random by itself, and holds an action for one to so many steps."""
+    held = replace(agent.config.collection, random_stretch=4)
+    agent.config = replace(agent.config, collection=held)
+    with torch.no_grad():
+        agent.actor_critic.actor.bias[:] = torch.tensor([0.0, 100.0, 0.0])
+    collector, buffer, _ = start(agent, games=4, life=1000, lives=1)
+    collector.collect(1600, epsilon=0.05)
+    action = stored(buffer)["action"].reshape(4, 400)
+    assert (action != 1).mean() == pytest.approx(2 / 3 * 2.5 / (2.5 + 1 / 0.05 - 1), abs=0.03)
+    assert ((action != 1).any(0) & (action == 1).any(0)).sum() > 0.9 * (action != 1).any(0).sum()
+    lengths = [len(list(same)) for row in action for kind, same in groupby(row) if kind != 1]
+    assert set(lengths) >= {1, 2, 3, 4}
+    assert np.mean(np.array(lengths) <= 4) > 0.9  # two stretches may follow each other
+    assert np.mean(lengths) == pytest.approx(2.5, abs=0.4)
+
+
+def test_a_held_action_ends_with_its_episode(agent: Agent) -> None:
+    """A new episode begins with a new draw."""
+    agent.config = replace(agent.config, collection=replace(agent.config.collection, random_stretch=100))
+    first, buffer, _ = start(agent, games=3, life=6, lives=1)
+    first.collect(90, epsilon=1.0)
+    lives = stored(buffer)["action"].reshape(3 * 5, 6)
+    assert all(len(set(life)) <= 2 for life in lives.tolist())  # few stretches are that short
+    assert len({life[0] for life in lives.tolist()}) == 3
+
+
 def test_temperature_sharpens_the_policy(agent: Agent) -> None:
     """At temperature 0 the likeliest action is taken every time; at 1 all of them are."""
     for temperature, kinds in ((0.0, 1), (1.0, 3)):
@@ -145,8 +173,10 @@ def test_temperature_sharpens_the_policy(agent: Agent) -> None:
         assert len(set(stored(buffer)["action"].tolist())) == kinds
 
 
-def test_a_saved_collector_goes_on_exactly(agent: Agent, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stretch", [None, 5])
+def test_a_saved_collector_goes_on_exactly(agent: Agent, tmp_path: Path, stretch: int | None) -> None:
     """Loaded into fresh games it plays, step for step, what the saved one plays next, lives and chance included."""
+    agent.config = replace(agent.config, collection=replace(agent.config.collection, random_stretch=stretch))
     first, buffer, _ = start(agent, life=7, lives=3)
     first.collect(34, epsilon=0.5)  # amid the third life
     state = first.save()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from reverie import BadSetting, EpisodeUniform, FileError, Mixture
+from reverie import BadSetting, EpisodeUniform, FileError, Mixture, ReplayBuffer, Sampler, Uniform
 from reverie.iris.config import (
     Collection,
     Config,
@@ -27,6 +27,7 @@ from reverie.iris.config import (
     config_to_json,
     presets,
 )
+from reverie.iris.learning import learner
 from reverie.iris.learning.folder import CHECKPOINT, read_checkpoint
 from reverie.iris.learning.learner import Metrics, sampler_of
 from reverie.iris.learning.run import Run
@@ -378,17 +379,44 @@ def test_batches_are_drawn_as_the_settings_say(config: Config, tmp_path: Path) -
     """By episodes as published; or by steps, with a share from the newest quarter."""
     run = Run.start(tmp_path / "paper", config, lights)
     run.epoch()
-    assert isinstance(sampler_of(run.config.sampling, run.buffer), EpisodeUniform)
+    assert isinstance(sampler_of(run.config.sampling, run.buffer, "world_model"), EpisodeUniform)
     run.close()
     recent = replace(config, sampling=Sampling(over="steps", recent_share=0.5))
     run = Run.start(tmp_path / "recent", recent, lights)
     run.epoch()
-    sampler = sampler_of(run.config.sampling, run.buffer)
+    sampler = sampler_of(run.config.sampling, run.buffer, "world_model")
     assert isinstance(sampler, Mixture)
     batch = run.buffer.sample(4000, 1, boundary="pad_left", sampler=sampler)
     newest = (batch.anchor >= 8).mean()  # ten steps a stream, of which a quarter is two
     assert newest == pytest.approx(0.5 + 0.5 * 0.2, abs=0.04)
     run.close()
+
+
+def test_imagined_games_may_start_more_recently(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`recent_starts` is the newest quarter's share of where imagined games start, and of nothing else."""
+    sampling = Sampling(over="steps", recent_starts=0.8)
+    run = Run.start(tmp_path, replace(config, sampling=sampling, epochs=3), lights)
+    phases = []
+
+    def seen(sampling: Sampling, buffer: ReplayBuffer, phase: str) -> Sampler:
+        phases.append(phase)
+        return sampler_of(sampling, buffer, phase)
+
+    monkeypatch.setattr(learner, "sampler_of", seen)
+    for _ in range(3):
+        run.epoch()
+    assert phases == [*["tokenizer", "world_model"] * 2, "actor_critic"]  # each begins after its own epoch
+    assert isinstance(sampler_of(sampling, run.buffer, "tokenizer"), Uniform)
+    batch = run.buffer.sample(
+        4000, 1, boundary="pad_left", sampler=sampler_of(sampling, run.buffer, "actor_critic")
+    )
+    newest = (batch.anchor >= 23).mean()  # thirty steps a stream, of which a quarter is seven
+    assert newest == pytest.approx(0.8 + 0.2 * 7 / 30, abs=0.04)
+    run.close()
+    assert Sampling(recent_share=0.5).recent_in("actor_critic") == 0.5
+    assert Sampling(recent_share=0.5, recent_starts=0.0).recent_in("actor_critic") == 0.0
 
 
 def test_random_play_fades_as_the_settings_say() -> None:
@@ -421,7 +449,9 @@ def test_learning_rates_follow_the_run() -> None:
     [
         (lambda: Collection(environments=3, steps=200), "positive multiple of environments = 3"),
         (lambda: Collection(epsilon=1.5), "epsilon: wanted a probability"),
-        (lambda: Sampling(recent_share=1.0), "a share below 1"),
+        (lambda: Collection(random_stretch=0), "random_stretch: wanted at least 1"),
+        (lambda: Sampling(recent_share=1.0), "recent_share: wanted a share below 1"),
+        (lambda: Sampling(recent_starts=-0.1), "recent_starts: wanted a share below 1"),
         (lambda: Sampling(over="frames"), "wanted one of"),  # type: ignore[arg-type]
         (lambda: Optimisation(final_learning_rate=0.0), "positive number"),
     ],

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 import reverie as rv
 from reverie import BadSetting
-from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss
+from reverie.iris.config import Optimisation, TokenizerConfig, TokenizerLoss, presets
 from reverie.iris.learning.train import train_tokenizer
+from reverie.iris.models.agent import Agent
 from reverie.iris.models.patches import Fold, Unfold, cut, distinct, side_by_side
 from reverie.iris.models.tokenizer import Tokenizer, tokenizer_losses
 
@@ -126,6 +127,43 @@ def test_the_background_is_the_median_before_the_first_update() -> None:
     for _ in train_tokenizer(tokenizer, buffer, settings, LOSS, optimiser=optimiser):
         pass
     assert (tokenizer.background == 0.5).all()
+
+
+def test_columns_are_tokens_from_left_to_right() -> None:
+    """The preset's frame is ten columns; a changed column changes its token, its picture and its slot alone."""
+    config = presets["minatar-columns"]
+    assert config.tokenizer.grid == (1, 10)
+    agent = Agent(config, num_actions=3).eval()
+    assert agent.world_model.slots is not None
+    assert agent.world_model.slots.num_embeddings == 10 + 1
+    frames = torch.rand(2, 3, 10, 10)
+    frames[1] = frames[0]
+    frames[1, :, :, 7] = 1 - frames[1, :, :, 7]
+    tokenizer = agent.tokenizer
+    with torch.no_grad():
+        tokenizer.revive(torch.ones(256, dtype=torch.bool), tokenizer.encode(frames).z)
+    one, other = tokenizer.encode(frames).tokens
+    assert (one != other).nonzero().flatten().tolist() == [7]
+    shown = tokenizer.decode_tokens(torch.stack((one, other)))
+    assert (shown[0] != shown[1]).any(0).any(0).nonzero().flatten().tolist() == [7]
+    assert torch.allclose(tokenizer.decode_tokens(one.flip(0)), shown[0].flip(2), atol=1e-6)
+    game = agent.new_game()
+    assert torch.allclose(game.reset(frames), tokenizer.encode_decode(frames), atol=1e-6)
+    assert game.step(torch.zeros(2, dtype=torch.int64)).frame.shape == (2, 3, 10, 10)
+
+
+def test_rows_and_columns_may_be_halved() -> None:
+    """A grid has its numbers from top to bottom and from left to right, whichever is larger."""
+    rows = replace(SIZES, patch=2, patch_width=8)
+    assert (rows.grid, rows.tokens_per_frame) == ((4, 1), 4)
+    assert (SIZES.grid, SIZES.tokens_per_frame) == ((2, 4), 8)
+    tokenizer = Tokenizer(replace(SIZES, local=False, background=False))  # sees beyond its patch
+    frames = torch.rand(2, 3, 8, 8)
+    encoded = tokenizer.encode(frames)
+    assert encoded.z.shape == (2, 8, 2, 4)
+    assert torch.equal(tokenizer.look_up(encoded.tokens), encoded.z_q)
+    assert torch.equal(tokenizer.nearest(encoded.z[:, :, 1:, 2:3])[:, 0], encoded.tokens[:, 4 + 2])
+    assert tokenizer.decode(encoded.z_q).shape == frames.shape
 
 
 @pytest.mark.parametrize(

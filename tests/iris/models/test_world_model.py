@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,6 +85,23 @@ def test_labels_meet_the_logits_that_precede_them(
         assert losses.reward < 1e-6
         assert losses.end < 1e-6
         assert (losses.observation < 1e-6) == (shift == 0)
+
+
+def test_the_first_frame_may_be_left_out(world_model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `skip_first` the loss is the mean over the tokens of all frames but the first of each window."""
+    frame_tokens, *rest = window(2, 3)
+    logits = torch.randn(2, 12, 32)
+    monkeypatch.setattr(world_model, "config", replace(world_model.config, skip_first=True))
+    monkeypatch.setattr(
+        world_model,
+        "forward",
+        lambda tokens: Predictions(logits, torch.zeros(2, 3, 3), torch.zeros(2, 3, 2)),
+    )
+    told = logits[:, 3:11].log_softmax(-1)  # before them come three inner tokens of the first frame
+    wanted = -told.gather(2, frame_tokens[:, 1:].reshape(2, 8, 1)).mean()
+    assert world_model.losses(frame_tokens, *rest).observation.item() == pytest.approx(
+        wanted.item(), rel=1e-5
+    )
 
 
 def test_actions_and_frames_are_read_from_their_own_tables(world_model: WorldModel) -> None:

@@ -15,12 +15,14 @@ from rich.console import Console
 
 from reverie import BadSetting
 from reverie.errors import counted
+from reverie.iris.app import breakout
+from reverie.iris.app.diagnosis import diagnose
 from reverie.iris.app.monitor import dream_of, scale_of
 from reverie.iris.app.monitor import train as train_run
 from reverie.iris.app.page import PAGE, report_run
-from reverie.iris.app.pictures import draw_animation, draw_strip
+from reverie.iris.app.pictures import draw_animation, draw_panels, draw_strip
 from reverie.iris.app.scores import human_normalised
-from reverie.iris.config import Config, check_unchanged, config_from_json, presets
+from reverie.iris.config import Config, check_unchanged, config_from_json, preset_named
 from reverie.iris.learning import (
     CHECKPOINT,
     Run,
@@ -30,14 +32,19 @@ from reverie.iris.learning import (
     read_checkpoint,
 )
 from reverie.iris.models import usable_device
-from reverie.pictures import ANIMATION, check_picture, writing_picture
+from reverie.pictures import ANIMATION, SHEET, check_picture, writing_picture
 
 # Preset -> game, if none is named.
 GAMES = {
     "paper": "Breakout",
     "demo": "Breakout",
     "minatar": "minatar:breakout",
+    "minatar-columns": "minatar:breakout",
 }
+
+
+# Game -> what is known of it.
+INSIGHTS = {breakout.NAME: breakout.INSIGHT}
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Train:
     Attributes:
         run: The folder of the run. If there is a run already, it goes on. It may get more epochs then, and no
             other change.
-        preset: The numbers that flags change: paper, demo or minatar.
+        preset: The numbers that flags change: paper, demo, minatar or minatar-columns.
         game: An Atari game such as Breakout, or one of MinAtar's such as minatar:breakout.
         seed: Fixes every random choice.
         device: Where the models run, such as cpu or cuda.
@@ -77,9 +84,7 @@ def train(args: Sequence[str]) -> None:
     """
     named = _named(args)
     preset = named.get("--preset", "paper")
-    if preset not in presets:
-        raise BadSetting(f"preset: wanted one of {', '.join(sorted(presets))}, got {preset!r}; choose one")
-    default = Train(run=tyro.MISSING, preset=preset, config=presets[preset])
+    default = Train(run=tyro.MISSING, preset=preset, config=preset_named(preset))
     state = _checkpoint(Path(named["--run"])) if "--run" in named else None
     if state is not None:  # the run knows what is not named
         default = replace(default, game=state["game"], seed=state["seed"])
@@ -166,6 +171,32 @@ def evaluate_run(run: Path, episodes: int, device: str | None) -> None:
         highlight=False,
         soft_wrap=not console.is_terminal,
     )
+
+
+def diagnose_run(run: Path, out: Path, episodes: int, device: str | None, *, force: bool = False) -> None:
+    """Look into every part of the agent of a run, by how deep into the game it is; print a table and draw a picture.
+
+    Args:
+        run: folder of the run.
+        out: the picture, a name in .png.
+        episodes: how many games are looked at.
+        device: of the models; None is an accelerator if there is one.
+        force: a picture that is there already is replaced.
+
+    Raises:
+        BadSetting: another name, no such device, or no episodes. FileTaken: there is something at `out` already.
+    """
+    if out.suffix.lower() != SHEET:
+        raise BadSetting(f"out: wanted a name that ends in .png, got {out.name!r}; a diagnosis does not move")
+    check_picture(out, force=force)
+    with closing(_read(run, device)) as agent_run:
+        found = diagnose(agent_run, episodes=episodes, insight=INSIGHTS.get(agent_run.game))
+    title = f"{agent_run.game} after {counted(agent_run.done, 'epoch')}, {counted(episodes, 'episode')}"
+    with writing_picture(out, force=force) as draft:
+        draw_panels(draft, found.panels, found.depths, "rewards so far", title)
+    console = Console()
+    console.print(found.table(title), highlight=False)
+    console.print(f"{out}  the same as curves", highlight=False, soft_wrap=True)
 
 
 def dream_run(run: Path, out: Path, device: str | None, *, force: bool = False) -> str:

@@ -25,7 +25,7 @@ from reverie.errors import counted
 from reverie.iris.app.monitor import METRICS, dream_of, scale_of, train
 from reverie.iris.app.page import PAGE, report_run
 from reverie.iris.app.pictures import draw_animation, draw_returns
-from reverie.iris.config import Config, check_unchanged, config_from_json, presets
+from reverie.iris.config import Config, check_unchanged, config_from_json, preset_named
 from reverie.iris.learning import (
     CHECKPOINT,
     Games,
@@ -71,6 +71,7 @@ def run_learn(
     out: Path,
     *,
     seeds: Sequence[int] = (7, 8, 9),
+    preset: str = "minatar",
     epochs: int | None = None,
     config: Config | None = None,
     game: str = GAME,
@@ -82,20 +83,21 @@ def run_learn(
     Args:
         out: the folder, made if missing; a run in it that was interrupted, or that has fewer epochs, goes on.
         seeds: at least one.
+        preset: the name of the numbers.
         epochs: of each run; None is as configured.
-        config: the numbers; None is the preset `minatar`.
+        config: the numbers; None is those of the preset.
         game: what is played.
         episodes: games in each comparison.
         console: where the table shows; None for the standard output.
 
     Raises:
-        BadSetting: no seeds, an unknown game or one that the configuration does not fit, or a run in the folder
-            that was started with other settings.
+        BadSetting: no seeds, an unknown preset or game, one that the configuration does not fit, or a run in the
+            folder that was started with other settings.
         KeyboardInterrupt: on Ctrl-C; its text says what is kept and how to go on.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadSetting(f"seeds: wanted different numbers, at least one, got {tuple(seeds)}; name some")
-    console, config = console or Console(), config or presets["minatar"]
+    console, config = console or Console(), config or preset_named(preset)
     if epochs is not None:
         config = replace(config, epochs=epochs)
     make = games(game)  # a missing game is told before the processes start
@@ -108,7 +110,7 @@ def run_learn(
         highlight=False,
         soft_wrap=not console.is_terminal,
     )
-    results = _learn_all(out, seeds, config, game, episodes)
+    results = _learn_all(out, seeds, config, game, episodes, preset)
     (out / "learning.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     best = max(results, key=lambda result: fmean(result.learned))
     _draw(out, results, best, make, game)
@@ -137,7 +139,9 @@ def _check_stored(out: Path, seeds: Sequence[int], config: Config, game: str) ->
             )
 
 
-def _learn_all(out: Path, seeds: Sequence[int], config: Config, game: str, episodes: int) -> list[Learned]:
+def _learn_all(
+    out: Path, seeds: Sequence[int], config: Config, game: str, episodes: int, preset: str
+) -> list[Learned]:
     """Run `learn` for every seed, each in a process of its own."""
     others = set(active_children())
     # Threads help models of this size little, so every agent has a process with one thread. It is a fresh process,
@@ -155,7 +159,7 @@ def _learn_all(out: Path, seeds: Sequence[int], config: Config, game: str, episo
                 process.terminate()  # a run may be stopped at any instant
             for process in ours:
                 process.join()  # so that what it keeps is known
-            raise KeyboardInterrupt(_kept(out, seeds, config, game)) from None
+            raise KeyboardInterrupt(_kept(out, seeds, config, game, preset)) from None
 
 
 def _draw(out: Path, results: Sequence[Learned], best: Learned, make: Games, game: str) -> None:
@@ -235,10 +239,11 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _kept(out: Path, seeds: Sequence[int], config: Config, game: str) -> str:
+def _kept(out: Path, seeds: Sequence[int], config: Config, game: str, preset: str) -> str:
     """Return what to tell of interrupted runs."""
     told = ", ".join(f"seed {seed} keeps {kept_epochs(out / f'seed-{seed}')}" for seed in seeds)
-    flags = ["--out", str(out), "--seeds", *map(str, seeds), "--epochs", str(config.epochs), "--game", game]
+    flags = ["--out", str(out), "--seeds", *map(str, seeds), "--preset", preset]
+    flags += ["--epochs", str(config.epochs), "--game", game]
     return f"interrupted; of {config.epochs} epochs {told}; go on with: reverie learn {shlex.join(flags)}"
 
 

@@ -24,6 +24,8 @@ from reverie.pictures import Frames
 from reverie.report import Curves, Group, run_page
 
 Told = list[dict[str, float]]
+Line = tuple[list[float], list[float]]  # x and y
+Area = tuple[list[float], list[float], list[float]]  # x, lowest and highest y
 LOSSES = {
     "tokenizer": ("total", "reconstruction", "commitment", "perceptual"),
     "world_model": ("total", "observation", "reward", "end"),
@@ -31,7 +33,8 @@ LOSSES = {
 }
 POINTS = 300  # of a curve of losses
 PAGE = "report.html"  # in the folder of a run
-BANDS = " A band is the mean ± 1.96 standard errors of agents that learned nothing."
+SPREAD = 3  # seeds, from which on a standard error tells something
+BANDS = " A level band is the mean ± 1.96 standard errors of agents that learned nothing."
 DREAM_TOLD = (
     "A window of the replay: as it was, as the tokenizer gives it back, imagined with the same actions, and where the "
     "two differ visibly. One slider moves all of them."
@@ -84,7 +87,7 @@ def report_run(folder: Path, target: Path, *, force: bool = False, run: Run | No
         state=f"{counted(len(runs), 'run')} of {folder}.",
         facts=facts,
         groups=[
-            _returns(told, _bounds(known)),
+            returns_of(told, _bounds(known)),
             *_losses(told),
             *_times(told),
         ],
@@ -118,7 +121,7 @@ def report_demo(
     )  # fmt: skip
 
 
-def _thinned(values: Sequence[float]) -> tuple[list[float], list[float]]:
+def _thinned(values: Sequence[float]) -> Line:
     """Return a curve of means of stretches of a long list."""
     parts = np.array_split(np.asarray(values, float), min(POINTS, max(len(values), 1)))
     stops = np.cumsum([len(part) for part in parts])
@@ -156,7 +159,7 @@ def _metrics(folder: Path, done: int) -> Told:
     return [json.loads(line) for line in lines]
 
 
-def _line(lines: Told, name: str, x: str = "epoch") -> tuple[list[float], list[float]]:
+def _line(lines: Told, name: str, x: str = "epoch") -> Line:
     found = [
         (line[x], line[name]) for line in lines if name in line and x in line and math.isfinite(line[name])
     ]
@@ -168,26 +171,48 @@ def _bounds(known: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     return {name: (mean - half, mean + half) for name, (mean, half) in known.items()}
 
 
-def _returns(told: Mapping[str, Told], bands: Mapping[str, tuple[float, float]]) -> Group:
+def returns_of(told: Mapping[str, Told], bands: Mapping[str, tuple[float, float]]) -> Group:
+    """Return the plots of returns: a line for each seed, and of several seeds their mean and how far they lie apart.
+
+    Args:
+        told: seed -> what its epochs noted. bands: name -> lowest and highest return of agents that learned nothing.
+    """
     tests = {name: _line(lines, "test/return", "steps") for name, lines in told.items()}
     plays = {name: _line(lines, "play/return", "steps") for name, lines in told.items()}
+    seeds = list(tests.values())
+    spread = _spread(seeds) if len(told) > 1 else {}
     if len(told) > 1:
-        tests["mean of all seeds"] = _mean(list(tests.values()))
+        tests["mean of all seeds"] = _mean(seeds)
     return Group(
         "Returns",
         "Sums of rewards of whole games, by real steps." + BANDS * bool(bands),
         [
-            Curves("Tests after an epoch", "real steps", "mean return", tests, bands),
+            Curves("Tests after an epoch", "real steps", "mean return", tests, bands, spread),
             Curves("Games played to learn from", "real steps", "mean return", plays),
         ],
     )
 
 
-def _mean(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
-    """Return the mean of curves at the x that all of them have."""
+def _common(curves: Sequence[Line]) -> tuple[list[float], list[list[float]]]:
+    """Return the x that all curves have, and for each of them the y of every curve."""
     common = sorted(set.intersection(*(set(xs) for xs, _ in curves)))
     at = [dict(zip(xs, ys, strict=True)) for xs, ys in curves]
-    return common, [fmean(one[x] for one in at) for x in common]
+    return common, [[one[x] for one in at] for x in common]
+
+
+def _mean(curves: Sequence[Line]) -> Line:
+    """Return the mean of curves at the x that all of them have."""
+    common, values = _common(curves)
+    return common, [fmean(ys) for ys in values]
+
+
+def _spread(curves: Sequence[Line]) -> dict[str, Area]:
+    """Return how far the seeds lie apart, under the name of what is shown: a standard error of two says nothing."""
+    common, values = _common(curves)
+    if len(curves) < SPREAD:
+        return {"lowest to highest seed": (common, [min(ys) for ys in values], [max(ys) for ys in values])}
+    bounds = [(mean - half, mean + half) for mean, half in map(interval, values)]
+    return {"mean ± 1.96 standard errors": (common, [low for low, _ in bounds], [high for _, high in bounds])}
 
 
 def _losses(told: Mapping[str, Told]) -> list[Group]:

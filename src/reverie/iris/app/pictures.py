@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from reverie import BadSetting
 from reverie.iris.learning import History
@@ -18,6 +19,7 @@ LETTER = 9  # pixels of a letter's width, about
 LABELS = 150  # pixels that the labels of a strip take on its left
 LINE, HEADER = 24, 66  # pixels of a line above a strip, and of all above an animation
 SHADES = ("dimgray", "darkkhaki", "rosybrown")  # of the bands
+MARKS = ("o-", "s--", "^-.", "v:")  # of the lines of a panel
 SMOOTHING = 50  # a curve shows means over this fraction of the run
 FRAME_MS = 220  # how long the animation shows a frame
 
@@ -78,6 +80,48 @@ def draw_returns(
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def draw_panels(
+    path: Path,
+    panels: Mapping[str, Mapping[str, npt.NDArray[np.float64]]],
+    ticks: Sequence[str],
+    label: str,
+    title: str,
+) -> None:
+    """Write a PNG with a panel of lines for each entry, two side by side.
+
+    Args:
+        path: where to.
+        panels: title -> name of a line -> its values, one for each tick; NaN leaves a gap.
+        ticks: what stands below.
+        label: what the ticks are. title: of the whole.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(13, 4.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for axes, (name, lines) in zip(
+        figure.subplots(rows, 2, squeeze=False).flat, panels.items(), strict=False
+    ):
+        axes.set_prop_cycle("color", colormaps["tab20"](range(20)))  # no panel has as many lines
+        for mark, (line, values) in zip(itertools.cycle(MARKS), lines.items()):
+            axes.plot(range(len(ticks)), values, mark, label=line)
+        axes.set_xticks(range(len(ticks)), ticks)
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
+        axes.set_xlabel(label)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.set_title(name)
+        axes.grid(alpha=0.3)
+        if lines:
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
+    figure.savefig(path, dpi=110)
 
 
 def draw_strip(

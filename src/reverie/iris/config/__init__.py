@@ -1,7 +1,7 @@
-"""Configurations: every number of a run, checked when it is given, and three sets of them by name.
+"""Configurations: every number of a run, checked when it is given, and four sets of them by name.
 
 `models` has the shapes, losses and optimisation of the models, `run` has what is around them, and `presets` names
-three whole configurations. A configuration is frozen. It is written as JSON and read again without loss; settings
+four whole configurations. A configuration is frozen. It is written as JSON and read again without loss; settings
 that an older text lacks have their defaults. Nothing here imports a framework.
 """
 
@@ -15,7 +15,7 @@ from reverie.iris.config.models import (
     TokenizerLoss,
     WorldModelConfig,
 )
-from reverie.iris.config.presets import presets
+from reverie.iris.config.presets import preset_named, presets
 from reverie.iris.config.run import (
     Collection,
     Config,
@@ -43,6 +43,7 @@ __all__ = [
     "check_unchanged",
     "config_from_json",
     "config_to_json",
+    "preset_named",
     "presets",
     "prolonged",
 ]

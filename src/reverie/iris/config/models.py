@@ -150,6 +150,8 @@ class WorldModelConfig:
         positions: "absolute" learns a vector for every position, as published; "factored" learns one for
             every block and one for every slot of a block and adds them, which needs less data.
         init_std: standard deviation of the initial weights; 0.02 as published, narrow models want more.
+        skip_first: leave the first frame of a window out of the loss, of which only the first token foretells
+            the others; as published, it counts. It is the larger part of the loss where windows are short.
         precision: the precision of the layers and of the cache; logits and losses are float32 in any case.
     """
 
@@ -160,6 +162,7 @@ class WorldModelConfig:
     dropout: float = 0.1
     positions: Literal["absolute", "factored"] = "absolute"
     init_std: float = 0.02
+    skip_first: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -296,6 +299,9 @@ class TokenizerLoss:
             Small moving things weigh next to nothing without it.
         revive_every: how many updates pass until codes that went unused are moved onto encoder outputs, the
             first time on the first batch; 0, as published, never does.
+        revive_beyond: how far from every code an output has to lie to get one, as a share of the variance of the
+            batch's outputs. Codes that are averages lag behind the encoder, so a common output is always a little
+            off its code; with 0 it gets more of them in time, between which its tokens change.
     """
 
     reconstruction: Literal["weight_free", "perceptual", "cross_entropy"] = "weight_free"
@@ -303,6 +309,7 @@ class TokenizerLoss:
     commitment: float | None = None
     pixel_weight: float = 0.0
     revive_every: int = 0
+    revive_beyond: float = 0.0
 
     def __post_init__(self) -> None:
         at_least(
@@ -310,6 +317,7 @@ class TokenizerLoss:
             commitment=self.commitment_weight,
             pixel_weight=self.pixel_weight,
             revive_every=self.revive_every,
+            revive_beyond=self.revive_beyond,
             reconstruction_weight=self.reconstruction_weight,
         )
         one_of(("weight_free", "perceptual", "cross_entropy"), reconstruction=self.reconstruction)

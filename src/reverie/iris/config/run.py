@@ -33,6 +33,9 @@ class Collection:
         first_epsilon: that probability in the first epoch; None makes it one like the others.
         early_epsilon: that probability in the second epoch, from where it falls to `epsilon` linearly over
             the first half of the run; None keeps it constant, as published.
+        random_stretch: let each game play at random by itself, and hold a random action for 1 to so many steps;
+            None, as published, draws a new one at each step, for all games at once. Steps that are drawn one by
+            one hardly ever lead far away: whatever takes five moves to one side is never seen.
         capacity: steps that the replay keeps.
     """
 
@@ -44,11 +47,13 @@ class Collection:
     epsilon: float = 0.01
     first_epsilon: float | None = None
     early_epsilon: float | None = None
+    random_stretch: int | None = None
     capacity: int = 100_000
 
     def __post_init__(self) -> None:
         at_least(1, environments=self.environments, steps=self.steps, until=self.until)
         at_least(0, temperature=self.temperature)
+        at_least(1, random_stretch=1 if self.random_stretch is None else self.random_stretch)
         for name, steps in (
             ("steps", self.steps),
             ("first_steps", self.first_steps),
@@ -92,15 +97,29 @@ class Sampling:
         over: "episodes" gives every episode the same chance, and then every step in it, as published;
             "steps" gives every step the same chance.
         recent_share: share of each batch that is drawn from the newest quarter of the steps instead.
+        recent_starts: the same share for the frames from which imagined games start; None takes
+            `recent_share`. Old play knows nothing of what a better policy comes to see.
     """
 
     over: Literal["episodes", "steps"] = "episodes"
     recent_share: float = 0.0
+    recent_starts: float | None = None
 
     def __post_init__(self) -> None:
         one_of(("episodes", "steps"), over=self.over)
-        if not 0 <= self.recent_share < 1:
-            raise BadSetting(f"recent_share: wanted a share below 1, got {self.recent_share}; lower it")
+        for name, share in {"recent_share": self.recent_share, "recent_starts": self.recent_starts}.items():
+            if share is not None and not 0 <= share < 1:
+                raise BadSetting(f"{name}: wanted a share below 1, got {share}; lower it")
+
+    def recent_in(self, phase: str) -> float:
+        """Return the share of each batch of a training that comes from the newest quarter of the steps.
+
+        Args:
+            phase: tokenizer, world_model or actor_critic.
+        """
+        if phase == "actor_critic" and self.recent_starts is not None:
+            return self.recent_starts
+        return self.recent_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

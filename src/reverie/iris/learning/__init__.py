@@ -7,7 +7,7 @@ watches it.
 
 from reverie.iris.learning.collect import Collector, Played, evaluate, interval
 from reverie.iris.learning.folder import CHECKPOINT, kept_epochs, read_checkpoint
-from reverie.iris.learning.games import Games, games
+from reverie.iris.learning.games import Games, Lane, games
 from reverie.iris.learning.learner import Metrics
 from reverie.iris.learning.run import Run
 from reverie.iris.learning.train import (
@@ -27,6 +27,7 @@ __all__ = [
     "Collector",
     "Games",
     "History",
+    "Lane",
     "Metrics",
     "Played",
     "Progress",

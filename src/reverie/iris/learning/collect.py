@@ -53,6 +53,8 @@ class Collector:
         self.buffer = buffer
         self.lanes = _begun(agent, games, seed, TRAINING)
         self._rng = np.random.default_rng([seed, TRAINING])
+        self._held = np.zeros(len(games), np.int64)  # the random action that each game holds
+        self._hold = np.zeros(len(games), np.int64)  # for how many more steps
         burn_in = agent.config.actor_critic_loss.burn_in
         shape = (len(games), burn_in, *agent.config.tokenizer.frame)
         # The newest stored frames of each running episode, last newest.
@@ -75,7 +77,8 @@ class Collector:
 
         Args:
             steps: a multiple of the number of games.
-            epsilon: the probability, at each step, that all games play at random.
+            epsilon: the probability, at each step, that all games play at random; or, with `random_stretch`, that
+                a game begins to hold a random action.
             temperature: divides the policy's logits.
             on_step: called with the number of steps played so far.
         """
@@ -89,13 +92,11 @@ class Collector:
         lengths: list[int] = []
         for row in range(steps // lanes):
             obs = np.stack([lane.obs for lane in self.lanes])
-            at_random = self._rng.random() < epsilon
+            action = by_chance = self._by_chance(epsilon)
             if epsilon < 1:
                 memory = self._remembered() if memory is None else memory
                 logits, _, memory = agent.look(to_frames(obs, agent.device), memory)
-                action = draw(logits, temperature).cpu().numpy()
-            if at_random:
-                action = self._rng.integers(agent.num_actions, size=lanes)
+                action = np.where(by_chance < 0, draw(logits, temperature).cpu().numpy(), by_chance)
             self._amid = True
             came = [lane.step(int(chosen)) for lane, chosen in zip(self.lanes, action, strict=True)]
             reward, terminated, truncated = (np.array(column) for column in zip(*came, strict=True))
@@ -108,7 +109,7 @@ class Collector:
                 returns.append(float(self._return[lane]))
                 lengths.append(int(self._length[lane]))
                 self.lanes[lane].next_episode()
-            self._known[ended], self._return[ended], self._length[ended] = 0, 0.0, 0
+            self._forget(ended)
             self._amid = False
             if memory is not None:
                 memory = _forgotten(memory, ended)
@@ -129,6 +130,8 @@ class Collector:
             "known": self._known.tolist(),
             "return": self._return.tolist(),
             "length": self._length.tolist(),
+            "held": self._held.tolist(),
+            "hold": self._hold.tolist(),
         }
         return state, self._recent.copy()
 
@@ -144,6 +147,7 @@ class Collector:
         self._rng.bit_generator.state = state["rng"]
         self._known[...], self._return[...] = state["known"], state["return"]
         self._length[...], self._recent[...] = state["length"], frames
+        self._held[...], self._hold[...] = state.get("held", 0), state.get("hold", 0)
         stored = np.zeros(len(self.lanes), np.int64)
         for episode in self.buffer.episodes:
             if episode["ended"] == "running":
@@ -165,7 +169,25 @@ class Collector:
     def _begin_anew(self, number: int) -> None:
         self.buffer.cut(number)
         self.lanes[number].new_game()
-        self._known[number], self._return[number], self._length[number] = 0, 0.0, 0
+        self._forget(number)
+
+    def _forget(self, games: int | npt.NDArray[np.bool_]) -> None:
+        """Begin to count anew, for some games."""
+        self._known[games], self._return[games], self._length[games], self._hold[games] = 0, 0.0, 0, 0
+
+    def _by_chance(self, epsilon: float) -> npt.NDArray[np.int64]:
+        """Return the random action of each game, -1 where the policy is to act."""
+        games, actions = len(self.lanes), self.agent.num_actions
+        longest = self.agent.config.collection.random_stretch
+        if longest is None:
+            at_random = self._rng.random() < epsilon
+            return self._rng.integers(actions, size=games) if at_random else np.full(games, -1)
+        begins = (self._hold == 0) & (self._rng.random(games) < epsilon)
+        self._held[begins] = self._rng.integers(actions, size=begins.sum())
+        self._hold[begins] = self._rng.integers(1, longest, size=begins.sum(), endpoint=True)
+        holds = self._hold > 0
+        self._hold[holds] -= 1
+        return np.where(holds, self._held, -1)
 
     def _note(self, obs: npt.NDArray[np.uint8], reward: npt.NDArray[np.float64]) -> None:
         if self._recent.shape[1]:

@@ -28,13 +28,14 @@ Watch = Callable[[str, int, int], None]
 """Takes the phase, how much of it is done, and how much it is in all."""
 
 
-def sampler_of(sampling: Sampling, buffer: ReplayBuffer) -> Sampler:
-    """Return what draws training batches from a buffer as full as it is now."""
+def sampler_of(sampling: Sampling, buffer: ReplayBuffer, phase: str) -> Sampler:
+    """Return what draws the batches of a training from a buffer as full as it is now."""
     whole = EpisodeUniform() if sampling.over == "episodes" else Uniform()
-    if not sampling.recent_share:
+    share = sampling.recent_in(phase)
+    if not share:
         return whole
     recent = Recent(newest=max(1, len(buffer) // 4))
-    return Mixture([(whole, 1 - sampling.recent_share), (recent, sampling.recent_share)])
+    return Mixture([(whole, 1 - share), (recent, share)])
 
 
 class Learner:
@@ -104,7 +105,7 @@ class Learner:
         self, phase: str, training: Optimisation, buffer: ReplayBuffer, rates: list[float]
     ) -> Iterator[Progress]:
         agent, optimiser = self.agent, self._optimisers[phase]
-        sampler = sampler_of(agent.config.sampling, buffer)
+        sampler = sampler_of(agent.config.sampling, buffer, phase)
         if phase == "tokenizer":
             return train_tokenizer(
                 agent.tokenizer,

@@ -79,12 +79,12 @@ class Run:
         self._files: RunFolder | None = None  # none if nothing will be written
         where = usable_device(device)
         with self._closed_on_error():
-            self._playing, self._testing = [self._new_game(True)], [self._new_game(False)]
+            self._playing, self._testing = [self.new_game(True)], [self.new_game(False)]
             actions = count_actions(self._playing[0])
             for one in (self._playing[0], self._testing[0]):  # before there are dozens
                 check_game(one, one.reset(seed=seed)[0], config.tokenizer.frame, actions)
             while len(self._playing) < config.collection.environments:
-                self._playing.append(self._new_game(True))
+                self._playing.append(self.new_game(True))
         torch.manual_seed(seed)
         self.agent = Agent(config, actions).to(where)
         self.learner = Learner(self.agent, perceptual)
@@ -205,7 +205,7 @@ class Run:
         """Return the episodes of a test of the policy as it is; `episodes` replaces the configured number."""
         settings = self.config.evaluation
         while len(self._testing) < settings.environments:
-            self._testing.append(self._new_game(False))
+            self._testing.append(self.new_game(False))
         if watch is not None:
             watch("test", 0, 1)
         return evaluate(
@@ -255,7 +255,8 @@ class Run:
             self.close()
             raise
 
-    def _new_game(self, training: bool) -> Game:
+    def new_game(self, training: bool) -> Game:
+        """Return another game, for training or for testing; it is closed with the run."""
         game = self.games(training)
         self._held.callback(game.close)
         return game

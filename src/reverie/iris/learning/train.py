@@ -161,7 +161,7 @@ def train_tokenizer(
         frames = to_frames(batch.obs[:, 0], device)
         if loss.revive_every and step % loss.revive_every == 0 and (step or fresh):
             with torch.no_grad():
-                tokenizer.revive(idle, tokenizer.encode(frames).z)
+                tokenizer.revive(idle, tokenizer.encode(frames).z, beyond=loss.revive_beyond)
             idle.fill_(True)
         losses, encoded = tokenizer_losses(tokenizer, frames, loss, mean_frame, perceptual)
         used = encoded.tokens.flatten().bincount(minlength=len(idle)) > 0

@@ -80,9 +80,13 @@ class Agent(nn.Module):
             return self.actor_critic.initial_memory(len(frames))
         return self.actor_critic.recall(self.tokenizer.encode_decode(frames), mask)
 
-    def new_game(self) -> Imagination:
-        """Return games to be imagined, which keep their memory from rollout to rollout."""
-        return Imagination(self.tokenizer, self.world_model, reward=self.config.actor_critic_loss.reward)
+    def new_game(self, generator: torch.Generator | None = None) -> Imagination:
+        """Return games to be imagined, which keep their memory from rollout to rollout.
+
+        `generator` is where chance comes from; None takes PyTorch's own.
+        """
+        reward = self.config.actor_critic_loss.reward
+        return Imagination(self.tokenizer, self.world_model, reward=reward, generator=generator)
 
     @torch.no_grad()
     def imagine(self, frames: Tensor, mask: Tensor, game: Imagination | None = None) -> Rollout:

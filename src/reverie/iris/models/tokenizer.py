@@ -23,6 +23,7 @@ DARKEST = 1e-3  # black and white of a background are this and one less this, wh
 # Of a background's logits. A smaller correction changes at most 13 of 255, too little to see; without this limit such
 # corrections are everywhere.
 FAINT_CORRECTION = 0.2
+SAME = 1e-3  # of the standard deviation: outputs whose numbers all differ by less are one
 REVIVED_SHARE = 0.2  # of the uniform share of outputs: what a revived code's average starts with
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -126,16 +127,30 @@ class Tokenizer(nn.Module):
         return z_q.reshape(*z_q.shape[:-1], *self.config.grid)
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, z: Tensor) -> None:
+    def revive(self, dead: Tensor, z: Tensor, *, beyond: float = 0.0) -> None:
         """Move the codes flagged in `dead` (V,) bool onto encoder outputs in `z` (B, D, h, w) that lack one.
 
         An output is drawn the likelier the farther it lies from every code, so a common output does not get
         many codes, between which tokens would flicker.
+
+        Args:
+            dead: the codes that are free.
+            z: what the encoder put out.
+            beyond: how far from every code an output has to lie: its squared distance, as a share of the variance
+                of the distinct outputs. Equal outputs then count once. 0 takes any output that is no code, as
+                often as it is there.
         """
         outputs = z.movedim(1, -1).reshape(-1, z.shape[1])
+        started = REVIVED_SHARE * len(outputs) / len(self.embedding.weight)
+        least = torch.zeros((), device=z.device)  # of the squared distance, to be worth a code
+        if beyond:
+            # Rounded, for equal patches may come out with other last bits.
+            unit = SAME * outputs.std(correction=0).clamp(min=SAME)
+            outputs = unit * torch.unique((outputs / unit).round(), dim=0)
+            least = beyond * outputs.var(0, correction=0).sum()
         far = torch.ones(len(outputs), device=z.device)  # output -> squared distance from the nearest code
         if not dead.all():
-            far = _squared_distance(outputs, self.embedding.weight[~dead]).amin(1)
+            far = _beyond(least, _squared_distance(outputs, self.embedding.weight[~dead]).amin(1))
         places = dead.nonzero().flatten()
         while len(places) and far.any():
             # Twice as many each time: codes placed together cannot see that they are alike.
@@ -145,9 +160,9 @@ class Tokenizer(nn.Module):
             drawn = outputs[far.multinomial(count)]
             self.embedding.weight[places[:count]] = drawn
             if self.usage is not None:
-                self.usage[places[:count]] = REVIVED_SHARE * len(outputs) / len(self.usage)
+                self.usage[places[:count]] = started
             places = places[count:]
-            far = torch.minimum(far, _squared_distance(outputs, drawn).amin(1))
+            far = _beyond(least, torch.minimum(far, _squared_distance(outputs, drawn).amin(1)))
 
     @torch.no_grad()
     def follow(self, encoded: Encoded) -> None:
@@ -316,6 +331,11 @@ def _losses_of_patches(
     every = [vectors[0, :, 0].T[found.inverse].view(grid).movedim(-1, 1) for vectors in (z, z_q)]
     encoded = Encoded(every[0], every[1], tokens[0][found.inverse].view(len(frames), -1))
     return TokenizerLosses(total, reconstruction, codebook, commitment), encoded
+
+
+def _beyond(least: Tensor, far: Tensor) -> Tensor:
+    """Return the distances with zeros for those that are not above `least`."""
+    return far * (far > least)
 
 
 def _squared_distance(rows: Tensor, others: Tensor) -> Tensor:

@@ -155,7 +155,10 @@ class WorldModel(nn.Module):
         hidden = ~mask
         # The flat logit before each frame token predicts it; nothing precedes the first one, and nothing
         # follows the last action.
-        next_token = frame_tokens.masked_fill(hidden.unsqueeze(2), IGNORED).flatten(1)[:, 1:]
+        labels = frame_tokens.masked_fill(hidden.unsqueeze(2), IGNORED)
+        if self.config.skip_first:
+            labels[:, 0] = IGNORED
+        next_token = labels.flatten(1)[:, 1:]
         observation = _cross_entropy(predicted.observation[:, :-1], next_token)
         reward_class = (reward.sign() + 1).long().masked_fill(hidden, IGNORED)
         reward_loss = _cross_entropy(predicted.reward, reward_class)

@@ -1,0 +1,311 @@
+"""The C kernel does what NumPy does, byte for byte, and writes nothing where it refuses."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reverie as rv
+from reverie.batch import contents
+from reverie.engine import gather
+from reverie.index import anchors, kernel
+from reverie.samplers import sumtree
+from reverie.values import tree_leaves
+from support.batches import write
+
+native = kernel.load(False)
+pytestmark = pytest.mark.skipif(
+    native is None, reason="needs the C kernel: install reverie where a C compiler is"
+)
+DTYPES = ("uint8", "int16", "float32", "float64", "bool", "float16")
+USERS = (gather, anchors, sumtree)
+
+
+def with_kernel(module, call):
+    """Return what a call returns when the functions of `module` are in use, or NumPy's where it is None."""
+    before = [user.native for user in USERS]
+    for user in USERS:
+        user.native = module
+    try:
+        return call()
+    finally:
+        for user, known in zip(USERS, before, strict=True):
+            user.native = known
+
+
+def arrays(batch):
+    """Return the bytes of every array of a batch, by name."""
+    return {name: (leaf.dtype, leaf.shape, leaf.tobytes()) for name, leaf in tree_leaves("", contents(batch))}
+
+
+fields = st.builds(rv.Field, st.lists(st.integers(1, 5), max_size=2).map(tuple), st.sampled_from(DTYPES))
+
+
+@given(
+    obs=st.one_of(fields, st.fixed_dictionaries({"a": fields, "b": fields})),
+    extra=fields,
+    streams=st.integers(1, 3),
+    capacity=st.integers(1, 30),
+    steps=st.integers(1, 60),
+    seed=st.integers(0, 99),
+    mean=st.sampled_from((1.5, 6.0, 50.0)),
+    draws=st.lists(
+        st.tuples(
+            st.integers(1, 70),
+            st.integers(1, 12),
+            st.integers(0, 4),
+            st.sampled_from(("inside", "inside", "pad_right", "pad_both")),
+            st.integers(0, 2),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+)
+@settings(max_examples=40, deadline=None)
+def test_batches_are_those_of_numpy(obs, extra, streams, capacity, steps, seed, mean, draws):
+    """Every array of every batch, and the generator behind them: wrapped rings, ends, context, several streams."""
+    spec = rv.StepSpec(obs, rv.Field((), "int64"), {"extra": extra})
+
+    def drawn(module):
+        buffer = rv.ReplayBuffer(spec, capacity * streams, streams=streams, seed=seed)
+        samplers = rv.Uniform(), rv.Prioritized(), rv.EpisodeUniform()
+        write(buffer, steps, seed, mean)
+        found = []
+        for batch, length, burn_in, boundary, which in draws:
+            try:
+                one = buffer.sample(
+                    batch, length, boundary=boundary, burn_in=burn_in, sampler=samplers[which]
+                )
+            except (rv.NotEnoughData, rv.BadSetting) as error:
+                found.append(str(error))
+                continue
+            found.append(arrays(one))
+            if which == 1:
+                buffer.update_priorities(one, one.reward)
+            found.append(arrays(buffer.sample(batch, length, boundary=boundary, burn_in=burn_in, out=one)))
+            write(buffer, 2, seed, mean)
+        return found, str(buffer.engine.memories.rng.bit_generator.state)
+
+    assert with_kernel(native, lambda: drawn(native)) == with_kernel(None, lambda: drawn(None))
+
+
+@given(
+    size=st.sampled_from((1, 7, 1024, 1025, 16_385, 40_000)),
+    seed=st.integers(0, 999),
+    changes=st.lists(st.tuples(st.integers(0, 40), st.booleans()), min_size=1, max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_sums_and_draws_of_trees_are_those_of_numpy(size, seed, changes):
+    """Every sum, bit for bit, and every place; also with weights of zero, and barred ones."""
+
+    def changed(module):
+        tree, rng, found = sumtree.SumTree(size), np.random.default_rng(seed), []
+        for count, bars in changes:
+            places = rng.integers(0, size, count)
+            tree.set(places, rng.random(count) ** 9 * 10.0 ** rng.integers(-9, 9) * (rng.random(count) < 0.8))
+            if bars:
+                tree.bar(np.unique(rng.integers(0, size, 5)))
+            tree.check()
+            found += [level.tobytes() for level in (*tree._levels, tree._root_sums)]
+            if tree.total > 0:
+                targets = np.append(rng.random(50) * tree.total, (0.0, np.nextafter(tree.total, 0)))
+                found.append(tree.find(targets).tolist())
+        return found
+
+    assert with_kernel(native, lambda: changed(native)) == with_kernel(None, lambda: changed(None))
+
+
+@given(
+    seed=st.integers(0, 999),
+    count=st.integers(0, 60),
+    room=st.integers(0, 60),
+    length=st.integers(1, 9),
+    lanes=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_anchors_are_chosen_as_in_numpy(seed, count, room, length, lanes):
+    """The valid ones in their order, as many as there is room for, and how many there are in all."""
+    rng, capacity = np.random.default_rng(seed), 20
+    episode_of = rng.integers(0, 6, capacity * lanes).astype(np.int32)
+    settled, ids = rng.integers(0, 90, 6), rng.integers(0, 90, count)
+    lane = rng.integers(0, lanes, count)
+    episodes, chosen = np.full(room, -7), np.full(room, -7)
+    stream = None if lanes == 1 else lane
+    good = native.choose(ids, stream, capacity, length, episode_of, settled, episodes, chosen)
+    of = episode_of[ids % capacity + lane * capacity]
+    valid = ids < settled[of] - (length - 1)
+    kept = min(room, int(valid.sum()))
+    assert good == valid.sum()
+    assert chosen.tolist() == ids[valid][:kept].tolist() + [-7] * (room - kept)
+    assert episodes.tolist() == of[valid][:kept].tolist() + [-7] * (room - kept)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def filling():
+    """Return good arguments of `fill`: two windows of three steps of a stream of eight."""
+    out = {name: np.full((2, 3 + more), True) for name, more in (
+        ("terminated", 0), ("truncated", 0), ("is_first", 1), ("mask", 0), ("obs_mask", 1), ("train_mask", 0))}  # fmt: skip
+    out |= {name: np.full(2, 9) for name in ("stream", "start", "anchor")}
+    out |= {"obs": np.full((2, 4, 2), 9, np.uint8), "reward": np.full((2, 3), 9, np.float32)}
+    columns = {"obs": np.arange(16, dtype=np.uint8).reshape(8, 2), "reward": np.arange(8, dtype=np.float32)}
+    table = (np.array([0, 3]), np.array([3, 9]), np.array([1, -1]), np.array([1, 0], np.int8))
+    addresses = (np.zeros(2, np.int64), np.array([0, 1]), np.array([0, 4]), np.array([0, 4]))
+    finals = {"obs": np.arange(4, dtype=np.uint8).reshape(2, 2)}
+    return [columns, finals, out, [("obs", True), ("reward", False)], table, addresses, 3, 1, 8, 8]
+
+
+def test_two_windows_by_hand():
+    """One ends its episode, whose final observation lies beside the ring; context is left out of `train_mask`."""
+    args = filling()
+    native.fill(*args)
+    out = args[2]
+    assert out["obs"].tolist() == [[[0, 1], [2, 3], [4, 5], [2, 3]], [[8, 9], [10, 11], [12, 13], [14, 15]]]
+    assert out["reward"].tolist() == [[0, 1, 2], [4, 5, 6]]
+    assert out["terminated"].tolist() == [[False, False, True], [False] * 3]
+    assert out["is_first"].tolist() == [[True, False, False, False], [False] * 4]
+    assert out["train_mask"].tolist() == [[False, True, True]] * 2
+    assert out["obs_mask"].all()
+    assert out["start"].tolist() == [0, 4]
+
+
+def put(place, value):
+    """Return what puts a value at a path of places of `filling`."""
+
+    def change(args):
+        *path, last = place if isinstance(place, tuple) else (place,)
+        inside = args
+        for step in path:
+            if isinstance(inside[step], tuple):
+                inside[step] = list(inside[step])
+            inside = inside[step]
+        inside[last] = value
+        for step in (4, 5):
+            if isinstance(args[step], list):
+                args[step] = tuple(args[step])
+
+    return change
+
+
+BAD_FILLS = {
+    "a start that was never": put((5, 2), np.array([0, -1])),
+    "an episode that is none": put((5, 1), np.array([0, 2])),
+    "an episode below none": put((5, 1), np.array([-1, 1])),
+    "a stream too many": put((5, 0), np.array([0, 1])),
+    "a stream below none": put((5, 0), np.array([0, -1])),
+    "integers of another kind": put((5, 2), np.array([0, 4], np.int32)),
+    "one address too few": put((5, 3), np.array([0])),
+    "a table of two lengths": put((4, 1), np.array([3, 9, 9])),
+    "a final observation beyond all": put((4, 2), np.array([2, -1])),
+    "a final observation below none": put((4, 2), np.array([-2, -1])),
+    "a table of another kind": put((4, 3), np.array([1, 0])),
+    "a short column": put((0, "obs"), np.zeros((7, 2), np.uint8)),
+    "a column with gaps": put((0, "obs"), np.zeros((8, 4), np.uint8)[:, ::2]),
+    "no column": put(0, {}),
+    "rows of another size": put((1, "obs"), np.zeros((2, 3), np.uint8)),
+    "no final observations": put(1, {}),
+    "a batch of one window": put((2, "obs"), np.zeros((1, 4, 2), np.uint8)),
+    "a batch of three windows": put((2, "reward"), np.zeros((3, 3), np.float32)),
+    "a step too few": put((2, "obs"), np.zeros((2, 3, 2), np.uint8)),
+    "flags of another size": put((2, "is_first"), np.zeros((2, 3), np.bool_)),
+    "flags of another kind": put((2, "mask"), np.zeros((2, 3), np.uint8)),
+    "numbers of another kind": put((2, "start"), np.zeros(2, np.float64)),
+    "a missing flag": lambda args: args[2].pop("truncated"),
+    "reads that are no pairs": put((3, 0), "obs"),
+    "reads that are no list": put(3, (("obs", True),)),
+    "columns that are no dict": put(0, [1]),
+    "no length": put(6, 0),
+    "a length beyond all": put(6, 2**62),
+    "a length beyond memory": put(6, 2**60),
+    "windows longer than a stream": put(9, 3),
+    "more context than there is": put(7, 4),
+    "no capacity": put(9, 0),
+    "a length that is none": put(6, "3"),
+    "one argument too few": lambda args: args.pop(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BAD_FILLS))
+def test_fill_refuses_and_touches_nothing(name):
+    """Every array of the batch is as before."""
+    args = filling()
+    BAD_FILLS[name](args)
+    before = {name: array.tobytes() for name, array in args[2].items()}
+    with pytest.raises((TypeError, ValueError, IndexError, KeyError, OverflowError)):
+        native.fill(*args)
+    assert {name: array.tobytes() for name, array in args[2].items()} == before
+
+
+def test_fill_refuses_what_must_not_be_written():
+    """A batch whose array is read-only stays as it is."""
+    args = filling()
+    args[2]["reward"].flags.writeable = False
+    with pytest.raises(ValueError, match=r"read-only|writable"):
+        native.fill(*args)
+    assert (args[2]["obs"] == 9).all()
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (0, np.array([0, -1])), (0, np.array([0.0, 1.0])), (0, np.arange(4)[::2]), (1, np.array([1, 0])), (1, np.array([-1, 0])), (1, np.array([0])),
+    (2, 0), (3, 0), (4, np.array([0, 5, 0], np.int32)), (4, np.array([0, -1, 0], np.int32)), (4, np.array([0, 0, 0])),
+    (5, np.array([9])), (6, np.full(3, -7)), (7, np.full(2, -7, np.int32)), (2, 2**70),
+])  # fmt: skip
+def test_choose_refuses_and_touches_nothing(place, value):
+    """Ids, streams and tables that do not fit each other."""
+    args = [
+        np.array([0, 1]),
+        None,
+        3,
+        1,
+        np.array([0, 1, 0], np.int32),
+        np.array([9, 9]),
+        np.full(2, -7),
+        np.full(2, -7),
+    ]
+    assert native.choose(*args[:6], *(array.copy() for array in args[6:])) == 2
+    args[place] = value
+    with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
+        native.choose(*args)
+    assert all((array == -7).all() for array in args[6:])
+
+
+@pytest.mark.parametrize("places", [np.array([0, 1025]), np.array([-1]), np.array([1.0]), [0]])
+def test_trees_refuse_places_that_are_none(places):
+    """No sum changes."""
+    tree = sumtree.SumTree(1020)
+    levels = [np.ones((64, 16)), np.full(64, 3.0)]
+    with pytest.raises((IndexError, TypeError)):
+        native.add_up(levels, tree._root_sums[:64].copy(), False, places)
+    assert (levels[1] == 3.0).all()
+
+
+@pytest.mark.parametrize(("levels", "sums"), [
+    ([], np.ones(4)), ([np.ones(4)], np.ones(3)), ([np.ones((4, 15)), np.ones(4)], np.ones(4)),
+    ([np.ones((4, 16)), np.ones(3)], np.ones(3)), ([np.ones(0)], np.ones(0)), ((np.ones(4),), np.ones(4)),
+    ([np.ones(4, np.float32)], np.ones(4)), ([np.ones(1)] * 17, np.ones(1)),
+])  # fmt: skip
+def test_trees_refuse_levels_that_do_not_fit(levels, sums):
+    """Each node has 16 children and a parent."""
+    for call in (native.add_up, native.find):
+        args = (np.zeros(1, np.int64),) if call is native.add_up else (np.zeros(1), np.zeros(1, np.int64))
+        with pytest.raises((TypeError, ValueError)):
+            call(levels, sums, False, *args)
+
+
+# --- which one is in use ---------------------------------------------------------------------------------------------
+
+
+def test_numpy_can_be_asked_for():
+    """With REVERIE_PURE=1 there is no kernel, and the public name says so."""
+    assert kernel.load(True) is None
+    assert rv.kernel == ("NumPy" if kernel.native is None else "C")
+
+
+def test_a_kernel_of_another_version_is_refused(monkeypatch):
+    """It would take other arguments."""
+    monkeypatch.setattr(kernel, "import_module", lambda name: SimpleNamespace(TWINS=0))
+    with pytest.raises(ImportError, match="wanted a C kernel of version 1, got 0"):
+        kernel.load(False)
