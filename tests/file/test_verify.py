@@ -318,3 +318,25 @@ def test_where_the_streams_stood_is_compared(path, ends, message):
         connection.execute("UPDATE meta SET value = ?, checksum = ? WHERE name = 'ends'",
                            (text, text_checksum("ends", text)))  # fmt: skip
     assert any(message in finding for finding in findings(path))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [("runs", "run"), ("steps", "step row"), ("episodes", "episode"), ("runs", "stray run")],
+)
+def test_every_record_is_looked_at_whatever_the_others_are(table, words, path):
+    """Each wrong one is told, not the first of them alone."""
+    with closing(sqlite3.connect(path)) as connection:
+        numbers = [number for (number,) in connection.execute(f"SELECT number FROM {table} ORDER BY number")]
+    assert len(numbers) > 2
+    if words == "stray run":
+        for number in numbers:
+            change(path, table, number, stream=9)
+        wanted = {f"run {number}: " for number in numbers}
+    else:
+        other = "steps = steps + 1" if table == "runs" else "ended = ended + 8"
+        do(path, f"UPDATE {table} SET {other}")
+        wanted = {f"{words} {number}: the checksum of its numbers is wrong" for number in numbers}
+    found = findings(path)
+    for text in wanted:
+        assert any(finding.startswith(text) for finding in found), (text, found)
