@@ -13,7 +13,7 @@ import pytest
 import reverie as rv
 from reverie.file.records import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
 from reverie.file.replay import ReplayFile
-from reverie.file.verify import Audit
+from reverie.file.verify import Audit, verify_file
 from reverie.store import pack
 
 SPEC = rv.StepSpec({"frame": rv.Field((3, 8, 8), "uint8"), "low": rv.Field((2,), "float32")},
@@ -340,3 +340,13 @@ def test_every_record_is_looked_at_whatever_the_others_are(table, words, path):
     found = findings(path)
     for text in wanted:
         assert any(finding.startswith(text) for finding in found), (text, found)
+
+
+@pytest.mark.parametrize(("rows", "last"), [(0, "nothing is wrong"), (1, "1 finding"), (2, "2 findings")])
+def test_the_last_line_counts_the_findings(rows, last, path):
+    """As many as there were lines of them."""
+    for number in (12, 14)[:rows]:
+        do(path, 'UPDATE episodes SET "final_obs/low" = ? WHERE number = ?', b"no", number)
+    lines = list(verify_file(path))
+    assert [wrong for _, wrong in lines] == [True] * rows + [False] * 2
+    assert lines[-1][0] == last
