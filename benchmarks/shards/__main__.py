@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[Sizes, Path], dict[str, Table]]] = {
     "memory": memory,
 }
 THEIRS = "torchrl"
+ORDER = ("sample", "feed", "processors", "parts", "writers", "restarts", "memory", THEIRS)  # of the tables
 
 
 def measured(names: list[str], sizes: Sizes) -> dict[str, Table]:
@@ -69,6 +70,7 @@ def main() -> None:
     tables |= measured([name for name in settings.sections if name in SECTIONS], sizes)
     if THEIRS in settings.sections:
         tables |= theirs(sizes)
+    tables = {name: tables[name] for name in ORDER if name in tables}
     for table in tables.values():
         print("", table.title, "", *show(table), sep="\n")
     write(settings.out, tables, {"ray": version("ray"), "load": load})

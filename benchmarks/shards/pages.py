@@ -18,8 +18,8 @@ def with_tables(page: str, results: Path) -> str:
     after = rest.split(END, 1)[1]
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, NumPy "
-        f"{machine['numpy']}, Ray {machine['ray']}. "
-        f"When it began, {machine['load']:.0f} processes of others wanted the cores.",
+        f"{machine['numpy']}, Ray {machine['ray']}. When it began, {machine['load']:.0f} processes of others wanted "
+        "the cores.",
     ]
     for table in tables.values():
         lines += ["", f"**{table.title}**", "", *show(table)]
