@@ -138,6 +138,7 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "reverie": reverie.__version__,
+        "kernel": getattr(reverie, "kernel", "NumPy"),
     }
 
 

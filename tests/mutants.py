@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("index", "samplers", "engine", "file")
 PATIENCE = 4  # times what a change's tests take on the code as it is; if they take longer, it is noticed
 GRACE_S = 20.0  # on top of that
+BROKEN = 99  # the status of a trial that did not come as far as pytest
 MOST_BYTES = 8 << 30  # of a trial: a loop that never ends may fill a list
 SLOW_LIBRARIES = ("numpy", "scipy.stats", "zstandard", "sqlite3", "rich", "tyro")
 
@@ -225,14 +226,14 @@ def start(copy: Path, settings: Collection[str], plugin: object, log: Path) -> i
     """
     if process := os.fork():
         return process
-    status = 99
+    status = BROKEN
     try:
         os.setsid()
         words = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(words, 1)
         os.dup2(words, 2)
         os.environ["PYTHONPATH"] = str(copy / "src")
-        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
         sys.path.insert(0, str(copy / "src"))
         status = int(pytest.main(["-q", "-p", "no:xdist", "-m", "not slow", *settings], [plugin]))
     except BaseException:
@@ -336,6 +337,8 @@ class Room:
                 del running[process]
                 shutil.copy2(ROOT / mutant.path, copy / mutant.path)
                 self._free.append(copy)
+                if ended and os.waitstatus_to_exitcode(status) == BROKEN:
+                    raise SystemExit((copy / "trial.log").read_text())
                 # 0: every test passed. 5: there is no test.
                 unnoticed = ended and os.waitstatus_to_exitcode(status) in (0, 5)
                 told(mutant, "not noticed" if unnoticed else "noticed" if ended else "too slow")

@@ -9,6 +9,7 @@ import numpy as np
 
 import reverie as rv
 from benchmarks.harness import Copies, Row, in_turn, rows_beside
+from benchmarks.own import kernel
 from benchmarks.own.buffers import ACTION, vector_buffer
 
 SMALL, MANY, LARGE = 10_000, 1_000_000, 2_000_000
@@ -80,5 +81,6 @@ def prioritized(rounds: int) -> list[Row]:
 
     for _ in range(300):  # until the sampler has met the steps that cannot be anchors
         both()
-    seconds = in_turn({"np.take of the observations": copies.take, "draw 64x16 and update": both}, rounds)
+    calls: dict[str, Callable[[], float | None]] = {"draw 64x16 and update": both}
+    seconds = in_turn({"np.take of the observations": copies.take, **calls, **kernel.without(calls)}, rounds)
     return rows_beside(seconds, "np.take of the observations", {})

@@ -9,6 +9,7 @@ import numpy as np
 
 import reverie as rv
 from benchmarks.harness import Row, in_turn, rows_beside
+from benchmarks.own import kernel
 from benchmarks.own.buffers import ACTION, FRAME, vector_buffer, vector_steps
 from reverie.samplers import Anchors, Drawn
 
@@ -24,7 +25,8 @@ SLOTS = 1024  # prepared choices of rows, so that the limit is copying alone
 def vector_windows(rounds: int) -> list[Row]:
     """Time sample(16, 64) and sample(256, 8), also with one step added between draws.
 
-    The limit is the faster of slice copies and one np.take of the observations of as many windows.
+    The limit is the faster of slice copies and one np.take of the observations of as many windows. Where the C kernel
+    is in use, NumPy does the same beside it, in the same rounds.
     """
     buffer = vector_buffer(STEPS, WIDTH, MEAN_EPISODE)
     extra = list(vector_steps(10_000, WIDTH, MEAN_EPISODE))
@@ -60,19 +62,15 @@ def vector_windows(rounds: int) -> list[Row]:
             buffer.sample(batch, length, out=out)
             return time.perf_counter() - begin
 
-        seconds = in_turn(
-            {
-                "take": take,
-                "slices": slices,
-                f"sample({batch}, {length}, out=batch)": refill,
-                f"sample({batch}, {length})": fresh,
-                f"sample({batch}, {length}, out=batch) after an add": after_add,
-            },
-            rounds,
-        )
+        calls: dict[str, Callable[[], float | None]] = {
+            f"sample({batch}, {length}, out=batch)": refill,
+            f"sample({batch}, {length})": fresh,
+            f"sample({batch}, {length}, out=batch) after an add": after_add,
+        }
+        seconds = in_turn({"take": take, "slices": slices, **calls, **kernel.without(calls)}, rounds)
         limit = min(("take", "slices"), key=lambda name: float(np.median(seconds[name])))
         shown = {name: times for name, times in seconds.items() if name == limit or name.startswith("sample")}
-        rows += rows_beside(shown, limit, dict.fromkeys(shown, 2.2))
+        rows += rows_beside(shown, limit, dict.fromkeys(calls, 2.2))
     return rows
 
 

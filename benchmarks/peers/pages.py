@@ -104,11 +104,10 @@ TABLES = {"speed": SPEED, "store": STORE, "right": RIGHT}
 
 
 def show(cell: Cell | None, how: Callable[[Cell], str]) -> str:
-    """Return what a cell says: a figure, or why there is none."""
+    """Return what a cell says: a figure, or a dash where there is none; `show_cannot` says why."""
     if cell is None:
         return "not run"
-    reason = cell.get("cannot", cell.get("failed"))
-    return how(cell) if reason is None else str(reason).replace("|", "/")
+    return "–" if "cannot" in cell or "failed" in cell else how(cell)
 
 
 def table(found: Found, columns: tuple[tuple[str, str, Callable[[Cell], str]], ...]) -> list[str]:
@@ -120,7 +119,7 @@ def table(found: Found, columns: tuple[tuple[str, str, Callable[[Cell], str]], .
     for variant in VARIANTS:
         missing = found["peers"].get(variant.peer, {}).get("missing")
         if missing:
-            cells = [f"does not install here: {missing}", *[""] * (len(columns) - 1)]
+            cells = ["–"] * len(columns)
         else:
             kept = found["cells"].get(variant.name, {})
             cells = [show(kept.get(workload), how) for _, workload, how in columns]
@@ -184,7 +183,7 @@ def show_ahead(found: Found) -> list[str]:
 
 
 def show_cannot(found: Found) -> list[str]:
-    """Return one line for each peer, which says what it cannot do or did not do."""
+    """Return one line for each peer that has a dash in a table, which says why."""
     names = {workload: title for columns in TABLES.values() for title, workload, _ in columns}
     names |= {
         "saving": "saving",
@@ -197,7 +196,7 @@ def show_cannot(found: Found) -> list[str]:
         why: dict[str, list[str]] = {}
         for workload, cell in found["cells"].get(variant.name, {}).items():
             reason = cell.get("cannot", cell.get("failed"))
-            if reason is not None and not reason.startswith(("as ", "see ")):
+            if reason is not None:
                 why.setdefault(reason, []).append(names[workload].split(", ")[0])
         missing = found["peers"].get(variant.peer, {}).get("missing")
         if missing:
@@ -235,7 +234,7 @@ def show_tables(found: Found) -> list[str]:
     lines = show_versions(found)
     for columns in TABLES.values():
         lines += ["", *table(found, columns)]
-    return [*lines, "", *show_drop_in(found)]
+    return [*lines, "", *show_drop_in(found), "", *show_cannot(found)]
 
 
 def blocks(found: Found) -> dict[str, str]:

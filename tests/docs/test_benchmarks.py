@@ -8,7 +8,7 @@ import pytest
 from benchmarks.harness import Copies, in_turn
 from benchmarks.peers.detector import Windows, rows, sequences, valid_starts, wrongs
 from benchmarks.peers.face import DROP_INS, PEERS, VARIANTS, Peer, Settings, adapter_of
-from benchmarks.peers.pages import PAGE, read_results, show, show_drop_in, with_blocks
+from benchmarks.peers.pages import PAGE, read_results, show, show_cannot, show_drop_in, with_blocks
 from benchmarks.peers.storing import as_trainers, drop_in_transposed
 from benchmarks.peers.worker import DROP_IN_WORKLOADS, WORKLOADS
 from benchmarks.peers.world import CHUNK, CODE_SHAPE, World, decoded, encoded
@@ -46,6 +46,20 @@ def test_every_cell_has_a_figure_or_words():
                 variant.name,
                 workload,
             )
+
+
+def test_every_dash_is_explained():
+    """A cell without a figure is short, and the list says why, for every library."""
+    told = {line[2:].split(":")[0]: line for line in show_cannot(FOUND)}
+    for variant in VARIANTS:
+        for workload, cell in FOUND["cells"][variant.name].items():
+            reason = cell.get("cannot", cell.get("failed"))
+            assert (show(cell, lambda cell: "a figure") == "–") == (reason is not None), (
+                variant.name,
+                workload,
+            )
+            if reason is not None:
+                assert reason in told[variant.name]
 
 
 def test_the_classes_of_one_name_are_measured_beside_each_other():

@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = {"dataloader.py", "feed_jax.py", "feed_torch.py",
-           "dreamer_batches.py", "diamond_batches.py", "tdmpc2_batches.py"}  # fmt: skip
+           "dreamer_batches.py", "diamond_batches.py", "tdmpc2_batches.py", "ray_actors.py"}  # fmt: skip
 
 
 def assert_learns(output: str, name: str) -> None:
@@ -37,5 +37,5 @@ def test_the_example_with_workers_learns(name):
 
 
 def test_no_example_is_left_out():
-    """Each script in the folder is one of the above, or of tests/docs/test_clients.py."""
+    """Each script in the folder is one of the above, of tests/docs/test_clients.py, or of tests/with_ray."""
     assert {path.name for path in EXAMPLES.glob("*.py")} == SCRIPTS

@@ -103,6 +103,7 @@ def test_an_empty_stream_has_nothing_to_find():
         ({"steps": range(32, 41)}, "its last sealed run is followed by 9 steps, of at most 8", "a run of stream 0 is missing"),
         ({"episodes": [ENDED]}, "step 32: it belongs to no episode", "step 32 of stream 0 belongs to no episode"),
         ({"episodes": [ENDED, OPEN._replace(start=33, stop=33)]}, "step 32: it belongs to no episode", "step 32 of stream 0 belongs to no episode"),
+        ({"episodes": [OPEN._replace(start=33, stop=33)]}, "step 32: it belongs to no episode", "step 32 of stream 0 belongs to no episode"),
         ({"episodes": [ENDED, OPEN._replace(ended=CUT)]}, "step 32: it belongs to no episode", "step 32 of stream 0 belongs to no episode"),
         ({"episodes": [ENDED, OPEN._replace(stop=31)]}, "step 32: it belongs to no episode", "step 32 of stream 0 belongs to no episode"),
         ({"episodes": [ENDED, OPEN._replace(start=21)]}, "episode 1 does not begin where episode 0 stopped", "its episodes do not cover its steps"),

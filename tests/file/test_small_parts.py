@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import reverie as rv
-from reverie.file import check_settings
+from reverie.file import check_settings, label_text
 from reverie.file.failures import failure
 from reverie.file.floors import checked_floors, floor_of
 from reverie.file.log import LEAST_BASE, is_base, mark_on, new_base
@@ -152,3 +152,15 @@ def test_odd_episodes(other, odd):
 def test_stray_episodes(other, stray):
     """Of two streams, with ids that can be, and no end before its beginning."""
     assert len(list(stray_episode(episode(**other), 2))) == stray
+
+
+def test_whether_the_file_has_metadata_of_episodes(tmp_path):
+    """All that it has an episode for has to be what it has; what it has no episode for does not count."""
+    with rv.ReplayBuffer(WIDE, 10, path=tmp_path / "a.replay") as buffer:
+        buffer.add(obs=np.zeros(300, np.uint8), action=0, reward=0.0, terminated=False, truncated=False)
+        buffer.annotate(episode=0, seed=3)
+        buffer.flush()
+        file = buffer.engine.file
+        text, other = label_text({"seed": 3}), label_text({"seed": 4})
+        assert file.has_labelled({0: text, 7: other})
+        assert not file.has_labelled({0: other})

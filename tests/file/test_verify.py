@@ -13,7 +13,7 @@ import pytest
 import reverie as rv
 from reverie.file.records import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
 from reverie.file.replay import ReplayFile
-from reverie.file.verify import Audit
+from reverie.file.verify import Audit, verify_file
 from reverie.store import pack
 
 SPEC = rv.StepSpec({"frame": rv.Field((3, 8, 8), "uint8"), "low": rv.Field((2,), "float32")},
@@ -318,3 +318,35 @@ def test_where_the_streams_stood_is_compared(path, ends, message):
         connection.execute("UPDATE meta SET value = ?, checksum = ? WHERE name = 'ends'",
                            (text, text_checksum("ends", text)))  # fmt: skip
     assert any(message in finding for finding in findings(path))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [("runs", "run"), ("steps", "step row"), ("episodes", "episode"), ("runs", "stray run")],
+)
+def test_every_record_is_looked_at_whatever_the_others_are(table, words, path):
+    """Each wrong one is told, not the first of them alone."""
+    with closing(sqlite3.connect(path)) as connection:
+        numbers = [number for (number,) in connection.execute(f"SELECT number FROM {table} ORDER BY number")]
+    assert len(numbers) > 2
+    if words == "stray run":
+        for number in numbers:
+            change(path, table, number, stream=9)
+        wanted = {f"run {number}: " for number in numbers}
+    else:
+        other = "steps = steps + 1" if table == "runs" else "ended = ended + 8"
+        do(path, f"UPDATE {table} SET {other}")
+        wanted = {f"{words} {number}: the checksum of its numbers is wrong" for number in numbers}
+    found = findings(path)
+    for text in wanted:
+        assert any(finding.startswith(text) for finding in found), (text, found)
+
+
+@pytest.mark.parametrize(("rows", "last"), [(0, "nothing is wrong"), (1, "1 finding"), (2, "2 findings")])
+def test_the_last_line_counts_the_findings(rows, last, path):
+    """As many as there were lines of them."""
+    for number in (12, 14)[:rows]:
+        do(path, 'UPDATE episodes SET "final_obs/low" = ? WHERE number = ?', b"no", number)
+    lines = list(verify_file(path))
+    assert [wrong for _, wrong in lines] == [True] * rows + [False] * 2
+    assert lines[-1][0] == last

@@ -11,7 +11,7 @@ import reverie as rv
 from reverie.batch import contents
 from reverie.engine import gather
 from reverie.index import anchors, kernel
-from reverie.samplers import sumtree
+from reverie.samplers import sumtree, weights
 from reverie.values import tree_leaves
 from support.batches import write
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     native is None, reason="needs the C kernel: install reverie where a C compiler is"
 )
 DTYPES = ("uint8", "int16", "float32", "float64", "bool", "float16")
-USERS = (gather, anchors, sumtree)
+USERS = (gather, anchors, sumtree, weights)
 
 
 def with_kernel(module, call):
@@ -272,6 +272,36 @@ def test_choose_refuses_and_touches_nothing(place, value):
     assert all((array == -7).all() for array in args[6:])
 
 
+def sifting():
+    """Return good arguments of `sift`: slots of a stream of four whose oldest step has the id 5."""
+    table = np.array([0, 1, 1, 0], np.int32), np.array([9, 7]), np.array([0, 1], np.int8)
+    return [np.array([0, 1, 2]), 5, 8, 4, 2, *table, np.full(3, -7), np.full(3, -7), np.full(3, False)]
+
+
+def test_three_slots_by_hand():
+    """The ids are 8, which is not live, and 5 and 6, whose episode ended with step 6."""
+    args = sifting()
+    assert native.sift(*args) == ([0], [2])
+    assert args[8].tolist() == [0, 1, 1]
+    assert args[9].tolist() == [8, 5, 6]
+    assert args[10].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (0, np.array([0, 4, 1])), (0, np.array([0, -1, 1])), (0, np.arange(2)), (0, np.zeros(3)), (1, -1), (2, -1), (3, 3), (3, 0),
+    (4, 0), (5, np.array([0, 2, 0, 0], np.int32)), (5, np.array([0, -1, 0, 0], np.int32)), (5, np.zeros(4, np.int64)),
+    (6, np.array([9])), (7, np.zeros(2, np.int64)), (8, np.zeros(2, np.int64)), (10, np.zeros(3, np.int8)), (4, 2**70),
+])  # fmt: skip
+def test_sift_refuses_and_touches_nothing(place, value):
+    """Slots, tables and sizes that do not fit each other."""
+    args = sifting()
+    args[place] = value
+    before = [array.tobytes() for array in args[8:]]
+    with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
+        native.sift(*args)
+    assert [array.tobytes() for array in args[8:]] == before
+
+
 @pytest.mark.parametrize("places", [np.array([0, 1025]), np.array([-1]), np.array([1.0]), [0]])
 def test_trees_refuse_places_that_are_none(places):
     """No sum changes."""
@@ -309,3 +339,26 @@ def test_a_kernel_of_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(kernel, "import_module", lambda name: SimpleNamespace(TWINS=0))
     with pytest.raises(ImportError, match="wanted a C kernel of version 1, got 0"):
         kernel.load(False)
+
+
+class Narrow(rv.Sampler):
+    """Draws as Uniform does, and returns integers of 32 bits, every other one of an array."""
+
+    def draw(self, anchors, rng, count):
+        """Return what Uniform draws."""
+        drawn = rv.Uniform().draw(anchors, rng, count)
+        return drawn._replace(
+            episodes=np.repeat(drawn.episodes, 2)[::2], ids=np.repeat(drawn.ids.astype(np.int32), 2)[::2]
+        )
+
+
+def test_a_sampler_of_a_users_own_may_draw_other_integers():
+    """Its batches are those of NumPy, too."""
+
+    def drawn():
+        buffer = write(
+            rv.ReplayBuffer(rv.StepSpec(rv.Field((2,), "uint8"), rv.Field((), "int64")), 60, seed=1), 90, 2
+        )
+        return arrays(buffer.sample(20, 4, sampler=Narrow()))
+
+    assert with_kernel(native, drawn) == with_kernel(None, drawn)

@@ -234,3 +234,12 @@ def test_a_stretch_needs_no_more_rows_than_its_ring_has_room_for():
         98,
         98,
     ]
+
+
+@pytest.mark.parametrize(("capacity", "grows"), [(64, 0), (65, 1)])
+def test_the_table_grows_unless_the_step_itself_makes_room(capacity, grows):
+    """64 episodes of one step take all 64 rows; the next one takes that of the oldest if the ring is full by then."""
+    buffer = rv.ReplayBuffer(scalar_spec(), capacity, seed=0)
+    for _ in range(64):
+        buffer.add(obs=0, action=0, reward=0.0, terminated=True, truncated=False)
+    assert Stretch(buffer.engine.index, 0, np.array([TERMINATED])).growth() == grows

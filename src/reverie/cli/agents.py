@@ -10,6 +10,7 @@ import tyro
 from reverie.checks import check_free
 from reverie.cli.options import Device, Force, Quiet
 from reverie.cli.terminal import say
+from reverie.errors import BadSetting
 
 Run = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
 
@@ -58,7 +59,10 @@ def evaluate(
     run: Run,
     episodes: int = 100,
     diagnose: bool = False,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = Path("diagnosis.png"),
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: diagnosis.png)"),
+    ] = None,
     device: Device = None,
     force: Force = False,
 ) -> None:
@@ -75,7 +79,9 @@ def evaluate(
     from reverie.iris.app import diagnose_run, evaluate_run
 
     if diagnose:
-        diagnose_run(run, out, episodes, device, force=force)
+        diagnose_run(run, out or Path("diagnosis.png"), episodes, device, force=force)
+    elif out or force:
+        raise BadSetting("out: wanted --diagnose, got none; without it there is no picture")
     else:
         evaluate_run(run, episodes, device)
 

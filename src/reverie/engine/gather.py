@@ -104,22 +104,16 @@ class Gatherer:
         self, windows: Windows, parts: Parts, columns: Mapping[str, Array], finals: Mapping[str, Array]
     ) -> None:
         """Do the same for whole windows, in C."""
-        index = self._index
+        index, length, burn_in = self._index, windows.length, windows.burn_in
         table = index.start, index.stop, index.final_slot, index.ended
-        # A sampler of a user's own may draw other kinds of integers.
         addresses = windows.stream, windows.episode, windows.start, windows.anchor
-        native.fill(
-            columns,
-            finals,
-            parts.arrays,
-            parts.layout.reads,
-            table,
-            tuple([np.ascontiguousarray(each, np.int64) for each in addresses]),
-            windows.length,
-            windows.burn_in,
-            len(index.episode_of_slot),
-            index.capacity,
-        )
+        known = columns, finals, parts.arrays, parts.layout.reads, table
+        sizes = length, burn_in, len(index.episode_of_slot), index.capacity
+        try:
+            native.fill(*known, addresses, *sizes)
+        except (TypeError, ValueError, BufferError):
+            # A sampler of a user's own may draw other kinds of integers. Nothing was written yet.
+            native.fill(*known, tuple([np.ascontiguousarray(each, np.int64) for each in addresses]), *sizes)
 
     def _fields(self, windows: Windows, at_end: Ints, parts: Parts) -> None:
         """Copy the stored values; `_ends` fills in what follows an episode's last step."""

@@ -25,8 +25,7 @@ typedef struct {
     Py_ssize_t used, room;
 } Held;
 
-static int
-hold(Held *held, Py_ssize_t room)
+static int hold(Held *held, Py_ssize_t room)
 {
     held->used = 0;
     held->room = room;
@@ -38,19 +37,15 @@ hold(Held *held, Py_ssize_t room)
     return 0;
 }
 
-static PyObject *
-let_go(Held *held, PyObject *result)
+static PyObject *let_go(Held *held, PyObject *result)
 {
-    for (Py_ssize_t each = 0; each < held->used; each++) {
-        PyBuffer_Release(&held->views[each]);
-    }
+    for (Py_ssize_t each = 0; each < held->used; each++) PyBuffer_Release(&held->views[each]);
     PyMem_Free(held->views);
     return result;
 }
 
 /* Hold an array; NULL with an error set if it is not contiguous, or not writable where that is wanted. */
-static Py_buffer *
-any_array(Held *held, PyObject *object, int written)
+static Py_buffer *any_array(Held *held, PyObject *object, int written)
 {
     if (held->used >= held->room) {
         PyErr_SetString(PyExc_SystemError, "more arrays than there is room for");
@@ -58,22 +53,17 @@ any_array(Held *held, PyObject *object, int written)
     }
     Py_buffer *view = &held->views[held->used];
     int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (written ? PyBUF_WRITABLE : 0);
-    if (PyObject_GetBuffer(object, view, flags) < 0) {
-        return NULL;
-    }
+    if (PyObject_GetBuffer(object, view, flags) < 0) return NULL;
     held->used++;
     return view;
 }
 
 /* Hold an array of one of `kinds` of the struct module, of `size` bytes each; `*count` of them, -1 for any number. */
-static void *
-array(Held *held, PyObject *object, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t *count,
+static void *array(Held *held, PyObject *object, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t *count,
       int written)
 {
     Py_buffer *view = any_array(held, object, written);
-    if (view == NULL) {
-        return NULL;
-    }
+    if (view == NULL) return NULL;
     const char *format = view->format == NULL ? "B" : view->format;
     if (format[0] == '\0' || format[1] != '\0' || strchr(kinds, format[0]) == NULL || view->itemsize != size) {
         PyErr_Format(PyExc_TypeError, "%s: wanted items of %zd bytes of a kind in '%s', got %zd of '%s'", name, size,
@@ -93,20 +83,17 @@ array(Held *held, PyObject *object, const char *name, const char *kinds, Py_ssiz
     return view->buf;
 }
 
-static int64_t *
-ints(Held *held, PyObject *object, const char *name, Py_ssize_t *count, int written)
+static int64_t *ints(Held *held, PyObject *object, const char *name, Py_ssize_t *count, int written)
 {
     return array(held, object, name, "lq", 8, count, written);
 }
 
-static double *
-doubles(Held *held, PyObject *object, const char *name, Py_ssize_t *count, int written)
+static double *doubles(Held *held, PyObject *object, const char *name, Py_ssize_t *count, int written)
 {
     return array(held, object, name, "d", 8, count, written);
 }
 
-static int
-arguments(Py_ssize_t got, Py_ssize_t wanted)
+static int arguments(Py_ssize_t got, Py_ssize_t wanted)
 {
     if (got != wanted) {
         PyErr_Format(PyExc_TypeError, "wanted %zd arguments, got %zd", wanted, got);
@@ -116,13 +103,10 @@ arguments(Py_ssize_t got, Py_ssize_t wanted)
 }
 
 /* Return an integer of at least `least`; -1 with an error set. */
-static int64_t
-number(PyObject *object, const char *name, int64_t least)
+static int64_t number(PyObject *object, const char *name, int64_t least)
 {
     long long value = PyLong_AsLongLong(object);
-    if (value == -1 && PyErr_Occurred()) {
-        return -1;
-    }
+    if (value == -1 && PyErr_Occurred()) return -1;
     if (value < least || value > INT64_MAX / 4) {
         PyErr_Format(PyExc_ValueError, "%s: wanted an integer of at least %lld, got %lld", name, (long long)least, value);
         return -1;
@@ -137,18 +121,13 @@ PyDoc_STRVAR(choose_doc, "choose(ids, streams, capacity, length, episode_of_slot
 "The first of them, as many as there is room for, go into `episodes` and `chosen`. `streams` may be None for the\n"
 "only one. Twin of `Inside.accept` and `try_then_count`.");
 
-static PyObject *
-choose(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
-    if (arguments(nargs, 8) < 0) {
-        return NULL;
-    }
+    if (arguments(nargs, 8) < 0) return NULL;
     int64_t capacity = number(args[2], "capacity", 1), length = capacity < 0 ? -1 : number(args[3], "length", 1);
     Held held;
-    if (length < 0 || hold(&held, 6) < 0) {
-        return NULL;
-    }
+    if (length < 0 || hold(&held, 6) < 0) return NULL;
     Py_ssize_t count = -1, slots = -1, entries = -1, room = -1;
     int64_t *stream = NULL, *ids = ints(&held, args[0], "ids", &count, 0);
     if (ids == NULL || (args[1] != Py_None && (stream = ints(&held, args[1], "streams", &count, 0)) == NULL)) {
@@ -159,38 +138,77 @@ choose(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     int64_t *episodes = settled == NULL ? NULL : ints(&held, args[6], "episodes", &room, 1);
     int64_t *chosen = episodes == NULL ? NULL : ints(&held, args[7], "chosen", &room, 1);
     int32_t *found = chosen == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(int32_t));
-    if (found == NULL) {
-        return let_go(&held, chosen == NULL ? NULL : PyErr_NoMemory());
-    }
+    if (found == NULL) return let_go(&held, chosen == NULL ? NULL : PyErr_NoMemory());
     Py_ssize_t good = 0;
-    for (Py_ssize_t each = 0; each < count; each++) {
-        int64_t id = ids[each], lane = stream == NULL ? 0 : stream[each];
-        int64_t slot = id % capacity;
-        if (id < 0 || id > INT64_MAX / 4 || lane < 0 || lane > (int64_t)slots / capacity || slot + lane * capacity >= (int64_t)slots) {
-            good = -1;
-            break;
-        }
-        found[each] = episode_of[slot + lane * capacity];
-    }
     for (Py_ssize_t each = 0; good == 0 && each < count; each++) {
-        if (found[each] < 0 || found[each] >= entries) {
-            good = -1;
-        }
+        int64_t id = ids[each], lane = stream == NULL ? 0 : stream[each], slot = id % capacity;
+        int fits = id >= 0 && id <= INT64_MAX / 4 && lane >= 0 && lane <= (int64_t)slots / capacity
+            && slot + lane * capacity < (int64_t)slots;
+        found[each] = fits ? episode_of[slot + lane * capacity] : -1;
+        if (found[each] < 0 || found[each] >= entries) good = -1;
     }
-    if (good < 0) {
-        PyErr_SetString(PyExc_IndexError, "ids: wanted steps that the index has, got others");
-    }
-    for (Py_ssize_t each = 0; PyErr_Occurred() == NULL && each < count; each++) {
-        if (ids[each] + (length - 1) < settled[found[each]]) {
-            if (good < room) {
-                episodes[good] = found[each];
-                chosen[good] = ids[each];
-            }
-            good++;
+    if (good < 0) PyErr_SetString(PyExc_IndexError, "ids: wanted steps that the index has, got others");
+    for (Py_ssize_t each = 0; good >= 0 && each < count; each++) {
+        if (ids[each] + (length - 1) >= settled[found[each]]) continue;
+        if (good < room) {
+            episodes[good] = found[each];
+            chosen[good] = ids[each];
         }
+        good++;
     }
     PyMem_Free(found);
     return let_go(&held, good < 0 ? NULL : PyLong_FromSsize_t(good));
+}
+
+PyDoc_STRVAR(sift_doc, "sift(slots, tail, head, capacity, length, episode_of_slot, settled, ended, episodes, ids, good)\n--\n\n"
+"Set episode and id of the steps in slots of the only stream, and which are anchors of `length` settled steps.\n\n"
+"Return two lists of slots: of steps that are not live, and of those that can never be anchors. Twin of\n"
+"`StepWeights.propose`.");
+
+static PyObject *sift(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t size[4] = {0};
+    for (int each = 0; nargs == 11 && each < 4; each++) {
+        if ((size[each] = number(args[each + 1], "tail, head, capacity, length", each > 1)) < 0) return NULL;
+    }
+    int64_t tail = size[0], head = size[1], capacity = size[2], length = size[3];
+    Held held;
+    if (arguments(nargs, 11) < 0 || hold(&held, 7) < 0) return NULL;
+    Py_ssize_t count = -1, places = (Py_ssize_t)capacity, entries = -1;
+    int64_t *slots = ints(&held, args[0], "slots", &count, 0), *settled = NULL, *episodes = NULL, *ids = NULL;
+    int32_t *episode_of = slots == NULL ? NULL : array(&held, args[5], "episode_of_slot", "i", 4, &places, 0);
+    int8_t *ended = NULL;
+    char *good = NULL;
+    int failed = episode_of == NULL || (settled = ints(&held, args[6], "settled", &entries, 0)) == NULL
+        || (ended = array(&held, args[7], "ended", "b", 1, &entries, 0)) == NULL
+        || (episodes = ints(&held, args[8], "episodes", &count, 1)) == NULL
+        || (ids = ints(&held, args[9], "ids", &count, 1)) == NULL
+        || (good = array(&held, args[10], "good", "?", 1, &count, 1)) == NULL;
+    for (Py_ssize_t each = 0; !failed && each < count; each++) {
+        int64_t slot = slots[each];
+        if (slot < 0 || slot >= capacity || episode_of[slot] < 0 || episode_of[slot] >= entries) {
+            PyErr_SetString(PyExc_IndexError, "slots: wanted those of steps that the index has, got others");
+            failed = 1;
+        }
+    }
+    PyObject *dead = failed ? NULL : PyList_New(0), *hopeless = dead == NULL ? NULL : PyList_New(0);
+    failed = hopeless == NULL;
+    for (Py_ssize_t each = 0; !failed && each < count; each++) {
+        int64_t slot = slots[each], turn = (slot - tail) % capacity;
+        int64_t episode = episodes[each] = episode_of[slot], id = tail + turn + (turn < 0 ? capacity : 0);
+        ids[each] = id;
+        good[each] = id < head && id + length - 1 < settled[episode];
+        if (!good[each] && (id >= head || ended[episode] != 0)) {
+            PyObject *place = PyLong_FromLongLong(slot);
+            failed = place == NULL || PyList_Append(id >= head ? dead : hopeless, place) < 0;
+            Py_XDECREF(place);
+        }
+    }
+    PyObject *both = failed ? NULL : PyTuple_Pack(2, dead, hopeless);
+    Py_XDECREF(dead);
+    Py_XDECREF(hopeless);
+    return let_go(&held, both);
 }
 
 /* --- filling a batch ------------------------------------------------------------------------------------------ */
@@ -200,8 +218,7 @@ typedef struct {
     const char *from, *finals;
     char *to;
     size_t row;
-    Py_ssize_t shown;  /* rows of a window: one more of an observation */
-    Py_ssize_t final_rows;
+    Py_ssize_t shown, final_rows;  /* rows of a window, one more of an observation; and of all final observations */
 } Column;
 
 /* Whole windows inside one episode each. */
@@ -217,8 +234,7 @@ typedef struct {
 } Windows;
 
 /* Hold the column `name` of three dicts. */
-static int
-column(Held *held, Column *it, PyObject *read, PyObject *columns, PyObject *finals, PyObject *arrays, Windows *w)
+static int column(Held *held, Column *it, PyObject *read, PyObject *columns, PyObject *finals, PyObject *arrays, Windows *w)
 {
     PyObject *name = PyTuple_GetItem(read, 0), *is_obs = PyTuple_GetItem(read, 1);
     int obs = is_obs == NULL ? -1 : PyObject_IsTrue(is_obs);
@@ -226,15 +242,11 @@ column(Held *held, Column *it, PyObject *read, PyObject *columns, PyObject *fina
     PyObject *to = from == NULL ? NULL : PyDict_GetItemWithError(arrays, name);
     PyObject *final = to == NULL || obs == 0 ? NULL : PyDict_GetItemWithError(finals, name);
     if (to == NULL || (obs == 1 && final == NULL)) {
-        if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_KeyError, "no column %R", name);
-        }
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_KeyError, "no column %R", name);
         return -1;
     }
     Py_buffer *source = any_array(held, from, 0), *target = source == NULL ? NULL : any_array(held, to, 1);
-    if (target == NULL) {
-        return -1;
-    }
+    if (target == NULL) return -1;
     if (source->ndim < 1 || source->shape[0] < w->slots || source->shape[0] == 0) {
         PyErr_Format(PyExc_ValueError, "%R: wanted a column of at least %lld rows", name, (long long)w->slots);
         return -1;
@@ -247,9 +259,7 @@ column(Held *held, Column *it, PyObject *read, PyObject *columns, PyObject *fina
     it->final_rows = 0;
     if (obs) {
         Py_buffer *last = any_array(held, final, 0);
-        if (last == NULL) {
-            return -1;
-        }
+        if (last == NULL) return -1;
         it->final_rows = last->ndim < 1 ? 0 : last->shape[0];
         it->finals = last->buf;
         if (it->final_rows > 0 && (size_t)(last->len / it->final_rows) != it->row) {
@@ -257,37 +267,30 @@ column(Held *held, Column *it, PyObject *read, PyObject *columns, PyObject *fina
             return -1;
         }
     }
-    if (it->row > 0 && (target->len % (Py_ssize_t)it->row != 0
-                        || target->len / (Py_ssize_t)it->row / it->shown != w->count
-                        || target->len / (Py_ssize_t)it->row % it->shown != 0)) {
+    Py_ssize_t row = (Py_ssize_t)it->row, rows = row == 0 ? 0 : target->len / row;
+    if (row > 0 && (target->len % row != 0 || rows / it->shown != w->count || rows % it->shown != 0)) {
         PyErr_Format(PyExc_ValueError, "%R: wanted an array of %zd windows of %zd rows of %zd bytes, got %zd bytes",
-                     name, w->count, it->shown, (Py_ssize_t)it->row, target->len);
+                     name, w->count, it->shown, row, target->len);
         return -1;
     }
     return 0;
 }
 
 /* Hold an array of a batch: `size` bytes an item, of one of `kinds`. */
-static void *
-named(Held *held, PyObject *arrays, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t count)
+static void *named(Held *held, PyObject *arrays, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t count)
 {
     PyObject *key = PyUnicode_FromString(name), *object = key == NULL ? NULL : PyDict_GetItemWithError(arrays, key);
     Py_XDECREF(key);
-    if (object == NULL && !PyErr_Occurred()) {
-        PyErr_Format(PyExc_KeyError, "no array '%s'", name);
-    }
+    if (object == NULL && !PyErr_Occurred()) PyErr_Format(PyExc_KeyError, "no array '%s'", name);
     return object == NULL ? NULL : array(held, object, name, kinds, size, &count, 1);
 }
 
 /* Whether every window lies where there is something to read; sets where it begins. */
-static int
-windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
+static int windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
 {
     int64_t finals = INT64_MAX;
     for (Py_ssize_t each = 0; each < count; each++) {
-        if (columns[each].finals != NULL && columns[each].final_rows < finals) {
-            finals = columns[each].final_rows;
-        }
+        if (columns[each].finals != NULL && columns[each].final_rows < finals) finals = columns[each].final_rows;
     }
     for (Py_ssize_t each = 0; each < w->count; each++) {
         int64_t episode = w->episode[each], start = w->start[each], stream = w->stream[each];
@@ -297,35 +300,27 @@ windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
         }
         int ends = start + w->length == w->stop[episode];
         int64_t last = w->final_slot[episode];
-        if (w->length + !ends > w->capacity || (ends && last != NO_FINAL && (last < 0 || last >= finals))) {
-            return 0;
-        }
+        if (w->length + !ends > w->capacity || (ends && last != NO_FINAL && (last < 0 || last >= finals))) return 0;
         w->slot[each] = start % w->capacity + stream * w->capacity;
     }
     return 1;
 }
 
-static void
-fetch(const char *from, size_t bytes)
+static void fetch(const char *from, size_t bytes)
 {
 #if defined(__GNUC__)
-    for (size_t at = 0; at < bytes && at < FETCHED; at += LINE) {
-        __builtin_prefetch(from + at);
-    }
+    for (size_t at = 0; at < bytes && at < FETCHED; at += LINE) __builtin_prefetch(from + at);
 #else
     (void)from;
     (void)bytes;
 #endif
 }
 
-static void
-copy_column(const Windows *w, const Column *it)
+static void copy_column(const Windows *w, const Column *it)
 {
     size_t row = it->row, window = (size_t)it->shown * row;
     for (Py_ssize_t each = 0; each < w->count; each++) {
-        if (each + AHEAD < w->count) {
-            fetch(it->from + (size_t)w->slot[each + AHEAD] * row, window);
-        }
+        if (each + AHEAD < w->count) fetch(it->from + (size_t)w->slot[each + AHEAD] * row, window);
         int64_t episode = w->episode[each], slot = w->slot[each], left = w->capacity - slot % w->capacity;
         int ends = it->shown > w->length && w->start[each] + w->length == w->stop[episode];
         int64_t rows = it->shown - ends, straight = rows < left ? rows : left;
@@ -343,8 +338,7 @@ copy_column(const Windows *w, const Column *it)
     }
 }
 
-static void
-set_flags(const Windows *w)
+static void set_flags(const Windows *w)
 {
     size_t length = (size_t)w->length, steps = (size_t)w->count * length;
     memset(w->terminated, 0, steps);
@@ -360,9 +354,7 @@ set_flags(const Windows *w)
     for (size_t each = 0; each < (size_t)w->count; each++) {
         int64_t episode = w->episode[each];
         w->is_first[each * (length + 1)] = w->start[each] == w->first[episode];
-        if (w->burn_in > 0) {
-            memset(w->train_mask + each * length, 0, (size_t)w->burn_in);
-        }
+        if (w->burn_in > 0) memset(w->train_mask + each * length, 0, (size_t)w->burn_in);
         if (w->start[each] + w->length == w->stop[episode]) {
             w->terminated[(each + 1) * length - 1] = (w->ended[episode] & TERMINATED) != 0;
             w->truncated[(each + 1) * length - 1] = (w->ended[episode] & TRUNCATED) != 0;
@@ -372,8 +364,7 @@ set_flags(const Windows *w)
 }
 
 /* Hold what `fill` reads and writes beside the columns. */
-static int
-windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *arrays)
+static int windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *arrays)
 {
     static const char *const names[] = {"start", "stop", "final_slot", "ended"};
     static const char *const addressed[] = {"streams", "episodes", "starts", "anchors"};
@@ -386,17 +377,13 @@ windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *
     w->count = w->entries = -1;
     for (Py_ssize_t each = 0; each < 4; each++) {
         *of_windows[each] = ints(held, PyTuple_GetItem(addresses, each), addressed[each], &w->count, 0);
-        if (*of_windows[each] == NULL) {
-            return -1;
-        }
+        if (*of_windows[each] == NULL) return -1;
         if (each < 3) {
             *of_episodes[each] = ints(held, PyTuple_GetItem(table, each), names[each], &w->entries, 0);
         } else {
             w->ended = array(held, PyTuple_GetItem(table, each), names[each], "b", 1, &w->entries, 0);
         }
-        if (each < 3 ? *of_episodes[each] == NULL : w->ended == NULL) {
-            return -1;
-        }
+        if (each < 3 ? *of_episodes[each] == NULL : w->ended == NULL) return -1;
     }
     if (w->length > PY_SSIZE_T_MAX / 16 / (w->count + 1)) {
         PyErr_SetString(PyExc_ValueError, "length: wanted what memory can hold");
@@ -420,13 +407,10 @@ PyDoc_STRVAR(fill_doc, "fill(columns, finals, arrays, reads, table, addresses, l
 "whether it is an observation. `table` is (start, stop, final_slot, ended) by episode, `addresses` (stream, episode,\n"
 "start, anchor) by window. `slots` is the number of rows of a column. Twin of `Gatherer._sequences`.");
 
-static PyObject *
-fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
-    if (arguments(nargs, 10) < 0) {
-        return NULL;
-    }
+    if (arguments(nargs, 10) < 0) return NULL;
     for (int each = 0; each < 3; each++) {
         if (!PyDict_Check(args[each])) {
             PyErr_SetString(PyExc_TypeError, "columns, finals, arrays: wanted dicts");
@@ -441,9 +425,7 @@ fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     int64_t length = number(args[6], "length", 1), burn_in = length < 0 ? -1 : number(args[7], "burn_in", 0);
     w.slots = burn_in < 0 ? -1 : number(args[8], "slots", 1);
     w.capacity = w.slots < 0 ? -1 : number(args[9], "capacity", 1);
-    if (w.capacity < 0) {
-        return NULL;
-    }
+    if (w.capacity < 0) return NULL;
     w.length = (Py_ssize_t)length;
     w.burn_in = (Py_ssize_t)burn_in;
     if (burn_in > length) {
@@ -452,9 +434,7 @@ fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     Py_ssize_t count = PyList_Size(args[3]), total = 0;
     Held held;
-    if (hold(&held, 3 * count + 17) < 0) {
-        return NULL;
-    }
+    if (hold(&held, 3 * count + 17) < 0) return NULL;
     int failed = windows(&held, &w, args[4], args[5], args[2]);
     Column *columns = failed ? NULL : PyMem_Calloc((size_t)count + 1, sizeof(Column));
     w.slot = failed ? NULL : PyMem_Malloc((size_t)(w.count + 1) * sizeof(int64_t));
@@ -469,7 +449,7 @@ fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             failed = 1;
         } else {
             failed = column(&held, &columns[each], read, args[0], args[1], args[2], &w);
-            total += (Py_ssize_t)columns[each].row * columns[each].shown * w.count;
+            if (!failed) total += (Py_ssize_t)columns[each].row * columns[each].shown * w.count;
         }
     }
     if (!failed && !windows_fit(&w, columns, count)) {
@@ -478,13 +458,9 @@ fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     if (!failed) {
         PyThreadState *state = total >= LARGE ? PyEval_SaveThread() : NULL;
-        for (Py_ssize_t each = 0; each < count; each++) {
-            copy_column(&w, &columns[each]);
-        }
+        for (Py_ssize_t each = 0; each < count; each++) copy_column(&w, &columns[each]);
         set_flags(&w);
-        if (state != NULL) {
-            PyEval_RestoreThread(state);
-        }
+        if (state != NULL) PyEval_RestoreThread(state);
     }
     PyMem_Free(columns);
     PyMem_Free(w.slot);
@@ -503,8 +479,7 @@ typedef struct {
 } Tree;
 
 /* Hold a tree whose levels fit each other. */
-static int
-tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyObject *barred, int written)
+static int tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyObject *barred, int written)
 {
     it->count = PyList_Check(levels) ? PyList_Size(levels) : 0;
     it->barred = PyObject_IsTrue(barred);
@@ -515,12 +490,9 @@ tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyObject *barr
     for (Py_ssize_t each = 0; each < it->count; each++) {
         it->size[each] = -1;
         it->level[each] = doubles(held, PyList_GetItem(levels, each), "levels", &it->size[each], written && each > 0);
-        if (it->level[each] == NULL) {
-            return -1;
-        }
+        if (it->level[each] == NULL) return -1;
         int root = each == it->count - 1;
-        if (it->size[each] < 1 || (!root && it->size[each] % FAN != 0)
-            || (each > 0 && it->size[each] < it->size[each - 1] / FAN)) {
+        if (it->size[each] < 1 || (!root && it->size[each] % FAN != 0) || (each > 0 && it->size[each] < it->size[each - 1] / FAN)) {
             PyErr_Format(PyExc_ValueError, "levels: wanted nodes of %d children, and a parent for each node", FAN);
             return -1;
         }
@@ -531,8 +503,7 @@ tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyObject *barr
 }
 
 /* Return what a child adds to its parent. */
-static double
-share(const Tree *it, Py_ssize_t level, double child)
+static double share(const Tree *it, Py_ssize_t level, double child)
 {
     return level == 0 && it->barred && !(child > 0.0) ? 0.0 : child;
 }
@@ -540,25 +511,18 @@ share(const Tree *it, Py_ssize_t level, double child)
 PyDoc_STRVAR(find_doc, "find(levels, root_sums, barred, targets, places)\n--\n\n"
 "Set the places that targets fall into; return how many of them have no weight. Twin of `SumTree.find`.");
 
-static PyObject *
-find(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *find(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
     Held held;
-    if (arguments(nargs, 5) < 0 || hold(&held, LEVELS + 3) < 0) {
-        return NULL;
-    }
+    if (arguments(nargs, 5) < 0 || hold(&held, LEVELS + 3) < 0) return NULL;
     Tree it;
     Py_ssize_t count = -1;
-    if (tree(&held, &it, args[0], args[1], args[2], 0) < 0) {
-        return let_go(&held, NULL);
-    }
+    if (tree(&held, &it, args[0], args[1], args[2], 0) < 0) return let_go(&held, NULL);
     double *targets = doubles(&held, args[3], "targets", &count, 0);
     int64_t *places = targets == NULL ? NULL : ints(&held, args[4], "places", &count, 1);
     double *left = places == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(double));
-    if (left == NULL) {
-        return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
-    }
+    if (left == NULL) return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
     Py_ssize_t root = it.count - 1, missed = 0;
     for (Py_ssize_t each = 0; each < count; each++) {
         Py_ssize_t low = 0, high = it.size[root];  /* the first child whose running sum is above the target */
@@ -594,9 +558,7 @@ find(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             places[each] = node * FAN + child;
         }
     }
-    for (Py_ssize_t each = 0; each < count; each++) {
-        missed += !(it.level[0][places[each]] > 0.0);
-    }
+    for (Py_ssize_t each = 0; each < count; each++) missed += !(it.level[0][places[each]] > 0.0);
     PyMem_Free(left);
     return let_go(&held, PyLong_FromSsize_t(missed));
 }
@@ -604,24 +566,17 @@ find(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 PyDoc_STRVAR(add_up_doc, "add_up(levels, root_sums, barred, places)\n--\n\n"
 "Compute every sum that one of these leaves is part of. Twin of `SumTree._add_up`, whose order of additions it keeps.");
 
-static PyObject *
-add_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *add_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
     Held held;
-    if (arguments(nargs, 4) < 0 || hold(&held, LEVELS + 2) < 0) {
-        return NULL;
-    }
+    if (arguments(nargs, 4) < 0 || hold(&held, LEVELS + 2) < 0) return NULL;
     Tree it;
     Py_ssize_t count = -1;
-    if (tree(&held, &it, args[0], args[1], args[2], 1) < 0) {
-        return let_go(&held, NULL);
-    }
+    if (tree(&held, &it, args[0], args[1], args[2], 1) < 0) return let_go(&held, NULL);
     int64_t *places = ints(&held, args[3], "places", &count, 0);
     int64_t *nodes = places == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(int64_t));
-    if (nodes == NULL) {
-        return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
-    }
+    if (nodes == NULL) return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
     for (Py_ssize_t each = 0; each < count; each++) {
         nodes[each] = places[each];
         if (places[each] < 0 || places[each] >= it.size[0]) {
@@ -658,14 +613,14 @@ add_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 
 static PyMethodDef methods[] = {
     {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, choose_doc},
+    {"sift", (PyCFunction)(void (*)(void))sift, METH_FASTCALL, sift_doc},
     {"find", (PyCFunction)(void (*)(void))find, METH_FASTCALL, find_doc},
     {"add_up", (PyCFunction)(void (*)(void))add_up, METH_FASTCALL, add_up_doc},
     {"fill", (PyCFunction)(void (*)(void))fill, METH_FASTCALL, fill_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static int
-execute(PyObject *module)
+static int execute(PyObject *module)
 {
     return PyModule_AddIntConstant(module, "TWINS", 1);
 }

@@ -148,6 +148,9 @@ class IndexArrays:
 
     def live_steps(self) -> int:
         """Return how many steps are live, over all streams."""
+        if self.streams == 1:
+            live: int = self._heads[0] - self._tails[0]
+            return live
         return int((self.head - self.tail).sum())
 
     def is_empty(self) -> bool:

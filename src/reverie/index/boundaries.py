@@ -79,7 +79,7 @@ class Inside:
             whole = Windows(
                 length, 0, index.streams_of(episodes), episodes, ids, ids, ids, ids + length, whole=True
             )
-            return whole.strided(stride)
+            return whole if stride == 1 else whole.strided(stride)
         return _clipped(index, drawn, ids, length, burn_in).strided(stride)
 
 

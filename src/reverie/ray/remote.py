@@ -27,14 +27,14 @@ class Call:
     """A call of a shard that has begun. A shard that is being started again is asked again: every call may come twice.
 
     Args:
-        actor, number: the shard, and which it is.
+        actor: the shard, or another actor. number: which shard it is, or its name.
         wait_s: how long to wait for the answer, from now on.
         method, *args: what to call.
         patient: whether to ask again. If not, an actor that died is no answer at once.
     """
 
     def __init__(
-        self, actor: Any, number: int, wait_s: float, method: str, *args: Any, patient: bool = True
+        self, actor: Any, number: int | str, wait_s: float, method: str, *args: Any, patient: bool = True
     ) -> None:
         self._method, self._args = getattr(actor, method), args
         self._number, self._wait_s, self._patient = number, wait_s, patient
@@ -70,7 +70,7 @@ def answer_of(reference: Any) -> Future[Any]:
     return future
 
 
-def fetch(reference: Future[Any], number: int, deadline: float, wait_s: float) -> Any:
+def fetch(reference: Future[Any], number: int | str, deadline: float, wait_s: float) -> Any:
     """Return what a call came to.
 
     Raises:
@@ -85,8 +85,9 @@ def fetch(reference: Future[Any], number: int, deadline: float, wait_s: float) -
             raise error.cause from error
         raise
     except (TimeoutError, RayActorError) as error:
+        who = number if isinstance(number, str) else f"shard {number}"
         raise NoAnswer(
-            f"shard {number}: wanted an answer within {wait_s:g} seconds, got none; see whether its machine and "
+            f"{who}: wanted an answer within {wait_s:g} seconds, got none; see whether its machine and "
             f"process run (ray list actors), and try again or pass a longer wait_s"
         ) from error
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.checks import positive, seed_number, stream_number
+from reverie.engine import RateCount, RateLimit, Wanted, check_limit
 from reverie.errors import BadSetting, NoAnswer, counted, need
 from reverie.file import check_settings
+from reverie.ray.rate import Limit, Limiter
 from reverie.ray.remote import Call, RemotePart
 from reverie.ray.shard import Facts, Shard
 from reverie.ray.writer import Target, Writer
@@ -23,6 +26,7 @@ from reverie.values import shown
 
 NAMESPACE = "reverie"  # of the names of actors
 WAIT_S = 60.0
+LIMIT = "limit"  # the name of the actor that keeps a rate limit
 IN_FLIGHT = 2  # draws of a feed
 Policy = Literal["wait", "others"]
 
@@ -50,6 +54,9 @@ class ShardedBuffer(Union):
             it goes on with the rest at once if the shard's process has ended, else after `wait_s`, until the shard
             answers again. `missing`, and `missing` of the batch, say which shards it drew without. What the others
             give has their exact distribution; priorities of steps of a missing shard are dropped.
+        rate_limit: lets all writers and all learners wait for each other; see `RateLimit`. A writer's batch counts when
+            it is sent, a learner's when its draw begins. One actor keeps the sums, and a note of them in `directory`,
+            with which the same limit goes on there.
         options: of Ray for each actor, such as `{"resources": {"disk": 1}}`.
 
     Raises:
@@ -61,6 +68,7 @@ class ShardedBuffer(Union):
         ModuleNotFoundError: Ray is not installed.
     """
 
+    _limit: Limit | None
     _instead = "send a writer, or give it a name and call reverie.ray.attach(name) there"
 
     def __init__(
@@ -77,6 +85,7 @@ class ShardedBuffer(Union):
         name: str | None = None,
         wait_s: float = WAIT_S,
         policy: Policy = "wait",
+        rate_limit: RateLimit | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         ray = _running_ray()
@@ -95,22 +104,30 @@ class ShardedBuffer(Union):
                 f"name: wanted a new one, got {name!r}, which runs; call reverie.ray.attach({name!r})"
             )
         run = secrets.token_hex(8)
+        check_limit(rate_limit)
         actors = []
         for number in range(count):
             seeded = int(rng.integers(2**32))
             facts = Facts(
                 run, number, count, spec, each, streams, residency, durability, seeded, str(folder), wait_s
             )
-            how: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, **(options or {})}
-            if name is not None:
-                how |= {"name": f"{name}/{number}", "namespace": NAMESPACE, "lifetime": "detached"}
+            how = {"max_restarts": -1, "max_task_retries": 0, **(options or {}), **_names(name, number)}
             actors.append(ray.remote(Shard).options(**how).remote(facts))
         try:
             self._meet(actors, rng, wait_s, name, others)
+            if rate_limit is not None:
+                how = {"max_restarts": -1, "max_task_retries": 0, "num_cpus": 0, **_names(name, LIMIT)}
+                note = str(folder / "rate-limit.json")
+                self._use(ray.remote(Limiter).options(**how).remote(rate_limit, note))
         except BaseException:
             for actor in actors:
                 ray.kill(actor)
             raise
+
+    def _use(self, limiter: Any) -> None:
+        """Let the actor that keeps a limit say when to go on."""
+        wait_s = Limit(limiter, 0.0, self._wait_s).state().limit.wait_s
+        self._limit = Limit(limiter, wait_s, self._wait_s)
 
     def _meet(
         self, actors: Sequence[Any], rng: np.random.Generator, wait_s: float, name: str | None, others: bool
@@ -120,6 +137,7 @@ class ShardedBuffer(Union):
         calls = [Call(actor, number, wait_s + 10, "facts") for number, actor in enumerate(actors)]
         known = [begun.answer()[0] for begun in calls]
         self._actors, self._wait_s, self.name = list(actors), wait_s, name
+        self._limit = None
         self._streams_each, self._durability = known[0].streams, known[0].durability
         # Which shards were missing is noted of one draw at a time.
         self.in_flight = 1 if others else IN_FLIGHT
@@ -148,6 +166,8 @@ class ShardedBuffer(Union):
         self = cls.__new__(cls)
         rng = np.random.default_rng(None if seed is None else seed_number(seed))
         self._meet(actors, rng, wait_s, name, others)
+        if (limiter := _found(ray, name, LIMIT)) is not None:
+            self._use(limiter)
         return self
 
     def writer(self, stream: int, *, batch: int = 64, in_flight: int = 2, take_over: bool = False) -> Writer:
@@ -174,8 +194,20 @@ class ShardedBuffer(Union):
                 self._wait_s,
                 bool(take_over),
                 self._durability,
+                self._limit,
             )
         )
+
+    def begin(self, asked: Wanted) -> Callable[[Batch | None], Batch]:
+        """Begin to draw a batch, once the rate limit lets it through; see `Union.begin`."""
+        if self._limit is not None:
+            self._limit.draw(asked.batch_size * asked.length)
+        return super().begin(asked)
+
+    @property
+    def rate(self) -> RateCount | None:
+        """The rate limit and the sums under it as they are now, or None: `limit`, `inserts`, `samples`, `error`."""
+        return None if self._limit is None else self._limit.state()
 
     def inspect(self) -> list[dict[str, Any]]:
         """Return for each shard its file, its process, its live steps and the bytes of memory they take."""
@@ -208,6 +240,8 @@ class ShardedBuffer(Union):
             Call(actor, number, self._wait_s, "close").answer()
         for actor in actors:
             ray.kill(actor)
+        if self._limit is not None and actors:
+            ray.kill(self._limit.actor)
 
     def __repr__(self) -> str:
         named = "" if self.name is None else f" {self.name!r}"
@@ -253,7 +287,14 @@ def _running_ray() -> Any:
     return ray
 
 
-def _found(ray: Any, name: str, number: int) -> Any:
+def _names(name: str | None, number: int | str) -> dict[str, Any]:
+    """Return the options of Ray with which others find an actor."""
+    return (
+        {} if name is None else {"name": f"{name}/{number}", "namespace": NAMESPACE, "lifetime": "detached"}
+    )
+
+
+def _found(ray: Any, name: str, number: int | str) -> Any:
     """Return a named actor, or None."""
     try:
         return ray.get_actor(f"{name}/{number}", namespace=NAMESPACE)

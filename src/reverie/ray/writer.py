@@ -12,6 +12,7 @@ import numpy as np
 
 from reverie.engine import Intake
 from reverie.errors import BufferClosed, FileError, NoAnswer, WrongProcess
+from reverie.ray.rate import Limit
 from reverie.ray.remote import AGAIN_S, Call, answer_of, fetch
 from reverie.ray.shard import Piece
 from reverie.spec import StepSpec
@@ -33,6 +34,7 @@ class Target(NamedTuple):
     wait_s: float
     take_over: bool
     durability: str
+    limit: Limit | None
 
 
 class Sent(NamedTuple):
@@ -119,6 +121,7 @@ class Writer:
         Raises:
             SpecMismatch: a value does not fit; nothing is kept of the step.
             BadSetting: the stream is another writer's. NoAnswer: the shard did not answer in time; call `flush` again.
+            RateLimited: the buffer's rate limit held the batch up for too long; call `flush` again.
         """
         values, amount, ended, final = self._intake.step(
             obs, action, reward, terminated, truncated, final_obs, extras
@@ -199,6 +202,8 @@ class Writer:
         if not self._pieces and not (safe and unsafe):
             return
         self._settle(self._target.in_flight - 1)
+        if self._target.limit is not None and self._steps:
+            self._target.limit.insert(self._steps)
         pieces, self._pieces, self._steps = self._pieces, [], 0
         self._sent.append(self._posted(self._next, pieces, safe))
         self._next = self._sent[-1].stop

@@ -118,7 +118,7 @@ class Prioritized(Sampler):
         """Return the priority of each window from the TD errors (B, L) of its steps, padding left out."""
         errors = np.abs(td_errors, dtype=np.float64)
         counts: Any = mask.shape[1]
-        if not mask.all():
+        if np.count_nonzero(mask) < mask.size:
             errors = np.where(mask, errors, 0.0)
             counts = np.maximum(mask.sum(axis=1), 1)
         largest, mean = np.maximum.reduce(errors, axis=1), np.add.reduce(errors, axis=1) / counts

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.index import BOUNDARIES, Anchors, Bools, Choice, EpisodeIndex, Ints
+from reverie.index import BOUNDARIES, Anchors, Bools, Choice, EpisodeIndex, Ints, native
 from reverie.samplers.base import (
     Follows,
     Proposal,
@@ -197,6 +197,13 @@ class StepWeights(Follows):
         if self.tree.total <= 0.0:
             raise anchors.not_enough()
         slots = self.tree.find(rng.random(count) * self.tree.total)
+        if (
+            native is not None
+            and index.streams == 1
+            and anchors.choice is None
+            and anchors.boundary == "inside"
+        ):
+            return self._sifted(index, slots, anchors.length)
         ids, live = _steps_in(index, slots)
         episodes = index.episode_of_slot.take(slots).astype(np.int64)
         good = anchors.accept(episodes, ids) & live
@@ -209,6 +216,21 @@ class StepWeights(Follows):
             if hopeless.any():
                 self.tree.bar(np.unique(slots[hopeless]))
         return episodes, ids, good
+
+    def _sifted(self, index: EpisodeIndex, slots: Ints, length: int) -> Proposal:
+        """Return what `propose` does of these slots, in C."""
+        count = len(slots)
+        episodes, ids, good = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_)
+        table = index.episode_of_slot, index.settled, index.ended
+        newest = index.tail.item(0), index.head.item(0)
+        dead, hopeless = native.sift(slots, *newest, index.capacity, length, *table, episodes, ids, good)
+        for places, change in ((dead, self._forget), (hopeless, self.tree.bar)):
+            if places:
+                change(np.array(sorted(set(places)), np.int64))
+        return episodes, ids, good
+
+    def _forget(self, places: Ints) -> None:
+        self.tree.set(places, 0.0)
 
     def interval_weights(self, index: EpisodeIndex, episodes: Ints, first: Ints, stop: Ints) -> Floats:
         """Return the summed weight of `first <= id < stop` for each episode."""

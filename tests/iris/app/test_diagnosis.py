@@ -19,6 +19,7 @@ from reverie import BadSetting
 from reverie.cli.main import main
 from reverie.iris.app import commands, diagnosis
 from reverie.iris.app.diagnosis import AGENT, CHANCES, ENDS, MODEL, TOKENIZER, Insight, diagnose
+from reverie.iris.app.pictures import draw_panels
 from reverie.iris.app.recording import Recording, new_lanes, record
 from reverie.iris.config import Config
 from reverie.iris.learning.run import Run
@@ -259,6 +260,23 @@ def test_the_command_prints_a_table_and_draws_it(
     assert main([*asked, "--force"]) == 0
     assert main([*asked[:-1], str(tmp_path / "moves.gif")]) == 2
     assert "ends in .png" in capsys.readouterr().err
+    assert main(["eval", "--run", str(run.folder), "-o", str(tmp_path / "no.png")]) == 2
+    assert "wanted --diagnose" in capsys.readouterr().err
+
+
+def test_what_never_happens_is_not_measured(run: Run, tmp_path: Path) -> None:
+    """Games without a reward or an end, or too short to go on from before it, leave gaps and nothing else."""
+    run.games = lambda training: Lights(life=3, lives=1)
+    found = diagnose(run, episodes=3)
+    assert found.panels[ENDS] == {}
+    assert np.isnan(found.panels[MODEL]["frame exact, 8 ahead"]).all()
+    draw_panels(tmp_path / "gaps.png", found.panels, found.depths, "depth", "gaps")
+    found.table("gaps")
+    run.games = lights
+    run.config = replace(run.config, evaluation=replace(run.config.evaluation, max_steps=8))
+    found = diagnose(run, episodes=3)
+    assert np.isnan(found.panels[CHANCES]["chance of the end that came"]).all()
+    assert found.panels[ENDS] == {}
 
 
 def test_no_episodes_are_refused(run: Run) -> None:

@@ -191,6 +191,8 @@ def _foretold(agent: Agent, played: Recording, column: Ints, count: int, seed: i
 
 def _chances(agent: Agent, played: Recording, steps: Ints) -> tuple[Floats, Floats]:
     """Return the model's chances of rewards -1, 0 and 1, (n, 3), and of no end and an end, (n, 2), at steps (n,)."""
+    if not len(steps):  # the networks want at least one
+        return np.zeros((0, 3)), np.zeros((0, 2))
     tokens = agent.tokenizer.encode(to_frames(played.frames[steps], agent.device)).tokens
     action = torch.from_numpy(played.action[steps]).to(agent.device)
     told = agent.world_model(torch.cat((tokens, action.unsqueeze(1)), 1))
