@@ -164,7 +164,7 @@ def test_the_ways_are_those_that_are_taken(tmp_path):
 
     for step in range(105):  # a full ring, in the middle of an episode
         add(step % 10 == 9)
-    ways = [way(add), way(lambda: buffer.sample(32, 8))]
+    ways = [way(add), way(lambda: buffer.sample(32, 8, boundary="pad_right"))]
     buffer.close()
     pictures = re.findall(r"```text\n(.*?)```", DESIGN, re.DOTALL)
     for picture, called in zip(pictures, ways, strict=True):
