@@ -184,5 +184,6 @@ def check_free(path: Path, *, force: bool = False) -> None:
         raise FileTaken(f"{path}: wanted a path for a file, got a folder; name a file in it")
     if path.exists() and not force:
         raise FileTaken(
-            f"{path}: wanted a path that is free, got one that exists; choose another, or replace it with --force"
+            f"{path}: wanted a path that is free, got one that exists; choose another, or replace it with "
+            "--force (force=True)"
         )

@@ -136,7 +136,7 @@ def test_nothing_is_overwritten_unless_forced(path: Path, capsys: pytest.Capture
     out.write_bytes(b"mine")
     assert main(["film", "a.replay", "-o", "a.png"]) == 2
     assert capsys.readouterr().err == (
-        "reverie: a.png: wanted a path that is free, got one that exists; choose another, or replace it with --force\n"
+        "reverie: a.png: wanted a path that is free, got one that exists; choose another, or replace it with --force (force=True)\n"
     )
     assert out.read_bytes() == b"mine"
     assert main(["film", "a.replay", "-o", "a.png", "--force", "--quiet"]) == 0

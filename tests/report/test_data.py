@@ -166,6 +166,12 @@ def test_the_page_of_a_buffer_and_of_its_file(tmp_path):
     assert [kept["metadata"] for kept in other["episodes"] if kept["number"] == 0] == ['{"task": "<b>0</b>"}']
     with pytest.raises(rv.FileTaken):
         report(tmp_path / "a.replay", tmp_path / "file.html")
+    with pytest.raises(rv.FileTaken, match="name a file in it"):
+        report(tmp_path / "a.replay", tmp_path, force=True)
+    with pytest.raises(
+        rv.BadSetting, match="wanted a folder to put it in"
+    ):  # before anything is read or drawn
+        report(tmp_path / "none.replay", tmp_path / "none/file.html")
     report(tmp_path / "a.replay", tmp_path / "file.html", episodes=[2], force=True)
     assert [kept["number"] for kept in told_of((tmp_path / "file.html").read_text())["episodes"]] == [2]
 
@@ -208,7 +214,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["report", "a.replay"]) == 0
     assert capsys.readouterr().out.startswith("wrote a.replay.html, ")
     assert main(["report", "a.replay"]) == 2
-    assert "wanted a free path" in capsys.readouterr().err
+    assert "wanted a path that is free" in capsys.readouterr().err
     assert main(["report", "a.replay", "--episodes", "9", "-o", "b.html"]) == 2
     assert not (tmp_path / "b.html").exists()
 

@@ -10,17 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from reverie.engine import NOTE, noted
 from reverie.file import LACKS_LOG, View, viewing
-from reverie.index import NO_FINAL, discarded, list_episodes
+from reverie.index import ENDED, NO_FINAL, discarded, ended_of, list_episodes
 
 Facts = dict[str, Any]
 """Values that JSON has. A number that JSON has not (an infinite one, none at all) is None."""
 
-ENDED = ("terminated", "truncated")  # a cut episode has stopped, but it has not ended
 MOST_SAMPLERS, MOST_TOLD = 50, 20  # that are listed; values of each
 
 
@@ -50,7 +48,7 @@ def contents(path: Path, episodes: int = 5) -> Facts:
                 "added": int(index.head.sum()),
             },
             "episodes": _counts(view, table),
-            "ended": _averages(table[np.isin(table["ended"], ENDED)]),
+            "ended": _averages(ended_of(table)),
             "residency": settings.residency,
             "durability": settings.durability,
             "max_bytes": view.file.meta("max_bytes", 0) or None,

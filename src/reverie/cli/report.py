@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from reverie.cli.contents import ENDED, Facts, contents
+from reverie.cli.contents import Facts, contents
 from reverie.cli.terminal import table
 from reverie.errors import counted, printable
+from reverie.index import ENDED
 from reverie.store import format_bytes
 
 MOST_OF_A_LINE = 400  # characters of metadata, or of what a sampler remembers

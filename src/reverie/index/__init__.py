@@ -37,13 +37,14 @@ from reverie.index.restore import (
 )
 from reverie.index.runs import RUN, Bools, Eviction, Ints, Runs
 from reverie.index.stretch import Part, Stretch, ended_at, reserve_rows, stretches_of, total_at
-from reverie.index.table import ENDED_NAMES, EpisodeTable, list_episodes
+from reverie.index.table import ENDED, ENDED_NAMES, EpisodeTable, ended_of, list_episodes
 from reverie.index.windows import CrossWindows, Drawn, Windows
 
 __all__ = [
     "BOUNDARIES",
     "CUT",
     "DISCARDED",
+    "ENDED",
     "ENDED_NAMES",
     "ENDS",
     "KERNEL",
@@ -79,6 +80,7 @@ __all__ = [
     "choice_of_kept",
     "discarded",
     "ended_at",
+    "ended_of",
     "entry_of",
     "kept_steps",
     "list_episodes",

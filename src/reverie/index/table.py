@@ -18,6 +18,7 @@ from reverie.index.runs import Ints
 
 ENDED_NAMES = {RUNNING: "running", TERMINATED: "terminated", TRUNCATED: "truncated",
                TERMINATED | TRUNCATED: "terminated", CUT: "cut"}  # fmt: skip
+ENDED = ("terminated", "truncated")  # a cut episode has stopped, but it has not ended
 
 
 class EpisodeRow(np.void):  # type: ignore[misc]  # np.record, too, is a class below np.void
@@ -240,3 +241,8 @@ def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def list_episodes(index: EpisodeIndex) -> npt.NDArray[np.void]:
     """Return the live episodes as a structured array of EPISODE_DTYPE, in the order they began."""
     return np.asarray(EpisodeTable(index, nullcontext()))
+
+
+def ended_of(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Return the rows of episodes that terminated or were truncated: a cut one has stopped, but it has not ended."""
+    return table[np.isin(table["ended"], ENDED)]

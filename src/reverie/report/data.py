@@ -65,11 +65,6 @@ class Played:
 # --- which episodes ----------------------------------------------------------------------------------------
 
 
-def ended_of(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """Return the rows of episodes that terminated or were truncated: a cut one has stopped, but it has not ended."""
-    return table[np.isin(table["ended"], ("terminated", "truncated"))]
-
-
 def choose(table: npt.NDArray[np.void], wanted: Sequence[int] | None, seed: int) -> list[tuple[int, str]]:
     """Return numbers of episodes in the order in which they are worth showing, and why each is.
 

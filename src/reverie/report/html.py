@@ -11,23 +11,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from reverie.errors import FileError, FileTaken, need, printable
+from reverie.checks import check_free
+from reverie.errors import FileError, need, printable
 
 
 def free_target(target: str | os.PathLike[str], force: bool) -> Path:
     """Return the path of a page that can be made: before there is work that would be lost.
 
     Raises:
-        FileTaken: there is something, and `force` does not allow to replace it.
+        FileTaken: there is something, and `force` does not allow to replace it; or it is a folder.
+        BadSetting: there is no folder to put it in.
         ModuleNotFoundError: a package of the extra `report` is missing.
     """
     for package in ("bokeh", "jinja2", "PIL"):
         need(package)
     path = Path(target)
-    if path.exists() and not force:
-        raise FileTaken(
-            f"{path}: wanted a free path, got one that exists; choose another, or allow it with force"
-        )
+    check_free(path, force=force)
     return path
 
 

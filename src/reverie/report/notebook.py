@@ -17,7 +17,7 @@ import numpy.typing as npt
 from reverie.batch import Batch, RowBatch, StepBatch
 from reverie.buffer import ReplayBuffer
 from reverie.errors import BadSetting, BufferClosed, ReplayError, counted, printable
-from reverie.report.data import ended_of
+from reverie.index import ended_of
 from reverie.report.frames import as_pictures, data_uri, is_frame
 from reverie.spec import Field
 from reverie.store import format_bytes

@@ -17,8 +17,9 @@ from reverie.buffer import open as open_file
 from reverie.checks import number, positive, seed_number
 from reverie.errors import BadSetting, counted
 from reverie.file import kind_of, viewing
+from reverie.index import ended_of
 from reverie.report import plots
-from reverie.report.data import Coverage, Played, choose, cover, ended_of, play
+from reverie.report.data import Coverage, Played, choose, cover, play
 from reverie.report.frames import is_frame
 from reverie.report.html import drawn, free_target, render, told_to_player, write
 from reverie.samplers import Prioritized, Sampler, Uniform, VisitBalanced
