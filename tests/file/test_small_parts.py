@@ -11,7 +11,7 @@ from reverie.file import check_settings, label_text
 from reverie.file.failures import failure
 from reverie.file.floors import checked_floors, floor_of
 from reverie.file.log import LEAST_BASE, is_base, mark_on, new_base
-from reverie.file.records import EpisodeRecord
+from reverie.file.records import OBJECTS, EpisodeRecord, is_schema
 from reverie.file.recovery import odd_episode, stray_episode
 from reverie.file.stores import FileChunks
 from reverie.index import CUT, RUNNING, Runs
@@ -164,3 +164,25 @@ def test_whether_the_file_has_metadata_of_episodes(tmp_path):
         text, other = label_text({"seed": 3}), label_text({"seed": 4})
         assert file.has_labelled({0: text, 7: other})
         assert not file.has_labelled({0: other})
+
+
+@pytest.mark.parametrize("ask", ["rows", "each"])
+def test_what_is_too_large_to_be_read_is_damage(ask, tmp_path):
+    """SQLite holds no value of more than 1,000,000,000 bytes: none was ever written."""
+    buffer = rv.ReplayBuffer(WIDE, 10, path=tmp_path / "a.replay")
+    with pytest.raises(rv.FileError, match="damaged one"):
+        list(getattr(buffer.engine.file.db, ask)("SELECT zeroblob(2000000000)"))
+    buffer.close()
+
+
+def test_a_schema_is_all_of_its_objects_made_by_its_own_statements():
+    """The objects alone do not make it, nor do the statements."""
+    statements = [f"CREATE TABLE {name}" for _, name, _ in OBJECTS]
+    right = [(*each, statement) for each, statement in zip(OBJECTS, statements, strict=True)]
+    assert is_schema(right, statements, labelled=False)
+    assert is_schema(right, statements[:1], labelled=False)
+    assert not is_schema(right, [*statements[:-1], "CREATE TABLE other"], labelled=False)
+    assert not is_schema(right[:-1], statements[:1], labelled=False)
+    assert not is_schema([("view", *each[1:]) for each in right], statements, labelled=False)
+    assert not is_schema(right, statements, labelled=True)
+    assert not is_schema([], statements, labelled=True)
