@@ -93,6 +93,20 @@ def test_the_short_way_is_taken():
     assert stored == [False] + [True] * 39
 
 
+@pytest.mark.parametrize("action", [5, np.int64(5), np.array(5)])
+def test_a_discrete_action_takes_the_short_way(action):
+    """As a Python integer, as a NumPy one, which spaces sample, and as an array."""
+    quick, slow = pair(rv.StepSpec(rv.Field((3,), "float32"), rv.Field((), "int64")))
+    stored, short = [], quick._quick
+    quick._quick = lambda *step: stored.append(short(*step)) or stored[-1]
+    for number in range(5):
+        obs = np.full(3, number, np.float32)
+        for buffer in (quick, slow):
+            buffer.add(obs=obs, action=action, reward=0.5, terminated=False, truncated=False)
+    assert stored == [False] + [True] * 4
+    check_equal(quick, slow)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

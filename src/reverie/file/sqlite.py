@@ -111,6 +111,7 @@ class Database(Connection):
 
         Its pages are written once, where they are to lie, since no log has to keep what was there before.
         """
+        self._unmarked = False  # there will be no log that needs a mark
         self.check()
         # What SQLite needs to roll back it keeps in memory: next to nothing, of a file that grows.
         if self.one("PRAGMA journal_mode = MEMORY") != "memory":
