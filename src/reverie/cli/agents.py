@@ -123,7 +123,7 @@ def learn(
     Args:
         out: The folder for what is written. A run in it that was interrupted goes on.
         seeds: One agent is trained from each.
-        preset: The numbers of the runs: minatar, or minatar-columns, which takes longer and learns more.
+        preset: The numbers of the runs: minatar, or minatar-columns, which takes longer.
         epochs: How many epochs each run has. More of them take longer and learn more.
         game: One of MinAtar's games.
     """

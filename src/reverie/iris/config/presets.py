@@ -2,8 +2,8 @@
 
 `paper` is IRIS as published, with the reconstruction loss of Δ-IRIS, which needs no pretrained network. `demo`
 trains a tokenizer and a world model in minutes on two processor cores. `minatar` learns to play a game of ten by
-ten pixels in minutes on two processor cores. `minatar-columns` learns the same games for longer, and to play them
-better; its tokens are columns of pixels.
+ten pixels in minutes on two processor cores. `minatar-columns` learns the same games for longer; its
+tokens are columns of pixels, which show what squares cannot.
 """
 
 from __future__ import annotations
