@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from fractions import Fraction
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -52,6 +51,16 @@ def bystander():
     yield
     over.set()
     thread.join()
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Threads of other tests, such as those of a pool, are not there."""
+    others = set(threading.enumerate()) - {threading.current_thread()}
+    everyone = threading.enumerate
+    monkeypatch.setattr(
+        threading, "enumerate", lambda: [thread for thread in everyone() if thread not in others]
+    )
 
 
 # --- the sums ------------------------------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ def test_settings_that_cannot_be(wrong):
 # --- one thread ----------------------------------------------------------------------------------------------------
 
 
-def test_one_thread_is_refused_and_never_waits():
+def test_one_thread_is_refused_and_never_waits(alone):
     """Whoever adds and draws in one thread is told at once, with the numbers, and nothing has changed."""
     buffer = limited(wait_s=1e6)
     with pytest.raises(rv.RateLimited, match="10 more to be added, got no other thread that adds"):
@@ -302,7 +311,7 @@ def test_a_wait_ends_with_the_buffer_or_the_limit(end):
     assert isinstance(ended[0], rv.BufferClosed if end == "close" else rv.SequenceBatch)
 
 
-def test_who_is_stuck():
+def test_who_is_stuck(alone):
     """A thread that waits for this one does not help, nor do threads that wait for each other, nor ended ones."""
     me, over = threading.current_thread(), threading.Event()
     awaited, ready = [], threading.Barrier(3)
@@ -334,11 +343,32 @@ def test_a_feed_counts_what_it_draws_ahead():
     with Feed(drawing(buffer, 2, 4, "inside", None, 0, None, 1)[1], lambda batch: batch, prefetch=2) as feed:
         add(buffer)
         assert len(next(feed)) == 2
+        # One more was drawn ahead; the third would overstep the tolerance.
+        assert len(next(feed)) == 2
         with pytest.raises(rv.RateLimited, match="no other thread that adds"):
-            list(islice(feed, 4))
+            next(feed)
         assert buffer.rate.samples == 16
         while buffer.rate.error < 16:
             add(buffer)
+        next(feed)
+
+
+def test_a_feed_ends_while_it_waits(bystander):
+    """Closing it does not wait as long as its thread would."""
+    buffer = limited(wait_s=1e6)
+    feed = Feed(drawing(buffer, 2, 4, "inside", None, 0, None, 1)[1], lambda batch: batch, prefetch=2)
+    closing = in_thread(feed.close)
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_a_feed_of_nothing_is_refused(alone):
+    """Whoever asks for a batch before anything was added, with nobody else to add, waits for himself."""
+    buffer = limited(wait_s=1e6)
+    with (
+        Feed(drawing(buffer, 2, 4, "inside", None, 0, None, 1)[1], lambda batch: batch, prefetch=2) as feed,
+        pytest.raises(rv.RateLimited, match="no other thread that adds"),
+    ):
         next(feed)
 
 

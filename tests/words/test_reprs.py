@@ -86,7 +86,7 @@ def test_no_public_object_prints_as_an_address(tmp_path):
     held = [
         buffer, buffer.spec, buffer.spec.action, buffer.episodes, buffer.episode(0), buffer.episodes[0], buffer.sample(2, 3),
         buffer.sample(2, 3, boundary="cross"), buffer.sample_steps(2), rv.Union([buffer]), rv.n_step(buffer.sample(2, 3), 2, 0.9),
-        *SAMPLERS.values(),
+        rv.RateLimit(8, 64), *SAMPLERS.values(),
     ]  # fmt: skip
     kinds = {type(one) for one in held}
     for name in rv.__all__:

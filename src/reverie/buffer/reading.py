@@ -196,9 +196,11 @@ class Reading(Face):
             BufferClosed: the buffer was closed. RateLimited: its rate limit held the batch up for too long.
         """
         batch_size = positive("batch_size", batch_size)
-        checked = checked_fields(self.spec, fields)
-        with drawing(self.engine, batch_size):
-            return self.engine.draw_steps(batch_size, checked)
+        engine, checked = self.engine, checked_fields(self.spec, fields)
+        if engine.gate is None:
+            return engine.draw_steps(batch_size, checked)
+        with drawing(engine, batch_size):
+            return engine.draw_steps(batch_size, checked)
 
     # --- learning from a batch -------------------------------------------------------------------------
 

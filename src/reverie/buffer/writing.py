@@ -134,16 +134,17 @@ class Writing(Face):
             BufferClosed: the buffer was closed. FileError: the file cannot be written.
             RateLimited: its rate limit held the steps up for too long. BadSetting: so many never get through it.
         """
+        engine = self.engine
         if streams is None:
             which = stream_number(stream, self.streams)
             steps = self._intake.steps(obs, action, reward, terminated, truncated, final_obs, extras)
-            with adding(self.engine, len(steps.rows)):
-                self.engine.extender.extend(which, steps)
+            with engine.lock if engine.gate is None else adding(engine, len(steps.rows)):
+                engine.extender.extend(which, steps)
             return
         several = distinct_streams(streams, self.streams)
         rows = self._intake.rows(len(several), obs, action, reward, terminated, truncated, final_obs, extras)
-        with adding(self.engine, len(several) * len(rows)):
-            self.engine.extender.extend_lanes(several, rows)
+        with engine.lock if engine.gate is None else adding(engine, len(several) * len(rows)):
+            engine.extender.extend_lanes(several, rows)
 
     def annotate(self, *, stream: int = 0, episode: int | None = None, **values: Any) -> None:
         """Set metadata of an episode: its seed, a task, where it came from. It is kept, and goes, with the episode.

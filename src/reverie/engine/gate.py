@@ -232,6 +232,8 @@ class _Wait:
             f"{count.inserts:,} were added and {count.samples:,} drawn, {limit.samples_per_insert:,g} are to be drawn "
             f"for each after the first {limit.min_size:,}, and {count.error:+,g} of ±{limit.tolerance:,g} are owed"
         )
+        if threading.current_thread() in _given_up:
+            raise RateLimited(f"{wanted}, waited for {awaited}, got told to end: {have}; its feed was closed")
         if nobody_else(doers):
             raise RateLimited(
                 f"{wanted}, waited for {awaited}, got no other thread that {does}: {have}; add and draw in turns that "
@@ -248,7 +250,13 @@ class _Wait:
 
 # --- who waits for whom ----------------------------------------------------------------------------------------
 
+_given_up: WeakSet[Thread] = WeakSet()  # threads that are to end
 _waiting: dict[Thread, Collection[Thread]] = {}  # a thread that waits, and those of whom one has to end it
+
+
+def give_up(thread: Thread) -> None:
+    """Let a thread that is to end wait for no limit any more: there it raises RateLimited."""
+    _given_up.add(thread)
 
 
 @contextmanager
@@ -263,12 +271,12 @@ def waiting_for(threads: Collection[Thread]) -> Iterator[None]:
 
 
 def nobody_else(doers: Collection[Thread]) -> bool:
-    """Whether this thread would wait for itself: none of those who do it can go on, or there is no other thread."""
+    """Whether this thread would wait for itself: of those who do it, or of all where nobody has yet, none can go on."""
     me = threading.current_thread()
     living = [thread for thread in list(doers) if thread.is_alive()]
-    if living:
-        return all(_is_stuck(thread, {me}) for thread in living)
-    return not any(thread is not me for thread in threading.enumerate())
+    # Threads that unpack runs for others neither add nor draw.
+    others = [thread for thread in threading.enumerate() if not thread.name.startswith("reverie-unpack")]
+    return all(_is_stuck(thread, {me}) for thread in living or others)
 
 
 def _is_stuck(thread: Thread, known: set[Thread]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
 from reverie.checks import positive
-from reverie.engine import Wanted, waiting_for, wanted
+from reverie.engine import Wanted, give_up, waiting_for, wanted
 from reverie.errors import BadSetting, BufferClosed, WrongProcess
 from reverie.process import Bound, watch
 from reverie.union import Union
@@ -242,6 +242,8 @@ class _Line(Generic[Made]):
     def stop(self) -> None:
         with self._changed:
             self._stopped = True
+            if self.thread is not None:
+                give_up(self.thread)
             self._ready.clear()
             self._changed.notify_all()
 
