@@ -10,6 +10,7 @@ import torch
 import reverie as rv
 from reverie.errors import BadSetting, FileError
 from reverie.iris.learning.players import Streams, Team, team_of
+from reverie.iris.learning.run import Run
 from reverie.iris.learning.tokens import TOKENS, DrawnTokens, mirror_tokens, tokens_of
 
 
@@ -39,6 +40,14 @@ def test_a_run_keeps_its_kind(tmp_path):
     for damaged in ("", "[]x", json.dumps({"players": "many", "shards": 1})):
         with pytest.raises(FileError, match="wanted the checkpoint of a run"):
             team_of(tmp_path, damaged, None)
+
+
+def test_shards_that_no_checkpoint_names_are_refused(tmp_path, config):
+    """They may be of another game; they stay as they are."""
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(BadSetting, match="wanted a folder without shards"):
+        Run.start(tmp_path, config, lambda training: None, team=Team(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
 class Noted:

@@ -116,7 +116,7 @@ class Run:
                 f"run: wanted a folder without a run, got {folder}; resume it, or choose another"
             )
         if team is not None:
-            team.check(config)
+            _check_new(folder, team, config)
         self = cls(folder, config, games, **settings)
         with self._closed_on_error():
             if team is None:
@@ -351,6 +351,16 @@ def _ahead(players: Players, config: Config, epoch: int) -> None:
     if steps and epoch <= config.epochs:
         epsilon = collection.epsilon_in(epoch, config.epochs)
         players.begin(steps, epsilon=epsilon, temperature=collection.temperature)
+
+
+def _check_new(folder: Path, team: Team, config: Config) -> None:
+    """Refuse a team that does not fit, and shards that are there: they may be of another game, or somebody's own."""
+    team.check(config)
+    if (folder / SHARDS).exists():
+        raise BadSetting(
+            f"run: wanted a folder without {SHARDS}, got {folder / SHARDS}, which no checkpoint names; if a run that "
+            f"kept no epoch left it, remove it, else choose another folder"
+        )
 
 
 def _told(phase: str, played: Played) -> Metrics:
