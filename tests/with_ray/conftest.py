@@ -12,7 +12,9 @@ SPEC = rv.StepSpec(
 @pytest.fixture(scope="session")
 def cluster():
     ray = pytest.importorskip("ray")
-    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False
+    )
     yield ray
     ray.shutdown()
 

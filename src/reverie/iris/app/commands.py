@@ -26,10 +26,12 @@ from reverie.iris.config import Config, check_unchanged, config_from_json, prese
 from reverie.iris.learning import (
     CHECKPOINT,
     Run,
+    Team,
     games,
     interval,
     kept_epochs,
     read_checkpoint,
+    team_of,
 )
 from reverie.iris.models import usable_device
 from reverie.pictures import ANIMATION, SHEET, check_picture, writing_picture
@@ -58,6 +60,8 @@ class Train:
         game: An Atari game such as Breakout, or one of MinAtar's such as minatar:breakout.
         seed: Fixes every random choice.
         device: Where the models run, such as cpu or cuda.
+        ray_actors: Processes that play while this one learns, as actors of Ray; 0 plays here, between the updates.
+        ray_shards: Replay files that their steps are spread over.
         config: The numbers.
     """
 
@@ -71,6 +75,8 @@ class Train:
         str | None,
         tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: an accelerator if there is one)"),
     ] = None
+    ray_actors: int = 0
+    ray_shards: int = 1
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -87,7 +93,10 @@ def train(args: Sequence[str]) -> None:
     default = Train(run=tyro.MISSING, preset=preset, config=preset_named(preset))
     state = _checkpoint(Path(named["--run"])) if "--run" in named else None
     if state is not None:  # the run knows what is not named
+        team = team_of(Path(named["--run"]), state["collector"], None)
         default = replace(default, game=state["game"], seed=state["seed"])
+        if team is not None:
+            default = replace(default, ray_actors=team.players, ray_shards=team.shards)
         if "--preset" not in named:
             default = replace(default, config=config_from_json(state["config"]))
     asked = tyro.cli(Train, default=default, args=list(args), prog="reverie train")
@@ -110,7 +119,16 @@ def train(args: Sequence[str]) -> None:
 
 def _new_run(asked: Train, device: str) -> Run:
     game = asked.game or GAMES[asked.preset]
-    return Run.start(asked.run, asked.config, games(game), seed=asked.seed, device=device, game=game)
+    return Run.start(
+        asked.run, asked.config, games(game), team=_team(asked), seed=asked.seed, device=device, game=game
+    )
+
+
+def _team(asked: Train) -> Team | None:
+    """Return the processes that play; None plays in this one."""
+    if not asked.ray_actors and asked.ray_shards == 1:
+        return None
+    return Team(asked.ray_actors, asked.ray_shards)
 
 
 def _old_run(asked: Train, device: str, state: dict[str, Any], console: Console) -> Run | None:
@@ -133,7 +151,7 @@ def _old_run(asked: Train, device: str, state: dict[str, Any], console: Console)
             soft_wrap=True,
         )
         return None
-    run = Run.resume(asked.run, games(game), epochs=epochs, device=device)
+    run = Run.resume(asked.run, games(game), epochs=epochs, team=_team(asked), device=device)
     cut = (
         f"; episodes of {counted(len(run.cut), 'game')} were cut, since another course was taken"
         if run.cut

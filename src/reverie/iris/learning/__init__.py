@@ -9,12 +9,12 @@ from reverie.iris.learning.collect import Collector, Played, evaluate, interval
 from reverie.iris.learning.folder import CHECKPOINT, kept_epochs, read_checkpoint
 from reverie.iris.learning.games import Games, Lane, games
 from reverie.iris.learning.learner import Metrics
+from reverie.iris.learning.players import Team, team_of
 from reverie.iris.learning.run import Run
+from reverie.iris.learning.tokens import TOKENS, mirror_tokens
 from reverie.iris.learning.train import (
-    TOKENS,
     History,
     Progress,
-    mirror_tokens,
     to_frames,
     train_actor_critic,
     train_tokenizer,
@@ -32,12 +32,14 @@ __all__ = [
     "Played",
     "Progress",
     "Run",
+    "Team",
     "evaluate",
     "games",
     "interval",
     "kept_epochs",
     "mirror_tokens",
     "read_checkpoint",
+    "team_of",
     "to_frames",
     "train_actor_critic",
     "train_tokenizer",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,20 @@ class Played:
     lengths: tuple[int, ...]
 
 
+class Recording(Protocol):
+    """What takes the steps of several games: a replay, or the writers of one."""
+
+    @property
+    def streams(self) -> int:
+        """How many games there are."""
+
+    def add_batch(self, *, obs: Any, action: Any, reward: Any, terminated: Any, truncated: Any) -> None:
+        """Take one step of each game; every array begins with (streams,)."""
+
+    def cut(self, stream: int, /) -> None:
+        """End the running episode of a game."""
+
+
 class Collector:
     """Plays games by the agent's policy and adds every step to the replay, one stream for each game.
 
@@ -43,7 +58,7 @@ class Collector:
         seed: fixes the games and when they are played at random; the policy draws from PyTorch's generator.
     """
 
-    def __init__(self, agent: Agent, games: Sequence[Game], buffer: ReplayBuffer, *, seed: int) -> None:
+    def __init__(self, agent: Agent, games: Sequence[Game], buffer: Recording, *, seed: int) -> None:
         if buffer.streams != len(games):
             raise BadSetting(
                 f"games: wanted one for each of the {buffer.streams} streams of the buffer, got {len(games)}"
@@ -135,6 +150,11 @@ class Collector:
         }
         return state, self._recent.copy()
 
+    def keep(self, path: Path) -> None:
+        """Write the replay to a file of its own."""
+        assert isinstance(self.buffer, ReplayBuffer), "what plays for others keeps nothing"
+        self.buffer.save_as(path)
+
     def load(self, state: dict[str, Any], frames: npt.NDArray[np.uint8]) -> list[int]:
         """Take back what `save` returned, and put the games back to where they were.
 
@@ -149,6 +169,7 @@ class Collector:
         self._length[...], self._recent[...] = state["length"], frames
         self._held[...], self._hold[...] = state.get("held", 0), state.get("hold", 0)
         stored = np.zeros(len(self.lanes), np.int64)
+        assert isinstance(self.buffer, ReplayBuffer), "games are put back where there is one process alone"
         for episode in self.buffer.episodes:
             if episode["ended"] == "running":
                 stored[episode["stream"]] = episode["length"]

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from reverie import EpisodeUniform, Mixture, Recent, ReplayBuffer, Sampler, Uniform
+from reverie import EpisodeUniform, Mixture, Recent, Sampler, Uniform
 from reverie.iris.config import Optimisation, Sampling
+from reverie.iris.learning.tokens import TOKENS, Replay, Tokens, tokens_of
 from reverie.iris.learning.train import (
-    TOKENS,
     Progress,
-    mirror_tokens,
     new_optimiser,
     perplexity,
     train_actor_critic,
@@ -21,14 +20,13 @@ from reverie.iris.learning.train import (
     train_world_model,
 )
 from reverie.iris.models import Agent, Imagine, Perceptual
-from reverie.torch import DeviceMirror
 
 Metrics = dict[str, float]
 Watch = Callable[[str, int, int], None]
 """Takes the phase, how much of it is done, and how much it is in all."""
 
 
-def sampler_of(sampling: Sampling, buffer: ReplayBuffer, phase: str) -> Sampler:
+def sampler_of(sampling: Sampling, buffer: Replay, phase: str) -> Sampler:
     """Return what draws the batches of a training from a buffer as full as it is now."""
     whole = EpisodeUniform() if sampling.over == "episodes" else Uniform()
     share = sampling.recent_in(phase)
@@ -52,7 +50,7 @@ class Learner:
     def __init__(self, agent: Agent, perceptual: Perceptual | None = None) -> None:
         config = agent.config
         self.agent = agent
-        self.mirror: DeviceMirror | None = None
+        self.mirror: Tokens | None = None
         self._perceptual = perceptual
         self._trainings = {  # phase -> how, in the order in which an epoch has them
             "tokenizer": config.tokenizer_training,
@@ -74,7 +72,7 @@ class Learner:
         for phase, optimiser in self._optimisers.items():
             optimiser.load_state_dict(states[phase])
 
-    def epoch(self, buffer: ReplayBuffer, number: int, watch: Watch) -> Metrics:
+    def epoch(self, buffer: Replay, number: int, watch: Watch) -> Metrics:
         """Train whatever has begun by epoch `number`, from 1, and return its metrics."""
         metrics: Metrics = {}
         for phase, training in self._trainings.items():
@@ -83,7 +81,7 @@ class Learner:
         return metrics
 
     def _phase(
-        self, phase: str, training: Optimisation, buffer: ReplayBuffer, number: int, watch: Watch
+        self, phase: str, training: Optimisation, buffer: Replay, number: int, watch: Watch
     ) -> Metrics:
         epochs = self.agent.config.epochs
         first = number == training.start_after + 1
@@ -102,7 +100,7 @@ class Learner:
         return metrics
 
     def _updates(
-        self, phase: str, training: Optimisation, buffer: ReplayBuffer, rates: list[float]
+        self, phase: str, training: Optimisation, buffer: Replay, rates: list[float]
     ) -> Iterator[Progress]:
         agent, optimiser = self.agent, self._optimisers[phase]
         sampler = sampler_of(agent.config.sampling, buffer, phase)
@@ -132,8 +130,8 @@ class Learner:
             agent, buffer, training, optimiser=optimiser, sampler=sampler, rates=rates, imagine=self._imagine
         )
 
-    def _fresh_mirror(self, buffer: ReplayBuffer) -> DeviceMirror:
-        self.mirror = self.mirror or mirror_tokens(self.agent.tokenizer, buffer)
+    def _fresh_mirror(self, buffer: Replay) -> Tokens:
+        self.mirror = self.mirror or tokens_of(self.agent.tokenizer, buffer)
         # In every epoch anew, though the tokenizer may rest: a resumed run has made no tokens yet.
         self.mirror.touch(TOKENS)
         return self.mirror

@@ -4,7 +4,7 @@ The folder holds `checkpoint.pt` with everything but the replay, a replay file f
 checkpoints, and what the commands write beside them. A checkpoint is complete or not there: it takes its place
 in one move, after the replay that it names. So a killed run loses only the epoch it was in. An interrupted run
 equals an uninterrupted one, bit for bit on a processor with as many threads, if its games are fixed by their
-seeds and the actions.
+seeds and the actions. That holds for one process; a team of several plays as fast as it can.
 """
 
 from __future__ import annotations
@@ -26,12 +26,20 @@ from reverie.iris.learning.collect import Collector, Played, evaluate
 from reverie.iris.learning.folder import CHECKPOINT, RunFolder, read_checkpoint, reading, replay_of
 from reverie.iris.learning.games import Game, Games, check_game, count_actions
 from reverie.iris.learning.learner import Learner, Metrics, Watch
+from reverie.iris.learning.players import Players, Team, team_of
+from reverie.iris.learning.tokens import Replay
 from reverie.iris.models import Agent, Perceptual, usable_device
+
+SHARDS = "shards"  # the folder of a team's replay, in that of the run
+
+
+def _spec(config: Config) -> StepSpec:
+    return StepSpec(Field(config.tokenizer.frame, "uint8"), Field((), "int64"))
 
 
 def new_replay(config: Config, seed: int) -> ReplayBuffer:
     """Return the empty replay of a run."""
-    spec = StepSpec(Field(config.tokenizer.frame, "uint8"), Field((), "int64"))
+    spec = _spec(config)
     collection = config.collection
     return ReplayBuffer(spec, collection.capacity, streams=collection.environments, seed=seed)
 
@@ -88,12 +96,17 @@ class Run:
         torch.manual_seed(seed)
         self.agent = Agent(config, actions).to(where)
         self.learner = Learner(self.agent, perceptual)
-        self.buffer: ReplayBuffer
-        self.collector: Collector
+        self.buffer: Replay
+        self.collector: Collector | Players
 
     @classmethod
-    def start(cls, folder: Path, config: Config, games: Games, **settings: Any) -> Run:
+    def start(
+        cls, folder: Path, config: Config, games: Games, *, team: Team | None = None, **settings: Any
+    ) -> Run:
         """Return a new run in a folder that is made, or holds none yet; settings as in the constructor.
+
+        Args:
+            team: processes that play while this one learns; None plays here, between the updates.
 
         Raises:
             BadSetting: there is a run already, or something does not fit; the folder is then as it was.
@@ -102,22 +115,38 @@ class Run:
             raise BadSetting(
                 f"run: wanted a folder without a run, got {folder}; resume it, or choose another"
             )
+        if team is not None:
+            _check_new(folder, team, config)
         self = cls(folder, config, games, **settings)
         with self._closed_on_error():
-            self._use(new_replay(config, self.seed))
-            self._claim()
+            if team is None:
+                self._use(new_replay(config, self.seed))
+                self._claim()
+            else:
+                self._claim()
+                self._share(team)
         return self
 
     @classmethod
-    def resume(cls, folder: Path, games: Games, *, epochs: int | None = None, **settings: Any) -> Run:
+    def resume(
+        cls,
+        folder: Path,
+        games: Games,
+        *,
+        epochs: int | None = None,
+        team: Team | None = None,
+        **settings: Any,
+    ) -> Run:
         """Return the run of a folder as it was after its last whole epoch.
 
-        The games are played again up to where they were. One that takes another course is cut there.
+        The games are played again up to where they were. One that takes another course is cut there. A team goes
+        on with its shards and new games.
 
         Args:
             folder: of the run, which knows its configuration, seed and game.
             games: makes the games.
             epochs: how many the run is to have, those done included; None is as it was started.
+            team: that plays on; None is as it was. It may have more players or fewer, but not other shards.
             **settings: `device` and `perceptual`, as in the constructor.
 
         Raises:
@@ -126,7 +155,15 @@ class Run:
                 The folder is then as it was.
         """
         state = read_checkpoint(folder)
+        team = team_of(folder, state["collector"], team)
         self = cls._from(state, folder, games, epochs, **settings)
+        if team is not None:
+            with self._closed_on_error():
+                self._claim()
+                self._share(team)
+                with reading(folder / CHECKPOINT):
+                    self._load(state)
+            return self
         with self._closed_on_error():
             # The named file stays as it is until the next checkpoint; what is played goes to a copy.
             live = self._claim().copy(replay_of(folder, state["replay"]))
@@ -167,7 +204,8 @@ class Run:
     def _load(self, state: dict[str, Any]) -> None:
         """Take back what a checkpoint holds beside the weights, the replay and how far the run had come."""
         self.learner.load(state["optimisers"])
-        self.cut = self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
+        if isinstance(self.collector, Collector):
+            self.cut = self.collector.load(json.loads(state["collector"]), state["frames"].numpy())
         torch.set_rng_state(state["chance"])
         if self.agent.device.type == "cuda":
             torch.cuda.set_rng_state(state["chance_there"], self.agent.device)
@@ -222,7 +260,7 @@ class Run:
         assert self._files is not None, "a run that only reads saves nothing"
         collector, frames = self.collector.save()
         replay = self._files.replay(self.done)
-        self.buffer.save_as(replay)
+        self.collector.keep(replay)
         there = self.agent.device
         state = {
             "seed": self.seed,
@@ -271,6 +309,12 @@ class Run:
         self.buffer = buffer
         self.collector = Collector(self.agent, self._playing, buffer, seed=self.seed)
 
+    def _share(self, team: Team) -> None:
+        spec, folder = _spec(self.config), self.folder / SHARDS
+        self.collector = players = Players(self.agent, self.games, spec, folder, team, self.seed)
+        self._held.callback(players.close)  # before the folder is let go of
+        self.buffer = players.buffer
+
     def _play(self, epoch: int, watch: Watch) -> Metrics:
         collection = self.config.collection
         steps, epsilon = collection.steps_in(epoch), collection.epsilon_in(epoch, self.config.epochs)
@@ -285,13 +329,39 @@ class Run:
         )
         self.steps += steps
         duration = perf_counter() - began
+        restarts: Metrics = {}
+        if isinstance(self.collector, Players):
+            restarts = {
+                f"play/restarts_{n}": count for n, count in enumerate(self.collector.restarts) if count
+            }
+            _ahead(self.collector, self.config, epoch + 1)
         return {
             "steps": self.steps,
             "epsilon": epsilon,
+            **restarts,
             **_told("play", played),
             "play/duration_s": duration,
             "play/steps_per_s": steps / duration,
         }
+
+
+def _ahead(players: Players, config: Config, epoch: int) -> None:
+    """Let a team play for the next epoch, if it plays, while this process learns."""
+    collection = config.collection
+    steps = collection.steps_in(epoch)
+    if steps and epoch <= config.epochs:
+        epsilon = collection.epsilon_in(epoch, config.epochs)
+        players.begin(steps, epsilon=epsilon, temperature=collection.temperature)
+
+
+def _check_new(folder: Path, team: Team, config: Config) -> None:
+    """Refuse a team that does not fit, and shards that are there: they may be of another game, or somebody's own."""
+    team.check(config)
+    if (folder / SHARDS).exists():
+        raise BadSetting(
+            f"run: wanted a folder without {SHARDS}, got {folder / SHARDS}, which no checkpoint names; if a run that "
+            f"kept no epoch left it, remove it, else choose another folder"
+        )
 
 
 def _told(phase: str, played: Played) -> Metrics:

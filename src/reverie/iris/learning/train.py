@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from reverie import Recent, ReplayBuffer, Sampler, SequenceBatch
+from reverie import Recent, Sampler, SequenceBatch
 from reverie.iris.config import Optimisation, TokenizerLoss
+from reverie.iris.learning.tokens import TOKENS, Replay, Tokens, tokens_of
 from reverie.iris.models import (
     ActorCriticLosses,
     Agent,
@@ -29,9 +30,7 @@ from reverie.iris.models import (
     actor_critic_losses,
     tokenizer_losses,
 )
-from reverie.torch import DeviceMirror
 
-TOKENS = "tokens"
 PERPLEXITY_FRAMES = 512
 MEAN_FRAME_STEPS = 512  # frames that the mean frame is estimated from
 
@@ -115,7 +114,7 @@ def new_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.AdamW
 
 def train_tokenizer(
     tokenizer: Tokenizer,
-    buffer: ReplayBuffer,
+    buffer: Replay,
     settings: Optimisation,
     loss: TokenizerLoss,
     *,
@@ -178,14 +177,14 @@ def train_tokenizer(
 def train_world_model(
     world_model: WorldModel,
     tokenizer: Tokenizer,
-    buffer: ReplayBuffer,
+    buffer: Replay,
     settings: Optimisation,
     *,
     optimiser: torch.optim.Optimizer | None = None,
     sampler: Sampler | None = None,
     rates: Iterable[float] | None = None,
     boundary: str = "pad_right",
-    mirror: DeviceMirror | None = None,
+    mirror: Tokens | None = None,
 ) -> Iterator[Progress]:
     """Yield after each update of the world model.
 
@@ -201,7 +200,7 @@ def train_world_model(
         sampler: chooses the windows; None takes all with equal probability.
         rates: the learning rate of each update; None takes those of a whole run of one epoch.
         boundary: "pad_right" lets a window run out of its episode, as published; "inside" does not.
-        mirror: what `mirror_tokens` returned for this buffer, with tokens of the tokenizer as it is now; None
+        mirror: what `tokens_of` returned for this buffer, with tokens of the tokenizer as it is now; None
             makes one.
 
     Raises:
@@ -210,7 +209,7 @@ def train_world_model(
     optimiser = optimiser or new_optimiser(world_model, settings)
     tokenizer.eval()
     world_model.train()
-    mirror = mirror or mirror_tokens(tokenizer, buffer)
+    mirror = mirror or tokens_of(tokenizer, buffer)
     length = world_model.config.blocks
     for step, rate in enumerate(settings.rates() if rates is None else rates):
         began = perf_counter()
@@ -230,7 +229,7 @@ def train_world_model(
 
 def train_actor_critic(
     agent: Agent,
-    buffer: ReplayBuffer,
+    buffer: Replay,
     settings: Optimisation,
     *,
     optimiser: torch.optim.Optimizer | None = None,
@@ -279,23 +278,8 @@ def train_actor_critic(
         yield Progress(step, detached, len(batch), waiting, total)
 
 
-def mirror_tokens(tokenizer: Tokenizer, buffer: ReplayBuffer) -> DeviceMirror:
-    """Return the frames of a buffer on the tokenizer's device, with their tokens as the derived column TOKENS.
-
-    A frame's tokens are made when a batch first needs them. `mirror.touch(TOKENS)` says that the tokenizer has
-    learned since, and that all are to be made anew.
-    """
-    mirror = DeviceMirror(buffer, tokenizer.embedding.weight.device)
-
-    def encode(obs: Tensor) -> Tensor:
-        return tokenizer.encode(obs.float() / 255).tokens
-
-    mirror.derive(TOKENS, encode, shape=(tokenizer.config.tokens_per_frame,), dtype=torch.int64)
-    return mirror
-
-
 @torch.no_grad()
-def perplexity(tokenizer: Tokenizer, buffer: ReplayBuffer) -> float:
+def perplexity(tokenizer: Tokenizer, buffer: Replay) -> float:
     """Return how many codes are in use, counted by the entropy of their frequencies in the newest frames."""
     newest = Recent(newest=min(len(buffer), PERPLEXITY_FRAMES * buffer.streams))
     batch = buffer.sample(PERPLEXITY_FRAMES, 1, boundary="pad_right", sampler=newest)
