@@ -32,6 +32,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not browser and not ray'
 
 test-slow: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -m slow
 
 # Needs Chromium: Debian's package of that name, or whatever REVERIE_CHROMIUM names.
