@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -30,11 +31,7 @@ static int hold(Held *held, Py_ssize_t room)
     held->used = 0;
     held->room = room;
     held->views = PyMem_Calloc((size_t)room, sizeof(Py_buffer));
-    if (held->views == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    return 0;
+    return held->views == NULL ? PyErr_NoMemory(), -1 : 0;
 }
 
 static PyObject *let_go(Held *held, PyObject *result)
@@ -44,13 +41,20 @@ static PyObject *let_go(Held *held, PyObject *result)
     return result;
 }
 
+/* Set an error; return -1. */
+static int fail(PyObject *kind, const char *format, ...)
+{
+    va_list values;
+    va_start(values, format);
+    PyErr_FormatV(kind, format, values);
+    va_end(values);
+    return -1;
+}
+
 /* Hold an array; NULL with an error set if it is not contiguous, or not writable where that is wanted. */
 static Py_buffer *any_array(Held *held, PyObject *object, int written)
 {
-    if (held->used >= held->room) {
-        PyErr_SetString(PyExc_SystemError, "more arrays than there is room for");
-        return NULL;
-    }
+    if (held->used >= held->room) return fail(PyExc_SystemError, "more arrays than there is room for"), NULL;
     Py_buffer *view = &held->views[held->used];
     int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (written ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, view, flags) < 0) return NULL;
@@ -65,20 +69,14 @@ static void *array(Held *held, PyObject *object, const char *name, const char *k
     Py_buffer *view = any_array(held, object, written);
     if (view == NULL) return NULL;
     const char *format = view->format == NULL ? "B" : view->format;
-    if (format[0] == '\0' || format[1] != '\0' || strchr(kinds, format[0]) == NULL || view->itemsize != size) {
-        PyErr_Format(PyExc_TypeError, "%s: wanted items of %zd bytes of a kind in '%s', got %zd of '%s'", name, size,
-                     kinds, view->itemsize, format);
-        return NULL;
-    }
-    if ((uintptr_t)view->buf % (uintptr_t)size != 0) {
-        PyErr_Format(PyExc_ValueError, "%s: wanted an aligned array", name);
-        return NULL;
-    }
+    if (format[0] == '\0' || format[1] != '\0' || strchr(kinds, format[0]) == NULL || view->itemsize != size)
+        return fail(PyExc_TypeError, "%s: wanted items of %zd bytes of a kind in '%s', got %zd of '%s'", name, size,
+                    kinds, view->itemsize, format), NULL;
+    if ((uintptr_t)view->buf % (uintptr_t)size != 0)
+        return fail(PyExc_ValueError, "%s: wanted an aligned array", name), NULL;
     Py_ssize_t got = view->len / size;
-    if (*count >= 0 && got != *count) {
-        PyErr_Format(PyExc_ValueError, "%s: wanted %zd items, got %zd", name, *count, got);
-        return NULL;
-    }
+    if (*count >= 0 && got != *count)
+        return fail(PyExc_ValueError, "%s: wanted %zd items, got %zd", name, *count, got), NULL;
     *count = got;
     return view->buf;
 }
@@ -95,10 +93,7 @@ static double *doubles(Held *held, PyObject *object, const char *name, Py_ssize_
 
 static int arguments(Py_ssize_t got, Py_ssize_t wanted)
 {
-    if (got != wanted) {
-        PyErr_Format(PyExc_TypeError, "wanted %zd arguments, got %zd", wanted, got);
-        return -1;
-    }
+    if (got != wanted) return fail(PyExc_TypeError, "wanted %zd arguments, got %zd", wanted, got);
     return 0;
 }
 
@@ -107,10 +102,9 @@ static int64_t number(PyObject *object, const char *name, int64_t least)
 {
     long long value = PyLong_AsLongLong(object);
     if (value == -1 && PyErr_Occurred()) return -1;
-    if (value < least || value > INT64_MAX / 4) {
-        PyErr_Format(PyExc_ValueError, "%s: wanted an integer of at least %lld, got %lld", name, (long long)least, value);
-        return -1;
-    }
+    if (value < least || value > INT64_MAX / 4)
+        return fail(PyExc_ValueError, "%s: wanted an integer of at least %lld, got %lld", name, (long long)least,
+                    value);
     return (int64_t)value;
 }
 
@@ -130,9 +124,8 @@ static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t narg
     if (length < 0 || hold(&held, 6) < 0) return NULL;
     Py_ssize_t count = -1, slots = -1, entries = -1, room = -1;
     int64_t *stream = NULL, *ids = ints(&held, args[0], "ids", &count, 0);
-    if (ids == NULL || (args[1] != Py_None && (stream = ints(&held, args[1], "streams", &count, 0)) == NULL)) {
+    if (ids == NULL || (args[1] != Py_None && (stream = ints(&held, args[1], "streams", &count, 0)) == NULL))
         return let_go(&held, NULL);
-    }
     int32_t *episode_of = array(&held, args[4], "episode_of_slot", "i", 4, &slots, 0);
     int64_t *settled = episode_of == NULL ? NULL : ints(&held, args[5], "settled", &entries, 0);
     int64_t *episodes = settled == NULL ? NULL : ints(&held, args[6], "episodes", &room, 1);
@@ -187,10 +180,8 @@ static PyObject *sift(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         || (good = array(&held, args[10], "good", "?", 1, &count, 1)) == NULL;
     for (Py_ssize_t each = 0; !failed && each < count; each++) {
         int64_t slot = slots[each];
-        if (slot < 0 || slot >= capacity || episode_of[slot] < 0 || episode_of[slot] >= entries) {
-            PyErr_SetString(PyExc_IndexError, "slots: wanted those of steps that the index has, got others");
-            failed = 1;
-        }
+        if (slot < 0 || slot >= capacity || episode_of[slot] < 0 || episode_of[slot] >= entries)
+            failed = fail(PyExc_IndexError, "slots: wanted those of steps that the index has, got others");
     }
     PyObject *dead = failed ? NULL : PyList_New(0), *hopeless = dead == NULL ? NULL : PyList_New(0);
     failed = hopeless == NULL;
@@ -247,10 +238,8 @@ static int column(Held *held, Column *it, PyObject *read, PyObject *columns, PyO
     }
     Py_buffer *source = any_array(held, from, 0), *target = source == NULL ? NULL : any_array(held, to, 1);
     if (target == NULL) return -1;
-    if (source->ndim < 1 || source->shape[0] < w->slots || source->shape[0] == 0) {
-        PyErr_Format(PyExc_ValueError, "%R: wanted a column of at least %lld rows", name, (long long)w->slots);
-        return -1;
-    }
+    if (source->ndim < 1 || source->shape[0] < w->slots || source->shape[0] == 0)
+        return fail(PyExc_ValueError, "%R: wanted a column of at least %lld rows", name, (long long)w->slots);
     it->from = source->buf;
     it->to = target->buf;
     it->row = (size_t)(source->len / source->shape[0]);
@@ -262,17 +251,13 @@ static int column(Held *held, Column *it, PyObject *read, PyObject *columns, PyO
         if (last == NULL) return -1;
         it->final_rows = last->ndim < 1 ? 0 : last->shape[0];
         it->finals = last->buf;
-        if (it->final_rows > 0 && (size_t)(last->len / it->final_rows) != it->row) {
-            PyErr_Format(PyExc_ValueError, "%R: wanted final observations of %zd bytes", name, (Py_ssize_t)it->row);
-            return -1;
-        }
+        if (it->final_rows > 0 && (size_t)(last->len / it->final_rows) != it->row)
+            return fail(PyExc_ValueError, "%R: wanted final observations of %zd bytes", name, (Py_ssize_t)it->row);
     }
     Py_ssize_t row = (Py_ssize_t)it->row, rows = row == 0 ? 0 : target->len / row;
-    if (row > 0 && (target->len % row != 0 || rows / it->shown != w->count || rows % it->shown != 0)) {
-        PyErr_Format(PyExc_ValueError, "%R: wanted an array of %zd windows of %zd rows of %zd bytes, got %zd bytes",
-                     name, w->count, it->shown, row, target->len);
-        return -1;
-    }
+    if (row > 0 && (target->len % row != 0 || rows / it->shown != w->count || rows % it->shown != 0))
+        return fail(PyExc_ValueError, "%R: wanted an array of %zd windows of %zd rows of %zd bytes, got %zd bytes",
+                    name, w->count, it->shown, row, target->len);
     return 0;
 }
 
@@ -295,9 +280,8 @@ static int windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
     for (Py_ssize_t each = 0; each < w->count; each++) {
         int64_t episode = w->episode[each], start = w->start[each], stream = w->stream[each];
         if (episode < 0 || episode >= w->entries || start < 0 || start > INT64_MAX / 4 || stream < 0
-            || stream >= w->slots / w->capacity) {
+            || stream >= w->slots / w->capacity)
             return 0;
-        }
         int ends = start + w->length == w->stop[episode];
         int64_t last = w->final_slot[episode];
         if (w->length + !ends > w->capacity || (ends && last != NO_FINAL && (last < 0 || last >= finals))) return 0;
@@ -366,29 +350,24 @@ static void set_flags(const Windows *w)
 /* Hold what `fill` reads and writes beside the columns. */
 static int windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *arrays)
 {
-    static const char *const names[] = {"start", "stop", "final_slot", "ended"};
+    static const char *const names[] = {"start", "stop", "final_slot"};
     static const char *const addressed[] = {"streams", "episodes", "starts", "anchors"};
     const int64_t **of_episodes[] = {&w->first, &w->stop, &w->final_slot};
     const int64_t **of_windows[] = {&w->stream, &w->episode, &w->start, &w->anchor};
-    if (!PyTuple_Check(table) || PyTuple_Size(table) != 4 || !PyTuple_Check(addresses) || PyTuple_Size(addresses) != 4) {
-        PyErr_SetString(PyExc_TypeError, "table, addresses: wanted tuples of four arrays");
-        return -1;
-    }
+    if (!PyTuple_Check(table) || PyTuple_Size(table) != 4 || !PyTuple_Check(addresses) || PyTuple_Size(addresses) != 4)
+        return fail(PyExc_TypeError, "table, addresses: wanted tuples of four arrays");
     w->count = w->entries = -1;
     for (Py_ssize_t each = 0; each < 4; each++) {
         *of_windows[each] = ints(held, PyTuple_GetItem(addresses, each), addressed[each], &w->count, 0);
         if (*of_windows[each] == NULL) return -1;
-        if (each < 3) {
-            *of_episodes[each] = ints(held, PyTuple_GetItem(table, each), names[each], &w->entries, 0);
-        } else {
-            w->ended = array(held, PyTuple_GetItem(table, each), names[each], "b", 1, &w->entries, 0);
-        }
-        if (each < 3 ? *of_episodes[each] == NULL : w->ended == NULL) return -1;
+        if (each == 3) break;
+        *of_episodes[each] = ints(held, PyTuple_GetItem(table, each), names[each], &w->entries, 0);
+        if (*of_episodes[each] == NULL) return -1;
     }
-    if (w->length > PY_SSIZE_T_MAX / 16 / (w->count + 1)) {
-        PyErr_SetString(PyExc_ValueError, "length: wanted what memory can hold");
-        return -1;
-    }
+    w->ended = array(held, PyTuple_GetItem(table, 3), "ended", "b", 1, &w->entries, 0);
+    if (w->ended == NULL) return -1;
+    if (w->length > PY_SSIZE_T_MAX / 16 / (w->count + 1))
+        return fail(PyExc_ValueError, "length: wanted what memory can hold");
     Py_ssize_t steps = w->count * w->length, shown = steps + w->count;
     return (w->terminated = named(held, arrays, "terminated", "?", 1, steps)) == NULL
         || (w->truncated = named(held, arrays, "truncated", "?", 1, steps)) == NULL
@@ -412,15 +391,9 @@ static PyObject *fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     (void)module;
     if (arguments(nargs, 10) < 0) return NULL;
     for (int each = 0; each < 3; each++) {
-        if (!PyDict_Check(args[each])) {
-            PyErr_SetString(PyExc_TypeError, "columns, finals, arrays: wanted dicts");
-            return NULL;
-        }
+        if (!PyDict_Check(args[each])) return fail(PyExc_TypeError, "columns, finals, arrays: wanted dicts"), NULL;
     }
-    if (!PyList_Check(args[3])) {
-        PyErr_SetString(PyExc_TypeError, "reads: wanted a list");
-        return NULL;
-    }
+    if (!PyList_Check(args[3])) return fail(PyExc_TypeError, "reads: wanted a list"), NULL;
     Windows w = {0};
     int64_t length = number(args[6], "length", 1), burn_in = length < 0 ? -1 : number(args[7], "burn_in", 0);
     w.slots = burn_in < 0 ? -1 : number(args[8], "slots", 1);
@@ -428,34 +401,25 @@ static PyObject *fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (w.capacity < 0) return NULL;
     w.length = (Py_ssize_t)length;
     w.burn_in = (Py_ssize_t)burn_in;
-    if (burn_in > length) {
-        PyErr_SetString(PyExc_ValueError, "burn_in: wanted at most length");
-        return NULL;
-    }
+    if (burn_in > length) return fail(PyExc_ValueError, "burn_in: wanted at most length"), NULL;
     Py_ssize_t count = PyList_Size(args[3]), total = 0;
     Held held;
     if (hold(&held, 3 * count + 17) < 0) return NULL;
     int failed = windows(&held, &w, args[4], args[5], args[2]);
     Column *columns = failed ? NULL : PyMem_Calloc((size_t)count + 1, sizeof(Column));
     w.slot = failed ? NULL : PyMem_Malloc((size_t)(w.count + 1) * sizeof(int64_t));
-    if (!failed && (columns == NULL || w.slot == NULL)) {
-        PyErr_NoMemory();
-        failed = 1;
-    }
+    if (!failed && (columns == NULL || w.slot == NULL)) failed = PyErr_NoMemory() == NULL;
     for (Py_ssize_t each = 0; !failed && each < count; each++) {
         PyObject *read = PyList_GetItem(args[3], each);
         if (read == NULL || !PyTuple_Check(read) || PyTuple_Size(read) != 2) {
-            PyErr_SetString(PyExc_TypeError, "reads: wanted pairs");
-            failed = 1;
+            failed = fail(PyExc_TypeError, "reads: wanted pairs");
         } else {
             failed = column(&held, &columns[each], read, args[0], args[1], args[2], &w);
             if (!failed) total += (Py_ssize_t)columns[each].row * columns[each].shown * w.count;
         }
     }
-    if (!failed && !windows_fit(&w, columns, count)) {
-        PyErr_SetString(PyExc_IndexError, "addresses: wanted windows of steps that are stored, got others");
-        failed = 1;
-    }
+    if (!failed && !windows_fit(&w, columns, count))
+        failed = fail(PyExc_IndexError, "addresses: wanted windows of steps that are stored, got others");
     if (!failed) {
         PyThreadState *state = total >= LARGE ? PyEval_SaveThread() : NULL;
         for (Py_ssize_t each = 0; each < count; each++) copy_column(&w, &columns[each]);
@@ -483,19 +447,16 @@ static int tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyO
 {
     it->count = PyList_Check(levels) ? PyList_Size(levels) : 0;
     it->barred = PyObject_IsTrue(barred);
-    if (it->count < 1 || it->count > LEVELS || it->barred < 0) {
-        PyErr_Format(PyExc_ValueError, "levels: wanted a list of 1 to %d arrays", LEVELS);
-        return -1;
-    }
+    if (it->count < 1 || it->count > LEVELS || it->barred < 0)
+        return fail(PyExc_ValueError, "levels: wanted a list of 1 to %d arrays", LEVELS);
     for (Py_ssize_t each = 0; each < it->count; each++) {
         it->size[each] = -1;
         it->level[each] = doubles(held, PyList_GetItem(levels, each), "levels", &it->size[each], written && each > 0);
         if (it->level[each] == NULL) return -1;
         int root = each == it->count - 1;
-        if (it->size[each] < 1 || (!root && it->size[each] % FAN != 0) || (each > 0 && it->size[each] < it->size[each - 1] / FAN)) {
-            PyErr_Format(PyExc_ValueError, "levels: wanted nodes of %d children, and a parent for each node", FAN);
-            return -1;
-        }
+        if (it->size[each] < 1 || (!root && it->size[each] % FAN != 0) || (each > 0 && it->size[each] < it->size[each - 1] / FAN))
+            return fail(PyExc_ValueError, "levels: wanted nodes of %d children, and a parent for each node",
+                        FAN);
     }
     Py_ssize_t sums = it->size[it->count - 1];
     it->root_sums = doubles(held, root_sums, "root_sums", &sums, written);
@@ -528,11 +489,8 @@ static PyObject *find(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         Py_ssize_t low = 0, high = it.size[root];  /* the first child whose running sum is above the target */
         while (low < high) {
             Py_ssize_t middle = low + (high - low) / 2;
-            if (it.root_sums[middle] > targets[each]) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
+            if (it.root_sums[middle] > targets[each]) high = middle;
+            else low = middle + 1;
         }
         Py_ssize_t place = low < it.size[root] ? low : it.size[root] - 1;
         left[each] = targets[each] - it.root_sums[place] + it.level[root][place];
