@@ -9,7 +9,8 @@ import torch
 import reverie as rv
 from reverie.iris.config import Config, Optimisation
 from reverie.iris.learning.run import Run
-from reverie.iris.learning.train import TOKENS, mirror_tokens, to_frames, train_world_model
+from reverie.iris.learning.tokens import TOKENS, mirror_tokens
+from reverie.iris.learning.train import to_frames, train_world_model
 from reverie.iris.models.agent import Agent
 from support.games import Lights
 
