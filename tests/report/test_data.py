@@ -191,6 +191,36 @@ def test_the_sampler_that_a_file_remembers_is_the_one_that_draws(tmp_path):
     assert float(drawn_most[2]) > 90
 
 
+@pytest.mark.parametrize("by", ["episode", "step"])
+def test_visits_are_shown_as_they_are_kept(tmp_path, by):
+    """The mean of what was counted, step by step, oldest first; the draws of the page itself are not in it."""
+    with filled((10, 40), capacity=50, path=tmp_path / "a.replay") as buffer:
+        sampler = rv.VisitBalanced(by=by)
+        drawn = [buffer.sample(7, 1, sampler=sampler) for _ in range(30)]
+    anchors = np.concatenate([batch.anchor for batch in drawn])
+    counts = np.bincount(anchors, minlength=50).astype(float)
+    if by == "episode":
+        counts[:10], counts[10:] = counts[:10].sum(), counts[10:].sum()
+    with rv.open(tmp_path / "a.replay", mode="r") as buffer:
+        covered = cover(buffer, rv.VisitBalanced(by=by), 1)
+    assert covered.kept == (f"visits of the {by}", counts.tolist())
+
+
+def test_priorities_are_shown_as_they_are_kept(tmp_path):
+    """The priorities themselves, whatever their exponent; a sampler that keeps nothing shows none."""
+    with filled((10, 40), capacity=50) as buffer:
+        sampler = rv.Prioritized(alpha=0.5, epsilon=0.0)
+        for _ in range(40):
+            batch = buffer.sample(64, 1, sampler=sampler)
+            buffer.update_priorities(batch, td_errors=1.0 + batch.step_ids())
+        covered = cover(buffer, sampler, 1)
+        assert covered.kept[0] == "priority"
+        assert np.allclose(covered.kept[1], 1.0 + np.arange(50))
+        assert cover(buffer, rv.Uniform(), 1).kept is None
+        buffer.report(tmp_path / "a.html", sampler=sampler)
+        assert "Mean priority by age, as the sampler keeps it" in (tmp_path / "a.html").read_text()
+
+
 def test_what_has_no_room_is_left_out_and_said(tmp_path):
     buffer = filled((60, 60, 60), 200)
     buffer.report(tmp_path / "a.html", max_mb=2.3)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from reverie.buffer import ReplayBuffer
 from reverie.episode import Episode
 from reverie.errors import BadSetting, NotEnoughData
-from reverie.index import Anchors, choice_of_kept
+from reverie.index import Anchors, EpisodeIndex, choice_of_kept
 from reverie.report.frames import Sheet, as_pictures, is_frame, sheets_of
-from reverie.samplers import Sampler, Uniform
+from reverie.samplers import Prioritized, Sampler, Uniform, VisitBalanced
 from reverie.spec import Field
 from reverie.values import tree_leaves
 
@@ -186,6 +186,7 @@ class Coverage:
         shares: (BINS,) of the draws, by age of the anchor: the oldest steps of its stream first.
         windows: for each of LENGTHS how many windows there are, which share of the live steps lies in none, and which
             share of the positions of padded windows is padding.
+        kept: what the sampler keeps of each step, in a word, and its mean (BINS,) by age; None if it keeps nothing.
         most_drawn: number of the episode and share of the draws, for the ten that were drawn most.
     """
 
@@ -195,6 +196,7 @@ class Coverage:
     shares: list[float]
     windows: list[tuple[int, int, float, float]]
     most_drawn: list[tuple[int, float]]
+    kept: tuple[str, list[float]] | None
 
 
 def cover(buffer: ReplayBuffer, sampler: Sampler | None, length: int) -> Coverage:
@@ -203,6 +205,7 @@ def cover(buffer: ReplayBuffer, sampler: Sampler | None, length: int) -> Coverag
     The windows are counted exactly; the draws are a sample.
     """
     sampler = Uniform() if sampler is None else sampler
+    kept = _kept(buffer, sampler, length)
     streams, ids = _drawn(buffer, sampler, length)
     with buffer.engine.reading() as index:
         head, tail = index.head.copy(), index.tail.copy()
@@ -216,7 +219,43 @@ def cover(buffer: ReplayBuffer, sampler: Sampler | None, length: int) -> Coverag
     windows = [
         (size, *_left_out(buffer, size)) for size in LENGTHS if size <= buffer.capacity // buffer.streams
     ]
-    return Coverage(repr(sampler), len(ids), length, shares.tolist(), windows, most)
+    return Coverage(repr(sampler), len(ids), length, shares.tolist(), windows, most, kept)
+
+
+def _kept(buffer: ReplayBuffer, sampler: Sampler, length: int) -> tuple[str, list[float]] | None:
+    """Return what a sampler keeps of each step, and its mean by age.
+
+    It takes back what a file remembers with its first draw, which is left out of the visits.
+    """
+    if not isinstance(sampler, Prioritized | VisitBalanced):
+        return None
+    try:
+        first = buffer.sample(1, length, boundary="pad_right", sampler=sampler, fields=())
+    except NotEnoughData:
+        return None
+    sums, counts = np.zeros(BINS), np.zeros(BINS)
+    with buffer.engine.reading() as index:
+        values = _values(sampler, index, int(index.slots(first.stream, first.anchor)[0]))
+        for stream, (tail, head) in enumerate(zip(index.tail.tolist(), index.head.tolist(), strict=True)):
+            ids = np.arange(tail, head)
+            age = (ids - tail) * BINS // max(head - tail, 1)
+            np.add.at(sums, age, values[index.slots(np.full(len(ids), stream), ids)])
+            np.add.at(counts, age, 1)
+    name = "priority" if isinstance(sampler, Prioritized) else f"visits of the {sampler.by}"
+    return name, (sums / np.maximum(counts, 1)).tolist()
+
+
+def _values(sampler: Prioritized | VisitBalanced, index: EpisodeIndex, drawn: int) -> npt.NDArray[np.float64]:
+    """Return what a sampler keeps of the step in each slot, without the visit of the one that was just drawn."""
+    state = sampler.save()
+    if isinstance(sampler, Prioritized):
+        weights: npt.NDArray[np.float64] = np.asarray(state["steps"]["weights"], np.float64)
+        return weights ** (1 / sampler.alpha) if sampler.alpha else np.ones(len(weights))
+    visits = np.array(state["visits"], np.float64)
+    entries = np.arange(len(visits)) if sampler.by == "step" else index.episode_of_slot
+    visits[entries[drawn]] -= 1
+    found: npt.NDArray[np.float64] = visits[entries]
+    return found
 
 
 def _drawn(buffer: ReplayBuffer, sampler: Sampler, length: int) -> tuple[Array, Array]:

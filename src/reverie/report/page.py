@@ -112,7 +112,13 @@ def _page(
     played, left_out = _fitting(buffer, table, choose(table, wanted, seed), room)
     covered = cover(buffer, _sampler_of(kept) if sampler is None else sampler, length)
     groups, wide = _groups(played)
-    made: dict[str, Any] = {"shares": plots.shares(covered.shares, covered.draws)}
+    level = 1 / len(covered.shares) if covered.draws else None
+    made: dict[str, Any] = {
+        "shares": plots.by_age("Share of the draws by age", "share", covered.shares, level)
+    }
+    if covered.kept is not None:
+        name, means = covered.kept
+        made["kept"] = plots.by_age(f"Mean {name} by age, as the sampler keeps it", name, means)
     if len(table):
         made |= plots.table_of(table, [text[:MOST_METADATA] for text in metadata])
     lines = {f"line{at}": plot for at, plot in enumerate(plots.curves(groups) + plots.images(wide))}

@@ -347,22 +347,15 @@ def images(groups: list[str]) -> list[Any]:
     return plots
 
 
-def shares(values: list[float], draws: int) -> Any:
-    """Return the bars of how often each age was drawn, beside the line of a draw that favours none."""
+def by_age(title: str, y: str, values: list[float], level: float | None = None) -> Any:
+    """Return bars for the steps of each age, beside a dashed line at some level."""
     from bokeh.models import Span
 
-    plot = figure("Share of the draws by age", "oldest steps  →  newest steps", "share")
-    edges = np.linspace(0, 1, len(values) + 1)
-    _columns(plot, values, edges)
-    if draws:
+    plot = figure(title, "oldest steps  →  newest steps", y)
+    _columns(plot, values, np.linspace(0, 1, len(values) + 1))
+    if level is not None:
         plot.add_layout(
-            Span(
-                location=1 / len(values),
-                dimension="width",
-                line_color=ORANGE,
-                line_width=2,
-                line_dash="dashed",
-            )
+            Span(location=level, dimension="width", line_color=ORANGE, line_width=2, line_dash="dashed")
         )
     plot.xaxis.ticker = []
     return plot
