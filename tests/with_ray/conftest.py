@@ -9,7 +9,7 @@ SPEC = rv.StepSpec(
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other modules begin clusters of their own
 def cluster():
     ray = pytest.importorskip("ray")
     ray.init(

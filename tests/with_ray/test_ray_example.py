@@ -20,7 +20,7 @@ def test_the_example_counts_what_it_wrote():
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert sum(line.endswith("drawn") for line in lines) >= 3
-    assert sum("was killed" in line for line in lines) == 1
+    assert sum("player 0 was killed" in line for line in lines) == 1
     assert sum("verified" in line for line in lines) == 2
     acknowledged, held, found, batches = re.search(
         r"acknowledged ([\d,]+) steps, held ([\d,]+), found in the files ([\d,]+); drawn ([\d,]+)",
