@@ -27,12 +27,15 @@ TINY = Sizes(
 
 
 def test_every_section_runs():
-    """Every figure is a positive number beside its limit, but for a store that is empty."""
+    """Every figure is a number beside its limit: positive, but for an empty store, and processor time of tiny batches.
+
+    The system counts that in hundredths of a second.
+    """
     tables = measured(list(SECTIONS), TINY)
     assert set(tables) == set(ORDER) - {THEIRS}
     for table in tables.values():
         for figure in table.figures:
-            least = -1 if "Ray's store" in figure.name else 0
+            least = -1 if "Ray's store" in figure.name or "driver" in figure.note else 0
             assert figure.ratios or "most in use" in figure.name
             assert least < figure.value < math.inf, figure
             for low, middle, high in figure.ratios.values():
