@@ -15,7 +15,7 @@ from reverie.cli.main import main
 from reverie.iris.app import commands
 from reverie.iris.config import Config, TokenizerConfig, config_from_json, presets
 from reverie.iris.learning.folder import read_checkpoint
-from reverie.iris.learning.run import Run
+from reverie.iris.learning.run import SHARDS, Run
 from support.games import Lights
 
 SMALL = ["--preset", "tiny", "--game", "lights", "--epochs", "2"]
@@ -130,6 +130,22 @@ def test_a_command_that_keeps_nothing_is_just_interrupted(
     assert main(["eval", "--run", str(run)]) == 130
     assert capsys.readouterr().err == "reverie: interrupted\n"
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_an_interrupted_team_leaves_shards_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its first epoch no checkpoint names them, and a run would refuse them: the last line says what to do."""
+
+    def interrupted(self: Run, *_: object) -> None:
+        (self.folder / SHARDS).mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_play", interrupted)
+    assert main(["train", "--run", str(tmp_path / "run"), *SMALL]) == 130
+    assert f"remove {tmp_path / 'run' / 'shards'}, which a team has begun, and begin again with" in (
+        capsys.readouterr().err
+    )
 
 
 def test_flags_change_the_preset(tmp_path: Path) -> None:

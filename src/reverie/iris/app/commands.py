@@ -25,6 +25,7 @@ from reverie.iris.app.scores import human_normalised
 from reverie.iris.config import Config, check_unchanged, config_from_json, preset_named
 from reverie.iris.learning import (
     CHECKPOINT,
+    SHARDS,
     Run,
     Team,
     games,
@@ -165,7 +166,9 @@ def _kept(folder: Path, args: Sequence[str]) -> str:
     """Return what an interrupted run keeps, and how to go on."""
     done, again = kept_epochs(folder), f"reverie train {shlex.join(args)}"
     if not done:
-        return f"interrupted in the first epoch, of which nothing is kept; begin again with: {again}"
+        shards = folder / SHARDS
+        first = f"remove {shards}, which a team has begun, and begin" if shards.exists() else "begin"
+        return f"interrupted in the first epoch, of which nothing is kept; {first} again with: {again}"
     return f"interrupted; {folder} keeps {counted(done, 'epoch')} and goes on with epoch {done + 1}: {again}"
 
 

@@ -10,7 +10,7 @@ from reverie.iris.learning.folder import CHECKPOINT, kept_epochs, read_checkpoin
 from reverie.iris.learning.games import Games, Lane, games
 from reverie.iris.learning.learner import Metrics
 from reverie.iris.learning.players import Team, team_of
-from reverie.iris.learning.run import Run
+from reverie.iris.learning.run import SHARDS, Run
 from reverie.iris.learning.tokens import TOKENS, mirror_tokens
 from reverie.iris.learning.train import (
     History,
@@ -23,6 +23,7 @@ from reverie.iris.learning.train import (
 
 __all__ = [
     "CHECKPOINT",
+    "SHARDS",
     "TOKENS",
     "Collector",
     "Games",
