@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Writing(Face):
             return
         step = self._intake.step(obs, action, reward, terminated, truncated, final_obs, extras)
         engine = self.engine
-        with engine.lock if engine.gate is None else adding(engine, 1):
+        with self._turn(1):
             engine.changes.add(stream_number(stream, self.streams), step)
 
     def add_batch(
@@ -98,7 +99,7 @@ class Writing(Face):
         which = self._all_streams if streams is None else distinct_streams(streams, self.streams)
         lanes = self._intake.lanes(len(which), obs, action, reward, terminated, truncated, final_obs, extras)
         engine = self.engine
-        with engine.lock if engine.gate is None else adding(engine, len(which)):
+        with self._turn(len(which)):
             engine.changes.add_lanes(which, lanes)
 
     def extend(
@@ -138,13 +139,18 @@ class Writing(Face):
         if streams is None:
             which = stream_number(stream, self.streams)
             steps = self._intake.steps(obs, action, reward, terminated, truncated, final_obs, extras)
-            with engine.lock if engine.gate is None else adding(engine, len(steps.rows)):
+            with self._turn(len(steps.rows)):
                 engine.extender.extend(which, steps)
             return
         several = distinct_streams(streams, self.streams)
         rows = self._intake.rows(len(several), obs, action, reward, terminated, truncated, final_obs, extras)
-        with engine.lock if engine.gate is None else adding(engine, len(several) * len(rows)):
+        with self._turn(len(several) * len(rows)):
             engine.extender.extend_lanes(several, rows)
+
+    def _turn(self, steps: int) -> AbstractContextManager[Any]:
+        """Return the lock of the buffer, or what waits for its rate limit first, for so many steps."""
+        engine = self.engine
+        return engine.lock if engine.gate is None else adding(engine, steps)
 
     def annotate(self, *, stream: int = 0, episode: int | None = None, **values: Any) -> None:
         """Set metadata of an episode: its seed, a task, where it came from. It is kept, and goes, with the episode.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from reverie.engine import RateCount, RateLimit
 from reverie.errors import RateLimited, counted
+from reverie.ray.notes import read_note, write_note
 from reverie.ray.remote import Call
 
 LOOK_S = 0.02  # how often who waits asks again
@@ -50,7 +50,7 @@ class Limiter:
         self._doers: dict[str, set[Who]] = {"insert": set(), "draw": set()}
         self._tickets: OrderedDict[str, None] = OrderedDict()
         with suppress(OSError, ValueError, KeyError, TypeError):  # none yet
-            noted = RateCount.from_state(json.loads(self._note.read_text(encoding="ascii")))
+            noted = RateCount.from_state(read_note(self._note))
             if noted.limit == limit:
                 self._count = noted
 
@@ -82,9 +82,7 @@ class Limiter:
         self._tickets[ticket] = None
         if len(self._tickets) > TICKETS:
             self._tickets.popitem(last=False)
-        draft = self._note.with_suffix(".draft")
-        draft.write_text(json.dumps(count.state()), encoding="ascii")
-        os.replace(draft, self._note)
+        write_note(self._note, count.state())
         return Permit(0, False, "")
 
     def _told(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -17,6 +16,7 @@ from reverie.batch import Batch, contents, from_contents
 from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
 from reverie.errors import BadSetting, FileError, SpecMismatch
+from reverie.ray.notes import read_note, write_note
 from reverie.spec import StepSpec
 from reverie.union import Answer, LocalPart
 
@@ -224,9 +224,7 @@ class Shard:
 
     def _own(self, writers: dict[str, str]) -> None:
         """Note who writes where: a shard that is started again must know it."""
-        draft = self._note.with_suffix(".draft")
-        draft.write_text(json.dumps({"run": self._facts.run, "writers": writers}), encoding="ascii")
-        os.replace(draft, self._note)
+        write_note(self._note, {"run": self._facts.run, "writers": writers})
         self._writers = writers
 
     # --- the file --------------------------------------------------------------------------------------
@@ -235,7 +233,7 @@ class Shard:
         if self._opened is None:
             self._opened = self._open()
             with suppress(OSError, ValueError, KeyError, TypeError):  # no note: no writer, who will say so
-                noted = json.loads(self._note.read_text(encoding="ascii"))
+                noted = read_note(self._note)
                 if noted["run"] == self._facts.run:
                     self._writers = dict(noted["writers"])
         return self._opened

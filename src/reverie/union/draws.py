@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,24 +33,9 @@ Floats = npt.NDArray[np.float64]
 SLACK = 1 / 16  # what an envelope leaves above the mass of a part that has grown meanwhile
 ROUNDS = 1_000  # of draws of a batch that may come to nothing: then nothing but a fault explains it
 
-FORGETFUL = (
-    Uniform,
-    EpisodeUniform,
-    Recent,
-    Prioritized,
-)  # what they draw next does not depend on what they drew
+# What these draw next does not depend on what they drew.
+FORGETFUL = Uniform, EpisodeUniform, Recent, Prioritized
 REMEMBERED = 64  # of what the masses are known
-
-
-class Round(NamedTuple):
-    """A round of tries that has begun.
-
-    Attributes:
-        answers: of the parts, in order. spare: how many tries there are that may be left over.
-    """
-
-    answers: list[Later[Answer]]
-    spare: int
 
 
 class Draws:
@@ -132,7 +116,7 @@ class Draws:
         return pieces
 
     def _in_proportion(
-        self, request: Request, sampler: Sampler, count: int, begun: Round | None = None
+        self, request: Request, sampler: Sampler, count: int, begun: list[Later[Answer]] | None = None
     ) -> list[Piece]:
         """Return pieces by rounds of tries, of which the first may have begun."""
         pieces: list[Piece] = []
@@ -186,7 +170,7 @@ class Draws:
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 
-    def _begin_round(self, request: Request, masses: Floats, wanted: int, spare: bool) -> Round:
+    def _begin_round(self, request: Request, masses: Floats, wanted: int, spare: bool) -> list[Later[Answer]]:
         """Let the parts begin a round of tries, of which so many are to succeed if none is in vain."""
         self.rounds += 1
         envelopes = masses * (1 + self._slack)
@@ -198,13 +182,11 @@ class Draws:
         shares = self._rng.multinomial(wanted + more, envelopes / total).tolist()
         # A part that grew from nothing must be found, too: it is asked for its mass with no tries.
         asked = zip(self._parts, shares, envelopes.tolist(), strict=True)
-        return Round(
-            [part.draw(request, self._rng, share, envelope) for part, share, envelope in asked], more
-        )
+        return [part.draw(request, self._rng, share, envelope) for part, share, envelope in asked]
 
-    def _end_round(self, request: Request, begun: Round) -> list[Answer]:
+    def _end_round(self, request: Request, begun: list[Later[Answer]]) -> list[Answer]:
         """Return what the parts answer; if one is broken, nothing was drawn."""
-        answers = all_said(begun.answers)
+        answers = all_said(begun)
         broken = [number for number, answer in enumerate(answers) if answer.broken]
         if broken:
             self.broken += 1
