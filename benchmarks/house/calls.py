@@ -50,8 +50,13 @@ class Watch:
 
     @property
     def rooms(self) -> set[str]:
-        """The rooms that the files belong to."""
-        return {Path(file).parts[0].removesuffix(".py") for file in self.files}
+        """The rooms that the files belong to. A module beside the rooms, such as `errors.py`, is none."""
+        return {Path(file).parts[0] for file in self.files if len(Path(file).parts) > 1}
+
+    @property
+    def words(self) -> set[str]:
+        """The modules beside the rooms."""
+        return {Path(file).stem for file in self.files if len(Path(file).parts) == 1}
 
     def _see(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "c_call":

@@ -59,8 +59,11 @@ def paths(source: Path = SOURCE) -> list[Figure]:
     for name, watch in every_call(source).items():
         is_open = name.startswith("open")
         figures += [
-            Figure(f"{name}: files", len(watch.files)),
+            Figure(f"{name}: files", len(watch.files), 10 if name == "add with a path" else None),
             Figure(f"{name}: rooms", len(watch.rooms), 7 if is_open else None, " ".join(sorted(watch.rooms))),
+            Figure(
+                f"{name}: modules beside the rooms", len(watch.words), None, " ".join(sorted(watch.words))
+            ),
             Figure(f"{name}: crossings", watch.crossings),
         ]
         if name == "add with a path":
@@ -70,8 +73,8 @@ def paths(source: Path = SOURCE) -> list[Figure]:
 
 def show(figures: list[Figure]) -> str:
     """Return the table."""
-    lines = [f"{'':46}{'now':>8}{'aim':>8}"]
+    lines = [f"{'':52}{'now':>8}{'aim':>8}"]
     for figure in figures:
         aim = "" if figure.aim is None else f"{figure.aim:,g}"
-        lines.append(f"{figure.name:46}{figure.value:8,g}{aim:>8}  {figure.where}".rstrip())
+        lines.append(f"{figure.name:52}{figure.value:8,g}{aim:>8}  {figure.where}".rstrip())
     return "\n".join(lines)
