@@ -33,7 +33,9 @@ RESULTS = Path("benchmarks/results/peers.json")
 TORCH = "torch==2.13.0"
 INSTALL: dict[str, list[list[str]]] = {
     "reverie": [[str(ROOT)]],
-    "torchrl": [[TORCH], ["torchrl==0.14.1"]],
+    # Its compiled trees, which draw by priority, load with the torch that they were built for. On Linux that one brings
+    # gigabytes of CUDA.
+    "torchrl": [["torch==2.14.1"], ["torchrl==0.14.1"]],
     "torchrl-ray": [[TORCH], ["torchrl==0.14.1", "ray==2.60.0"]],
     "sheeprl": [[TORCH], ["sheeprl==0.8.4"]],
     "flashbax": [["flashbax==0.1.3"]],

@@ -17,6 +17,7 @@ from reverie.errors import BadSetting, FileError, need
 from reverie.exchange.drafts import folder_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, tell
+from reverie.exchange.tensors import check_integer_actions, load_tensors
 from reverie.spec import Field, StepSpec
 
 Array = npt.NDArray[Any]
@@ -40,7 +41,7 @@ class Diamond:
             return False
         try:
             paths = _paths(Path(source))
-            return bool(paths) and set(KEYS) <= _load(paths[0]).keys()
+            return bool(paths) and set(KEYS) <= load_tensors(paths[0], beside="info").keys()
         except (FileError, ImportError):
             return False
 
@@ -114,25 +115,8 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem))
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """Return the tensors of a file as arrays, and `info`. No object is made of it that is no tensor or plain value."""
-    need("torch")
-    import torch
-
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-        info = values.get("info") or {}
-        return {name: tensor.numpy() for name, tensor in values.items() if name != "info"} | {
-            "info": dict(info)
-        }
-    except Exception as error:  # torch raises many kinds for what is no file of its own
-        raise FileError(
-            f"{path}: wanted a dict of tensors, got none ({type(error).__name__}); it is damaged"
-        ) from error
-
-
 def _checked(path: Path) -> dict[str, Any]:
-    values = _load(path)
+    values = load_tensors(path, beside="info")
     lengths = {len(values[name]) for name in KEYS if name in values}
     if not set(KEYS) <= values.keys() or len(lengths) != 1:
         raise FileError(
@@ -183,20 +167,12 @@ def _values(episode: Episode) -> dict[str, Any]:
 
 
 def _check(spec: StepSpec) -> None:
-    obs, action = spec.obs, spec.action
+    obs = spec.obs
     if not isinstance(obs, Field) or obs.dtype != np.uint8 or len(obs.shape) != 3:
         raise BadSetting(
             f"diamond: wanted observations that are one uint8 array (C, H, W), got {obs!r}; choose another format"
         )
-    if (
-        not isinstance(action, Field)
-        or action.shape
-        or action.dtype.kind not in "iu"
-        or action.dtype == np.uint64
-    ):
-        raise BadSetting(
-            f"diamond: wanted actions that are one integer, got {action!r}; choose another format"
-        )
+    check_integer_actions(spec.action, "diamond")
 
 
 def _lost(episode: Episode) -> Iterator[str]:

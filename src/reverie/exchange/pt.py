@@ -17,6 +17,7 @@ from reverie.errors import BadSetting, FileError, need
 from reverie.exchange.drafts import folder_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, tell
+from reverie.exchange.tensors import check_integer_actions, load_tensors
 from reverie.spec import Field, StepSpec
 
 Array = npt.NDArray[Any]
@@ -41,7 +42,7 @@ class Iris:
             return False
         try:
             paths = _paths(Path(source))
-            return bool(paths) and _load(paths[0]).keys() == set(self.keys)
+            return bool(paths) and load_tensors(paths[0]).keys() == set(self.keys)
         except (FileError, ImportError):
             return False
 
@@ -62,7 +63,7 @@ class Iris:
 
     def _tensors(self, path: Path) -> dict[str, Array]:
         """Return the arrays of a file, of the steps that are no padding."""
-        tensors = _load(path)
+        tensors = load_tensors(path)
         lengths = {len(tensors[name]) for name in KEYS if name in tensors}
         if not set(KEYS) <= tensors.keys() or len(lengths) != 1:
             raise FileError(
@@ -129,35 +130,12 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem))
 
 
-def _load(path: Path) -> dict[str, Array]:
-    """Return the tensors of a file as arrays. No object is made of it that is no tensor."""
-    need("torch")
-    import torch
-
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-        return {str(name): tensor.numpy() for name, tensor in value.items()}
-    except Exception as error:  # torch raises many kinds for what is no file of its own
-        raise FileError(
-            f"{path}: wanted a dict of tensors, got none ({type(error).__name__}); it is damaged"
-        ) from error
-
-
 def _check(spec: StepSpec, name: str) -> None:
-    action = spec.action
     if not isinstance(spec.obs, Field) or spec.obs.dtype != np.uint8:
         raise BadSetting(
             f"{name}: wanted observations that are one uint8 array, got {spec.obs!r}; choose another format"
         )
-    if (
-        not isinstance(action, Field)
-        or action.shape
-        or action.dtype.kind not in "iu"
-        or action.dtype == np.uint64
-    ):
-        raise BadSetting(
-            f"{name}: wanted actions that are one integer, got {action!r}; choose another format"
-        )
+    check_integer_actions(spec.action, name)
 
 
 def _lost(episode: Episode) -> Iterator[str]:
