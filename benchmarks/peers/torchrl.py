@@ -141,4 +141,4 @@ class PrioritisedSlice(Slice):
 
         index = drawn["index"]
         first = (index if index.ndim == 1 else index[:, 0])[:: self.ask.length + 1]
-        self.buffer.update_priority(first, torch.as_tensor(priorities))
+        self.buffer.update_priority(first, torch.as_tensor(priorities, dtype=torch.float32))
