@@ -250,16 +250,25 @@ def test_two_conditions_hold_at_once_and_each_may_change():
     assert shown(buffer, sampler) == {0, 2}
 
 
-def test_only_the_outer_condition_may_change():
-    """The part's own choice stays the same object, and is joined with the new one of the mixture."""
-    buffer, most = ended_episodes(2, 3, 4, 5), {"length": 4}
+@pytest.mark.parametrize("outer", [True, False], ids=["outer", "inner"])
+def test_one_of_two_conditions_may_change(outer):
+    """The other's choice stays the same object, and is joined with the new one."""
+    buffer, most = ended_episodes(2, 3, 4), {"length": 4}
+    add(buffer)
+
+    def short(episodes):
+        return episodes["length"] <= most["length"]
+
     sampler = rv.Mixture(
-        [(rv.VisitBalanced(where={}), 1.0)], where=lambda episodes: episodes["length"] <= most["length"]
+        [(rv.VisitBalanced(where={} if outer else short), 1.0)], where=short if outer else {}
     )
-    assert shown(buffer, sampler) == {0, 1, 2}
+    assert shown(buffer, sampler) == {0, 1, 2, 3}
     most["length"] = 3
     add(buffer)
-    assert shown(buffer, sampler) == {0, 1, 4}
+    assert shown(buffer, sampler) == {0, 1, 3}
+    most["length"] = 2
+    add(buffer)
+    assert shown(buffer, sampler) == {0}
 
 
 def test_a_choice_is_made_again_only_where_the_mask_differs():
