@@ -140,3 +140,9 @@ def test_a_copy_is_made_of_memory_where_the_file_cannot_be_read(residency, mode,
         monkeypatch.undo()
         buffer.save_as(copy)
         assert copy.exists()
+
+
+def test_a_rate_limit_lets_draws_begin_with_the_first_step():
+    """Unless it is told: one step has to be there, and a wait ends after five minutes."""
+    limit = rv.RateLimit(2.0, 8.0)
+    assert (limit.samples_per_insert, limit.tolerance, limit.min_size, limit.wait_s) == (2.0, 8.0, 1, 300.0)
