@@ -47,7 +47,7 @@ PATIENCE = 4  # times what a change's tests take on the code as it is; if they t
 GRACE_S = 20.0  # on top of that
 BROKEN = 99  # the status of a trial that did not come as far as pytest
 MOST_BYTES = 8 << 30  # of a trial: a loop that never ends may fill a list
-SLOW_LIBRARIES = ("numpy", "scipy.stats", "zstandard", "sqlite3", "rich", "tyro")
+SLOW_LIBRARIES = ("numpy", "scipy.stats", "zstandard", "sqlite3", "rich", "tyro", "hypothesis.stateful")
 
 Function = tuple[str, int]  # a module below the root, and the line where the function begins
 
@@ -233,6 +233,9 @@ def start(copy: Path, settings: Collection[str], plugin: object, log: Path) -> i
         os.dup2(words, 1)
         os.dup2(words, 2)
         os.environ["PYTHONPATH"] = str(copy / "src")
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
+            "1"  # plugins take longer to import than most trials take
+        )
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
         sys.path.insert(0, str(copy / "src"))
         status = int(pytest.main(["-q", "-p", "no:xdist", "-m", "not slow", *settings], [plugin]))

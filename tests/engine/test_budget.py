@@ -69,3 +69,21 @@ def test_a_stream_keeps_its_newest_runs(tmp_path):
         head, tail = int(buffer.engine.index.head[0]), int(buffer.engine.index.tail[0])
     assert (head, tail % 32) == (1_100, 0)
     assert head - tail > 64
+
+
+def test_as_many_small_runs_go_as_a_large_one_needs():
+    """Runs of zeros take little beside their final observations, and several of them make room for one of noise."""
+    rng = np.random.default_rng(3)
+    buffer = rv.ReplayBuffer(NOISE, 6_000, residency="packed", max_bytes=2 * LEAST, seed=0)
+    index, zeros, went = buffer.engine.index, np.zeros(300, np.uint8), []
+    for step in range(3_600):
+        before = int(index.tail[0])
+        obs = zeros if step < 3_200 else rng.integers(0, 256, 300, np.uint8)
+        ends = step % 4 == 3
+        final = rng.integers(0, 256, 300, np.uint8) if ends else None
+        buffer.add(obs=obs, action=0, reward=1.0, terminated=ends, truncated=False, final_obs=final)
+        assert taken(buffer) <= 2 * LEAST
+        went.append((int(index.tail[0]) - before) // 32)
+    assert max(went[:3_200]) == 1
+    assert max(went[3_200:]) > 2
+    assert taken(buffer) > 2 * LEAST - 5 * 32 * 312, "and no more than are needed"

@@ -333,35 +333,6 @@ def test_a_new_episode_in_a_reused_row_starts_with_no_visits():
         assert (batch.anchor >= number - 1).sum() >= 38, "the two new ones, at 20 visits a row before"
 
 
-# --- the tree --------------------------------------------------------------------------------------------
-
-SIZES = [1, 2, 15, 16, 17, 1000, 1024, 1025, 16_384, 16_385, 300_000]
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_sums_stay_exact_over_any_history(size):
-    """A tree after thousands of updates has exact sums and equals, bit for bit, one made anew."""
-    rng, tree = np.random.default_rng(size), SumTree(size)
-    for number in range(300):
-        places = rng.integers(0, size, rng.integers(1, 200))
-        tree.set(places, rng.random(len(places)) ** 8 * 10.0 ** rng.integers(-6, 7))
-        if number % 50 == 0:
-            tree.check()
-    tree.check()
-    fresh, other_way = SumTree(size), SumTree(size)
-    fresh.set(np.arange(size), tree.weights[:size])
-    for place in rng.permutation(size)[:2000].tolist():
-        other_way.set(np.array([place]), tree.weights[place])
-    other_way.set(np.arange(size), tree.weights[:size])
-    targets = rng.random(5000) * tree.total
-    for other in (fresh, other_way):
-        assert other.total == tree.total
-        np.testing.assert_array_equal(other.find(targets), tree.find(targets))
-        for mine, theirs in zip(tree._levels, other._levels, strict=True):
-            assert mine.tobytes() == theirs.tobytes()
-    assert tree.total == pytest.approx(tree.weights.sum(), rel=1e-12)
-
-
 def test_sums_are_exact_after_a_hundred_thousand_updates_through_the_buffer():
     """No drift: after 100,000 priorities the tree is what its leaves make it, whatever was added meanwhile."""
     pair, sampler = Pair(3000, 3, mean_length=30).grow(1000, 1000, 1000), rv.Prioritized()
@@ -376,45 +347,6 @@ def test_sums_are_exact_after_a_hundred_thousand_updates_through_the_buffer():
     again.set(np.arange(tree.size), sampler.save()["steps"]["weights"][: tree.size])
     assert again.total == tree.total
     assert sampler._steps.barred == 0
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_a_place_is_found_by_its_share_of_the_line(size):
-    """find() agrees with a running sum over all places, and never names one without weight."""
-    rng, tree = np.random.default_rng(size), SumTree(size)
-    weights = np.where(rng.random(size) < 0.7, 0, rng.integers(1, 5, size)).astype(float)
-    weights[rng.integers(size)] = 3.0
-    tree.set(np.arange(size), weights)
-    ends = np.cumsum(weights)
-    targets = np.concatenate([np.floor(rng.random(2000) * ends[-1]), rng.random(2000) * ends[-1]])
-    found = tree.find(targets)
-    np.testing.assert_array_equal(found, np.searchsorted(ends, targets, side="right"))
-    assert (tree.weights[found] > 0).all()
-    assert tree.find(np.array([np.nextafter(ends[-1], 0)])) == np.flatnonzero(weights)[-1]
-
-
-@pytest.mark.parametrize("size", [16_385, 16_500, 300_000])
-def test_the_last_target_finds_a_place_however_the_sums_round(size):
-    """The largest target below the total never falls off the end of the tree."""
-    rng = np.random.default_rng(size)
-    for _ in range(200):
-        tree = SumTree(size)
-        tree.set(np.arange(size - 40, size), rng.random(40))
-        assert tree.find(np.nextafter([tree.total], 0)) >= size - 40
-
-
-def test_no_place_without_weight_is_found_where_sums_round():
-    """Weights over forty orders of magnitude, and targets on and beside every running sum: never a zero."""
-    rng = np.random.default_rng(0)
-    for size in (20, 2000, 40_000):
-        tree = SumTree(size)
-        tree.set(np.arange(size), np.where(rng.random(size) < 0.5, 0, 10.0 ** rng.uniform(-20, 20, size)))
-        ends = np.cumsum(tree.weights[:size])
-        targets = np.concatenate(
-            [ends, np.nextafter(ends, 0), np.nextafter(ends, np.inf), rng.random(20_000) * tree.total]
-        )
-        targets = targets[(targets >= 0) & (targets < tree.total)]
-        assert (tree.weights[tree.find(targets)] > 0).all()
 
 
 @pytest.mark.parametrize("boundary", ["inside", "pad_right", "cross"])
@@ -475,42 +407,3 @@ def test_an_interrupted_draw_after_load_leaves_what_was_loaded(make):
             again.rewind()
         again.mark()
         assert draw(again) == draw(first)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_a_barred_weight_is_kept_and_never_found(size):
-    """Barring takes a weight out of all sums; releasing or setting it puts it back, bit for bit."""
-    rng, tree = np.random.default_rng(size), SumTree(size)
-    weights = rng.random(size) + 0.5
-    tree.set(np.arange(size), weights)
-    total, barred = tree.total, rng.permutation(size)[: size // 2]
-    tree.bar(barred)
-    tree.check()
-    assert tree.barred == tree.are_barred().sum() == size // 2
-    np.testing.assert_array_equal(tree.weights, weights)
-    assert not np.isin(tree.find(rng.random(2000) * tree.total), barred).any()
-    tree.set(np.repeat(barred[:1], 3), 2.0)
-    tree.check()
-    assert tree.barred == max(size // 2 - 1, 0)
-    tree.release()
-    tree.check()
-    tree.set(barred[:1], weights[barred[:1]])
-    assert (tree.total, tree.barred) == (total, 0)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_a_tree_goes_back_to_its_mark(size):
-    """Whatever was set, barred and released since, all weights and sums are those of the mark. Twice is fine."""
-    rng, tree = np.random.default_rng(size), SumTree(size)
-    tree.set(np.arange(size), rng.random(size) + 0.5)
-    tree.bar(rng.permutation(size)[: size // 3])
-    before = tree.weights, tree.are_barred(), tree.total
-    tree.mark()
-    tree.set(rng.integers(0, size, 50), rng.random(50))
-    tree.release()
-    tree.bar(rng.permutation(size)[: size // 2])
-    for _ in range(2):
-        tree.rewind()
-        tree.check()
-        for mine, theirs in zip(before, (tree.weights, tree.are_barred(), tree.total), strict=True):
-            np.testing.assert_array_equal(mine, theirs)

@@ -210,3 +210,22 @@ def test_all_anchors_of_an_epoch_may_vanish():
     assert sorted(batch.anchor.tolist()) == list(range(50, 57))
     with pytest.raises(rv.NotEnoughData):
         pair.buffer.sample(1, 10, sampler=rv.Shuffled())
+
+
+@pytest.mark.parametrize(
+    ("where", "tail", "wanted"),
+    [(None, 0, [0, 4]), (lambda episodes: episodes.ids != 1, 0, [0, 5]), (None, 4, [5])],
+    ids=["all", "not the one before", "the one before has no row left"],
+)
+def test_a_tile_of_rows_begins_a_step_earlier_only_where_that_step_has_a_row(where, tail, wanted):
+    """Of episodes of 2, 3 and 7 steps, six rows end on the second one's last step, whose closing row comes then."""
+    buffer = rv.ReplayBuffer(scalar_spec(), 100, seed=0)
+    for step in range(12):
+        buffer.add(obs=step, action=0, reward=0.0, terminated=step in (1, 4, 11), truncated=False)
+    sampler, anchors = rv.Fresh(Marked(), where=where), Anchors(buffer.engine.index, "cross", 6)
+    first = sampler.draw(anchors, np.random.default_rng(0), 1)
+    assert first.ids.tolist() == [0]
+    if tail:
+        buffer.engine.index.evict(0, tail)
+    second = sampler.draw(anchors, np.random.default_rng(0), 1)
+    assert [0, *second.ids.tolist()][-len(wanted) :] == wanted

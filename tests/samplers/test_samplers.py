@@ -177,6 +177,34 @@ def test_a_bad_setting_is_refused_when_it_is_given(name, number):
         BAD[name][number]()
 
 
+LIMITS = [("alpha", 0, 4, rv.Prioritized), ("beta", 0, 4, rv.Prioritized), ("eta", 0, 1, rv.Prioritized),
+          ("epsilon", 0, 1e6, rv.Prioritized), ("alpha", 0, 32, rv.VisitBalanced), ("half_life", 1e-3, 1e18, rv.Recent)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "least", "most", "make"), LIMITS)
+def test_settings_reach_from_the_least_to_the_most(name, least, most, make):
+    """Both limits are settings; what lies beyond is none."""
+    for value in (least, most):
+        assert getattr(make(**{name: value}), name) == value
+    for value in (least - 1e-9, most * 1.001):
+        with pytest.raises(rv.BadSetting, match=f"{name}: wanted"):
+            make(**{name: value})
+
+
+def test_weights_sum_to_one_but_for_rounding():
+    """Parts by age may have the weight 0, and ten tenths are one."""
+    assert rv.EpisodeUniform([0.1] * 10).weights == (0.1,) * 10
+    assert rv.EpisodeUniform((1.0, 0.0)).weights == (1.0, 0.0)
+    for weights in ((0.5, 0.5 + 1e-8), (0.5, 0.5 - 1e-8)):
+        with pytest.raises(rv.BadSetting, match="sum to 1"):
+            rv.EpisodeUniform(weights)
+    for weight in (1e-12, 1e12):
+        assert rv.Mixture([(rv.Uniform(), weight)]).parts[0][1] == 1.0
+    for weight in (1e-13, 1e13):
+        with pytest.raises(rv.BadSetting):
+            rv.Mixture([(rv.Uniform(), weight)])
+
+
 def test_a_sampler_serves_one_buffer():
     """One that remembers things refuses a second buffer instead of mixing them up."""
     for make in (

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from cProfile import Profile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,8 +53,11 @@ class Lines:
         try:
             call()
         finally:
-            if sys.getprofile() is not before[1]:  # a profiler of C's cannot be set again
-                sys.setprofile(before[1])
+            if sys.getprofile() is not before[1]:
+                if isinstance(before[1], Profile):  # one that is written in C sets itself
+                    before[1].enable()
+                else:
+                    sys.setprofile(before[1])
             sys.settrace(before[0])
 
     def _enter(self, frame: FrameType, event: str, _: object) -> Any:

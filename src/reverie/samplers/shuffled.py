@@ -158,4 +158,6 @@ class Shuffled(Sampler):
             or epoch["counts"].sum() > size
         ):
             raise unfit("epoch", f"at most {size:,} steps of {index.streams} streams", "others")
+        if epoch["place"] > epoch["counts"].sum():  # else the end of the epoch would never be seen
+            raise unfit("place", f"at most {epoch['counts'].sum()}", epoch["place"])
         self._permute()

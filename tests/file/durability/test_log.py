@@ -15,6 +15,7 @@ from test_power import needs_sqlite
 from test_reopen import RESIDENCIES, killed
 
 import reverie as rv
+from reverie.file import connection
 from reverie.file import sqlite as database
 from reverie.file.log import is_foreign
 from reverie.file.verify import verify_file
@@ -125,7 +126,8 @@ def test_a_damaged_log_takes_nothing_back_that_was_flushed(seed, tmp_path):
 
 def test_a_flush_that_a_reader_is_in_the_way_of_says_so(tmp_path, monkeypatch):
     """A reader that holds an older moment makes a flush fail after a while; afterwards it goes well."""
-    monkeypatch.setattr(database, "BUSY_S", 0.1)
+    for module in (database, connection):
+        monkeypatch.setattr(module, "BUSY_S", 0.1)
     path = tmp_path / "a.replay"
     with rv.ReplayBuffer(scalar_spec(), 500, path=path) as buffer:
         grow(buffer, 5)
