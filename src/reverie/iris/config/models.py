@@ -345,6 +345,10 @@ class ActorCriticLoss:
         reward: "sampled" draws -1, 0 or 1, as published; "expected" takes their mean.
         mask_after_end: leave out of the loss what was imagined after an imagined end; as published, it counts.
         scaled_advantages: divide advantages by their root mean square; as published, they stay as they are.
+        passes: how often the actor-critic learns from the same imagined games. From the second pass on, a ratio of
+            new to old probability that has left 1 ± `clip_ratio` to its advantage has no gradient (Schulman et al.,
+            "Proximal Policy Optimization Algorithms", 2017). Returns and advantages stay those of the first pass.
+        clip_ratio: how far probabilities may move in these passes.
     """
 
     horizon: int = 20
@@ -356,13 +360,16 @@ class ActorCriticLoss:
     reward: Literal["sampled", "expected"] = "sampled"
     mask_after_end: bool = False
     scaled_advantages: bool = False
+    passes: int = 1
+    clip_ratio: float = 0.2
 
     def __post_init__(self) -> None:
         at_least(2, horizon=self.horizon)
+        at_least(1, passes=self.passes)
         at_least(
             0, burn_in=self.burn_in, entropy=self.entropy, value=self.value, gamma=self.gamma, lam=self.lam
         )
-        for name, share in {"gamma": self.gamma, "lam": self.lam}.items():
+        for name, share in {"gamma": self.gamma, "lam": self.lam, "clip_ratio": self.clip_ratio}.items():
             if share > 1:
                 raise BadSetting(f"{name}: wanted a number in 0..1, got {share}; lower it")
         one_of(("sampled", "expected"), reward=self.reward)

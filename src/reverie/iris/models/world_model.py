@@ -38,6 +38,18 @@ class Predictions(NamedTuple):
     end: Tensor
 
 
+class Labels(NamedTuple):
+    """Right answers, IGNORED where nothing is asked.
+
+    Attributes:
+        observation: (B, n) int64, the tokens. reward, end: (B, L) int64, the classes.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    end: Tensor
+
+
 class WorldModelLosses(NamedTuple):
     """The cross entropies of one batch in nats, scalars; `total` is their sum."""
 
@@ -146,24 +158,40 @@ class WorldModel(nn.Module):
         Raises:
             BadSetting: padding stands before a true step, or an episode ends before its window does.
         """
+        return _averaged(*self._answered(frame_tokens, action, reward, end, mask))
+
+    def losses_by_window(
+        self, frame_tokens: Tensor, action: Tensor, reward: Tensor, end: Tensor, mask: Tensor
+    ) -> tuple[WorldModelLosses, Tensor]:
+        """Return the same, and the total of each window by itself: (B,) float32, without gradient."""
+        predicted, labels = self._answered(frame_tokens, action, reward, end, mask)
+        with torch.no_grad():
+            parts = (predicted.observation[:, :-1], predicted.reward, predicted.end)
+            each = sum(_by_window(logits, asked) for logits, asked in zip(parts, labels, strict=True))
+        assert isinstance(each, Tensor)
+        return _averaged(predicted, labels), each
+
+    def _answered(
+        self, frame_tokens: Tensor, action: Tensor, reward: Tensor, end: Tensor, mask: Tensor
+    ) -> tuple[Predictions, Labels]:
+        """Return what the model foretells of windows, and what it should."""
         if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             raise BadSetting("mask: wanted padding on the right only, got it before a step; use 'pad_right'")
         if bool((end[:, :-1] & mask[:, 1:]).any()):
             raise BadSetting("end: wanted windows inside one episode, got a step after an end; use 'inside'")
         tokens = torch.cat((frame_tokens, action.unsqueeze(2)), 2).flatten(1)  # (B, L·(K+1))
-        predicted = self(tokens)
+        return self(tokens), self._labels(frame_tokens, reward, end, mask)
+
+    def _labels(self, frame_tokens: Tensor, reward: Tensor, end: Tensor, mask: Tensor) -> Labels:
+        """Return what `forward` should have foretold, IGNORED where nothing is asked."""
         hidden = ~mask
         # The flat logit before each frame token predicts it; nothing precedes the first one, and nothing
         # follows the last action.
         labels = frame_tokens.masked_fill(hidden.unsqueeze(2), IGNORED)
         if self.config.skip_first:
             labels[:, 0] = IGNORED
-        next_token = labels.flatten(1)[:, 1:]
-        observation = _cross_entropy(predicted.observation[:, :-1], next_token)
         reward_class = (reward.sign() + 1).long().masked_fill(hidden, IGNORED)
-        reward_loss = _cross_entropy(predicted.reward, reward_class)
-        end_loss = _cross_entropy(predicted.end, end.long().masked_fill(hidden, IGNORED))
-        return WorldModelLosses(observation + reward_loss + end_loss, observation, reward_loss, end_loss)
+        return Labels(labels.flatten(1)[:, 1:], reward_class, end.long().masked_fill(hidden, IGNORED))
 
     def _embed(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         first, last = start % self.block, self.block - 1
@@ -184,6 +212,18 @@ class WorldModel(nn.Module):
             position = torch.arange(start, stop, device=tokens.device)
             placed = x + self.positions(position // self.block) + self.slots(position % self.block)
         return placed
+
+
+def _averaged(predicted: Predictions, labels: Labels) -> WorldModelLosses:
+    observation = _cross_entropy(predicted.observation[:, :-1], labels.observation)
+    reward, end = _cross_entropy(predicted.reward, labels.reward), _cross_entropy(predicted.end, labels.end)
+    return WorldModelLosses(observation + reward + end, observation, reward, end)
+
+
+def _by_window(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy of each row (B, n, classes) over its labels (B, n); 0 where there is none."""
+    each = F.cross_entropy(logits.float().mT, labels, ignore_index=IGNORED, reduction="none")
+    return each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
