@@ -126,6 +126,12 @@ class TokenizerConfig:
         return self.patch, self.patch_width or self.patch
 
     @property
+    def patch_pixels(self) -> int:
+        """How many numbers a patch of a `lean` tokenizer has."""
+        height, width = self.patch_shape
+        return self.frame[0] * height * width
+
+    @property
     def grid(self) -> tuple[int, int]:
         """How many tokens a frame has from top to bottom, and from left to right."""
         height, width = self.patch_shape
@@ -152,6 +158,9 @@ class WorldModelConfig:
         init_std: standard deviation of the initial weights; 0.02 as published, narrow models want more.
         skip_first: leave the first frame of a window out of the loss, of which only the first token foretells
             the others; as published, it counts. It is the larger part of the loss where windows are short.
+        looks: know tokens by the patches that they show, in what is read and in what is foretold; as published, each
+            token has a vector of its own, and the model has to learn it anew when a patch gets another token. Wants a
+            `lean` and `local` tokenizer without `background`, in which a token shows the same everywhere.
         precision: the precision of the layers and of the cache; logits and losses are float32 in any case.
     """
 
@@ -163,6 +172,7 @@ class WorldModelConfig:
     positions: Literal["absolute", "factored"] = "absolute"
     init_std: float = 0.02
     skip_first: bool = False
+    looks: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:

@@ -220,6 +220,12 @@ class Config:
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs)
+        shown = self.tokenizer
+        if self.world_model.looks and not (shown.lean and shown.local and not shown.background):
+            raise BadSetting(
+                f"looks: wanted a tokenizer with lean and local on and background off, got {shown.lean}, {shown.local} "
+                f"and {shown.background}; only there a token shows the same everywhere"
+            )
 
 
 def config_to_json(config: Config) -> str:

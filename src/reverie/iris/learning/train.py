@@ -211,6 +211,8 @@ def train_world_model(
     """
     optimiser = optimiser or new_optimiser(world_model, settings)
     tokenizer.eval()
+    if world_model.config.looks:
+        world_model.see(tokenizer.patches())
     world_model.train()
     mirror = mirror or tokens_of(tokenizer, buffer)
     length = world_model.config.blocks

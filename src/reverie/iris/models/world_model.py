@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reverie import BadSetting
 from reverie.iris.config import WorldModelConfig
 from reverie.iris.models.device import in_precision
+from reverie.iris.models.looks import LookEmbedding, LookHead
 from reverie.iris.models.transformer import Cache, Transformer
 
 IGNORED = -100  # the label that cross entropy leaves out
@@ -65,24 +66,37 @@ class WorldModel(nn.Module):
     Args:
         config: the sizes.
         tokens_per_frame: K; `codebook_size`: V; `actions`: A, how many actions there are.
+        patch_pixels: numbers in the patch that a token shows; wanted with `looks` only.
     """
 
     def __init__(
-        self, config: WorldModelConfig, *, tokens_per_frame: int, codebook_size: int, actions: int
+        self,
+        config: WorldModelConfig,
+        *,
+        tokens_per_frame: int,
+        codebook_size: int,
+        actions: int,
+        patch_pixels: int = 0,
     ) -> None:
         super().__init__()
         width = config.width
         self.config = config
         self.block = tokens_per_frame + 1
         self.max_tokens = self.block * config.blocks
-        self.frame_tokens = nn.Embedding(codebook_size, width)
+        self.frame_tokens = (
+            LookEmbedding(codebook_size, patch_pixels, width)
+            if config.looks
+            else nn.Embedding(codebook_size, width)
+        )
         self.action_tokens = nn.Embedding(actions, width)
         self.factored = config.positions == "factored"
         self.positions = nn.Embedding(config.blocks if self.factored else self.max_tokens, width)
         self.slots = nn.Embedding(self.block, width) if self.factored else None
         self.drop = nn.Dropout(config.dropout)
         self.transformer = Transformer(config.layers, config.heads, width, config.dropout)
-        self.observation_head = _head(width, codebook_size)
+        self.observation_head = (
+            LookHead(codebook_size, patch_pixels, width) if config.looks else _head(width, codebook_size)
+        )
         self.reward_head = _head(width, REWARD_CLASSES)
         self.end_head = _head(width, END_CLASSES)
         self.apply(partial(_initialise, std=config.init_std))
@@ -136,6 +150,12 @@ class WorldModel(nn.Module):
         with in_precision(self.config.precision, tokens.device):
             read: Tensor = self.transformer(x, cache)
         return read.float()
+
+    def see(self, patches: Tensor) -> None:
+        """With `looks`, take note of what the codes show now, (V, numbers in a patch) in 0..1; else do nothing."""
+        for part in (self.frame_tokens, self.observation_head):
+            if isinstance(part, LookEmbedding | LookHead):
+                part.see(patches)
 
     def new_cache(self, batch: int) -> Cache:
         """Return an empty cache for `batch` sequences of at most `max_tokens` tokens."""
