@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 
 from reverie import Field, Mixture, ReplayBuffer, StepSpec, Union
 from reverie.iris.config import Config, Optimisation, Sampling
+from reverie.iris.learning import train
 from reverie.iris.learning.drawing import Drawing
-from reverie.iris.learning.train import train_world_model
+from reverie.iris.learning.train import train_actor_critic, train_world_model
+from reverie.iris.models.actor_critic import lessons_of
+from reverie.iris.models.agent import Agent
 from reverie.iris.models.tokenizer import Tokenizer
 from reverie.iris.models.world_model import WorldModel
 
@@ -98,3 +102,30 @@ def test_the_loss_of_a_window_is_its_priority(
     list(train_world_model(model, tokenizer, replay, settings, sampler=sampler, ranked=True))
     action = replay.sample(4000, 1, sampler=sampler).action
     assert (action == 2).mean() > 0.6
+
+
+def test_the_error_of_the_critic_is_the_priority_of_a_frame(
+    agent: Agent, buffer: ReplayBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the distance of the critic's value at the start from the return that came, whatever its sign."""
+    sampler = Drawing(Sampling(starts="priority")).sampler(buffer, "actor_critic")
+    given: list[tuple[np.ndarray, np.ndarray]] = []
+    lessons: list[torch.Tensor] = []
+
+    def learned(*args: Any) -> Any:
+        lessons.append((made := lessons_of(*args)).error)
+        return made
+
+    def taken(batch: Any, errors: np.ndarray) -> None:
+        given.append((batch.anchor.copy(), errors))
+        update(batch, errors)
+
+    update = buffer.update_priorities
+    monkeypatch.setattr(train, "lessons_of", learned)
+    monkeypatch.setattr(buffer, "update_priorities", taken)
+    settings = Optimisation(steps=20, batch_size=8, learning_rate=1e-9)
+    list(train_actor_critic(agent, buffer, settings, sampler=sampler, ranked=True))
+    assert len(given) == len(lessons) == 20
+    for (_, errors), error in zip(given, lessons, strict=True):
+        assert errors.tolist() == error[:, 0].abs().tolist()
+    assert min(float(error.min()) for error in lessons) < 0
