@@ -45,25 +45,31 @@ def test_codes_that_show_the_same_mean_the_same(model: WorldModel) -> None:
 
 def test_what_was_made_of_the_weights_is_never_out_of_date(model: WorldModel) -> None:
     """In use the vectors are made once; new patches, loaded weights and further training make them anew."""
-    tokens = torch.randint(2, (1, 5))
+    model.eval()
+    part = model.frame_tokens
 
-    def told() -> torch.Tensor:
-        model.eval()
+    def made() -> torch.Tensor:
+        anew: torch.Tensor = part.table()  # with gradient, as in training
         with torch.no_grad():
-            return model(tokens).observation
+            kept: torch.Tensor = part.table()
+            assert part.table() is kept
+        assert torch.equal(kept, anew)
+        assert anew.requires_grad
+        assert not kept.requires_grad
+        return kept
 
-    said = [told()]
-    assert torch.equal(told(), said[0])
+    tables = [made()]
     model.see(torch.rand(12, 48))
-    said.append(told())
+    tables.append(made())
     model.load_state_dict({name: 1.5 * value for name, value in model.state_dict().items()})
-    said.append(told())
+    tables.append(made())
     model.train()
     for parameter in model.parameters():
         parameter.data.mul_(1.5)
-    said.append(told())
-    for number, one in enumerate(said):
-        assert all(not torch.allclose(one, other, atol=1e-4) for other in said[:number])
+    model.eval()
+    tables.append(made())
+    for number, one in enumerate(tables):
+        assert all(not torch.allclose(one, other, atol=1e-4) for other in tables[:number])
 
 
 def test_training_sees_what_the_codes_show_now(model: WorldModel) -> None:
