@@ -154,6 +154,23 @@ def test_random_actions_may_be_held(agent: Agent) -> None:
     assert np.mean(lengths) == pytest.approx(2.5, abs=0.4)
 
 
+def test_some_games_may_be_calm(agent: Agent) -> None:
+    """With `calm_share` these play by the policy alone, and the others from a quarter to four times as often at random."""
+    changed = replace(agent.config.collection, random_stretch=1, calm_share=0.5)
+    assert changed.chances(0.1, 6) == pytest.approx([0, 0, 0, 0.025, 0.1, 0.4])
+    assert changed.chances(0.5, 4) == pytest.approx([0, 0, 0.125, 1])  # no chance above 1
+    assert changed.chances(0.1, 1) == pytest.approx([0.025])
+    assert changed.chances(1.0, 3) == [1, 1, 1]  # an epoch of random play has no calm games
+    assert replace(changed, calm_share=0.0).chances(0.1, 3) == [0.1, 0.1, 0.1]
+    agent.config = replace(agent.config, collection=changed)
+    with torch.no_grad():
+        agent.actor_critic.actor.bias[:] = torch.tensor([0.0, 100.0, 0.0])
+    collector, buffer, _ = start(agent, games=4, life=1000, lives=1)
+    collector.collect(1600, epsilon=0.1)
+    at_random = (stored(buffer)["action"].reshape(4, 400) != 1).mean(1)
+    assert at_random.tolist() == pytest.approx([0, 0, 2 / 3 * 0.025, 2 / 3 * 0.4], abs=0.03)
+
+
 def test_a_held_action_ends_with_its_episode(agent: Agent) -> None:
     """A new episode begins with a new draw."""
     agent.config = replace(agent.config, collection=replace(agent.config.collection, random_stretch=100))

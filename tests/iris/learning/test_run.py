@@ -27,9 +27,9 @@ from reverie.iris.config import (
     config_to_json,
     presets,
 )
-from reverie.iris.learning import learner
+from reverie.iris.learning.drawing import Drawing
 from reverie.iris.learning.folder import CHECKPOINT, read_checkpoint
-from reverie.iris.learning.learner import Metrics, sampler_of
+from reverie.iris.learning.learner import Metrics
 from reverie.iris.learning.run import Run
 from support.games import Lights, Wandering
 
@@ -82,11 +82,23 @@ def test_collection_stops_and_training_goes_on(config: Config, tmp_path: Path) -
     assert "actor_critic/total" in metrics[2]
 
 
-@pytest.mark.parametrize(("stops", "seed"), [((2,), 0), ((1, 2, 3), 5)])
+REMEMBERING = Sampling(over="steps", recent_share=0.5, windows="priority", starts="priority")
+
+
+@pytest.mark.parametrize(
+    ("stops", "seed", "sampling"),
+    [
+        ((2,), 0, Sampling()),
+        ((1, 2, 3), 5, Sampling()),
+        ((2, 3), 0, REMEMBERING),
+        ((3,), 0, replace(REMEMBERING, starts="visits")),
+    ],
+)
 def test_a_resumed_run_equals_one_that_was_never_stopped(
-    config: Config, tmp_path: Path, stops: tuple[int, ...], seed: int
+    config: Config, tmp_path: Path, stops: tuple[int, ...], seed: int, sampling: Sampling
 ) -> None:
     """Weights, optimisers, replay, metrics and chance are the same to the last bit, wherever it stopped."""
+    config = replace(config, sampling=sampling)
     whole = Run.start(tmp_path / "whole", config, lights, seed=seed)
     wanted = [untimed(whole.epoch()) for _ in range(4)]
     run = Run.start(tmp_path / "parts", config, lights, seed=seed)
@@ -379,12 +391,12 @@ def test_batches_are_drawn_as_the_settings_say(config: Config, tmp_path: Path) -
     """By episodes as published; or by steps, with a share from the newest quarter."""
     run = Run.start(tmp_path / "paper", config, lights)
     run.epoch()
-    assert isinstance(sampler_of(run.config.sampling, run.buffer, "world_model"), EpisodeUniform)
+    assert isinstance(run.learner.drawing.sampler(run.buffer, "world_model"), EpisodeUniform)
     run.close()
     recent = replace(config, sampling=Sampling(over="steps", recent_share=0.5))
     run = Run.start(tmp_path / "recent", recent, lights)
     run.epoch()
-    sampler = sampler_of(run.config.sampling, run.buffer, "world_model")
+    sampler = run.learner.drawing.sampler(run.buffer, "world_model")
     assert isinstance(sampler, Mixture)
     batch = run.buffer.sample(4000, 1, boundary="pad_left", sampler=sampler)
     newest = (batch.anchor >= 8).mean()  # ten steps a stream, of which a quarter is two
@@ -400,18 +412,18 @@ def test_imagined_games_may_start_more_recently(
     run = Run.start(tmp_path, replace(config, sampling=sampling, epochs=3), lights)
     phases = []
 
-    def seen(sampling: Sampling, buffer: ReplayBuffer, phase: str) -> Sampler:
-        phases.append(phase)
-        return sampler_of(sampling, buffer, phase)
+    drawn = Drawing(sampling)
 
-    monkeypatch.setattr(learner, "sampler_of", seen)
+    def seen(buffer: ReplayBuffer, phase: str) -> Sampler:
+        phases.append(phase)
+        return drawn.sampler(buffer, phase)
+
+    monkeypatch.setattr(run.learner.drawing, "sampler", seen)
     for _ in range(3):
         run.epoch()
     assert phases == [*["tokenizer", "world_model"] * 2, "actor_critic"]  # each begins after its own epoch
-    assert isinstance(sampler_of(sampling, run.buffer, "tokenizer"), Uniform)
-    batch = run.buffer.sample(
-        4000, 1, boundary="pad_left", sampler=sampler_of(sampling, run.buffer, "actor_critic")
-    )
+    assert isinstance(drawn.sampler(run.buffer, "tokenizer"), Uniform)
+    batch = run.buffer.sample(4000, 1, boundary="pad_left", sampler=drawn.sampler(run.buffer, "actor_critic"))
     newest = (batch.anchor >= 23).mean()  # thirty steps a stream, of which a quarter is seven
     assert newest == pytest.approx(0.8 + 0.2 * 7 / 30, abs=0.04)
     run.close()
@@ -453,6 +465,10 @@ def test_learning_rates_follow_the_run() -> None:
         (lambda: Sampling(recent_share=1.0), "recent_share: wanted a share below 1"),
         (lambda: Sampling(recent_starts=-0.1), "recent_starts: wanted a share below 1"),
         (lambda: Sampling(over="frames"), "wanted one of"),  # type: ignore[arg-type]
+        (lambda: Sampling(starts="first"), "starts: wanted one of"),  # type: ignore[arg-type]
+        (lambda: Sampling(windows="first"), "windows: wanted one of"),  # type: ignore[arg-type]
+        (lambda: Collection(random_stretch=4, calm_share=1.0), "calm_share: wanted a share below 1"),
+        (lambda: Collection(calm_share=0.5), "random_stretch beside it, got 0.5 and random_stretch = None"),
         (lambda: Optimisation(final_learning_rate=0.0), "positive number"),
     ],
 )

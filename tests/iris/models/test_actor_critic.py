@@ -10,7 +10,15 @@ from torch import Tensor
 
 from reverie import BadSetting
 from reverie.iris.config import ActorCriticConfig, ActorCriticLoss, presets
-from reverie.iris.models.actor_critic import ActorCritic, Judged, Memory, actor_critic_losses, lambda_returns
+from reverie.iris.models.actor_critic import (
+    ActorCritic,
+    ActorCriticLosses,
+    Judged,
+    Memory,
+    actor_critic_losses,
+    lambda_returns,
+    lessons_of,
+)
 
 FRAME = (3, 16, 16)
 SMALL = ActorCriticConfig(channels=(4, 8), strides=(4, 2), width=16)
@@ -160,13 +168,18 @@ def game(batch: int = 3, steps: int = 4) -> tuple[Judged, Tensor, Tensor, Tensor
     return judged, action, reward, torch.zeros(batch, steps, dtype=torch.bool)
 
 
+def losses_of(
+    judged: Judged, action: Tensor, reward: Tensor, end: Tensor, settings: ActorCriticLoss
+) -> ActorCriticLosses:
+    """Return the losses of the first pass."""
+    return actor_critic_losses(judged, lessons_of(judged, action, reward, end, settings), settings)
+
+
 def test_the_losses_are_the_documented_formulas() -> None:
     """Every term equals its formula, computed here step by step; the advantage is not differentiated."""
     judged, action, reward, end = game()
     end[1, 2] = True
-    losses = actor_critic_losses(
-        judged, action, reward, end, ActorCriticLoss(gamma=0.9, lam=0.8, entropy=0.1)
-    )
+    losses = losses_of(judged, action, reward, end, ActorCriticLoss(gamma=0.9, lam=0.8, entropy=0.1))
     returns = lambda_returns(reward, judged.value, end, gamma=0.9, lam=0.8)
     policy = entropy = value = 0.0
     for row in range(3):
@@ -195,12 +208,12 @@ def test_steps_after_an_imagined_end_count_only_as_published() -> None:
     end[:, 1] = True
     for masked in (False, True):
         settings = ActorCriticLoss(mask_after_end=masked)
-        losses = actor_critic_losses(judged, action, reward, end, settings)
+        losses = losses_of(judged, action, reward, end, settings)
         (moved,) = torch.autograd.grad(losses.total, judged.logits, retain_graph=True)
         moves = moved.abs().sum((0, 2)) > 0
         assert moves.tolist() == [True, True, not masked, not masked, False]
     (alone,) = torch.autograd.grad(
-        actor_critic_losses(
+        losses_of(
             Judged(judged.logits[:, :3], judged.value[:, :3], judged.memory), action[:, :2], reward[:, :2],
             end[:, :2], settings,
         ).total,
@@ -213,12 +226,44 @@ def test_scaled_advantages_do_not_depend_on_the_size_of_rewards() -> None:
     """Rewards and values a hundred times as large give the same policy loss."""
     judged, action, reward, end = game()
     settings = ActorCriticLoss(scaled_advantages=True)
-    small_loss = actor_critic_losses(judged, action, 10 * reward, end, settings).policy
     larger = Judged(judged.logits, 100 * judged.value, judged.memory)
     plain = Judged(judged.logits, 10 * judged.value, judged.memory)
-    small_loss = actor_critic_losses(plain, action, 10 * reward, end, settings).policy
-    large_loss = actor_critic_losses(larger, action, 100 * reward, end, settings).policy
+    small_loss = losses_of(plain, action, 10 * reward, end, settings).policy
+    large_loss = losses_of(larger, action, 100 * reward, end, settings).policy
     assert large_loss.item() == pytest.approx(small_loss.item(), rel=1e-3)
+
+
+def test_a_later_pass_does_not_move_what_has_moved_far_enough() -> None:
+    """A ratio beyond 1 ± 0.2 in the advantage's direction has no gradient; the other way it has, and so within."""
+    action, reward = torch.zeros(1, 6, dtype=torch.int64), torch.tensor([[2.0, 1, 1, -1, -1, -1]])
+    settings = ActorCriticLoss(gamma=0.0, clip_ratio=0.2)
+    memory = Memory(torch.zeros(1, 1), torch.zeros(1, 1))
+    before = Judged(torch.zeros(1, 7, 2), torch.zeros(1, 7), memory)
+    lessons = lessons_of(before, action, reward, torch.zeros(1, 6, dtype=torch.bool), settings)
+    ratio = torch.tensor([1.3, 0.7, 1.1, 0.7, 1.3, 0.9])
+    chance = torch.cat((0.5 * ratio, torch.tensor([0.5])))  # of the action, which had 0.5
+    logits = torch.stack((chance.log(), (1 - chance).log()), 1)[None].requires_grad_()
+    losses = actor_critic_losses(Judged(logits, torch.zeros(1, 7), memory), lessons, settings, again=True)
+    assert losses.policy.item() == pytest.approx(-(2.4 + 0.7 + 1.1 - 0.8 - 1.3 - 0.9) / 6)
+    (moved,) = torch.autograd.grad(losses.policy, logits)
+    assert (moved[0, :6].abs().sum(1) > 0).tolist() == [False, True, True, False, True, True]
+
+
+def test_a_later_pass_over_an_unchanged_policy_has_the_gradient_of_the_first() -> None:
+    """Where nothing has moved yet, the ratio is 1 and both terms have the same gradient."""
+    judged, action, reward, end = game()
+    settings = ActorCriticLoss()
+    lessons = lessons_of(judged, action, reward, end, settings)
+    first, later = (
+        torch.autograd.grad(
+            actor_critic_losses(judged, lessons, settings, again=again).total,
+            judged.logits,
+            retain_graph=True,
+        )[0]
+        for again in (False, True)
+    )
+    assert torch.allclose(first, later, atol=1e-6)
+    assert first.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -228,6 +273,8 @@ def test_scaled_advantages_do_not_depend_on_the_size_of_rewards() -> None:
         (lambda: ActorCriticConfig(width=0), "width: wanted at least 1"),
         (lambda: ActorCriticLoss(gamma=1.5), "gamma: wanted a number in 0..1"),
         (lambda: ActorCriticLoss(horizon=1), "horizon: wanted at least 2"),
+        (lambda: ActorCriticLoss(passes=0), "passes: wanted at least 1"),
+        (lambda: ActorCriticLoss(clip_ratio=1.5), "clip_ratio: wanted a number in 0..1"),
         (lambda: ActorCriticLoss(reward="clipped"), "wanted one of"),  # type: ignore[arg-type]
         (lambda: small(strides=(8, 4)), "something left"),
     ],

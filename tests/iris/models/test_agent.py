@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reverie import BadSetting, Field, ReplayBuffer, StepSpec
 from reverie.iris.config import ActorCriticLoss, Config, Optimisation, presets
-from reverie.iris.learning.train import History, train_actor_critic
+from reverie.iris.learning.train import History, new_optimiser, train_actor_critic
 from reverie.iris.models.agent import Agent, Imagine
 from reverie.iris.models.transformer import Cache
 
@@ -206,8 +206,13 @@ def test_learning_from_dreams_moves_the_actor_critic_alone(agent: Agent, buffer:
     assert set(history.losses) >= {"policy", "value", "entropy", "mean_value", "mean_reward"}
 
 
-def test_the_policy_learns_what_the_world_model_rewards(agent: Agent, buffer: ReplayBuffer) -> None:
-    """Where the world model pays for the second action alone, the policy comes to take it."""
+@pytest.mark.parametrize(("passes", "steps"), [(1, 30), (3, 12)])
+def test_the_policy_learns_what_the_world_model_rewards(
+    agent: Agent, buffer: ReplayBuffer, passes: int, steps: int
+) -> None:
+    """Where the world model pays for the second action alone, the policy comes to take it; sooner in several passes."""
+    loss = replace(agent.config.actor_critic_loss, passes=passes)
+    agent.config = replace(agent.config, actor_critic_loss=loss)
     head = agent.world_model.reward_head
     actions = agent.world_model.action_tokens.weight.data
     with torch.no_grad():
@@ -221,11 +226,12 @@ def test_the_policy_learns_what_the_world_model_rewards(agent: Agent, buffer: Re
             layer.bias.zero_()
         assert isinstance(head[2], nn.Linear)
         head[2].weight[2, 1] = 10.0
-    settings = Optimisation(steps=30, batch_size=16, learning_rate=0.01)
-    history = History()
-    for progress in train_actor_critic(agent, buffer, settings):
+    settings = Optimisation(steps=steps, batch_size=16, learning_rate=0.01)
+    history, optimiser = History(), new_optimiser(agent.actor_critic, settings)
+    for progress in train_actor_critic(agent, buffer, settings, optimiser=optimiser):
         history.add(progress)
     assert history.recent("mean_reward", 3) > 0.8 > history.losses["mean_reward"][0]
+    assert optimiser.state[agent.actor_critic.actor.weight]["step"] == passes * steps
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "world_model"])

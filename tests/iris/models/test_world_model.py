@@ -104,6 +104,20 @@ def test_the_first_frame_may_be_left_out(world_model: WorldModel, monkeypatch: p
     )
 
 
+def test_a_window_has_the_loss_that_it_would_have_alone(world_model: WorldModel) -> None:
+    """Each is the total of a batch of that window alone, padding left out; the batch's loss is as without them."""
+    world_model.eval()
+    tokens, action, reward, end, mask = window(3, 4)
+    mask[1, 2:] = False
+    batch = tokens, action, reward, end & mask, mask
+    losses, each = world_model.losses_by_window(*batch)
+    assert losses == world_model.losses(*batch)
+    assert not each.requires_grad
+    for row in range(3):
+        alone = world_model.losses(*(column[row : row + 1] for column in batch))
+        assert each[row].item() == pytest.approx(alone.total.item(), rel=1e-5)
+
+
 def test_actions_and_frames_are_read_from_their_own_tables(world_model: WorldModel) -> None:
     """A number means another thing at an action's place than at a frame's place."""
     seen: list[Tensor] = []

@@ -126,6 +126,12 @@ class TokenizerConfig:
         return self.patch, self.patch_width or self.patch
 
     @property
+    def patch_pixels(self) -> int:
+        """How many numbers a patch of a `lean` tokenizer has."""
+        height, width = self.patch_shape
+        return self.frame[0] * height * width
+
+    @property
     def grid(self) -> tuple[int, int]:
         """How many tokens a frame has from top to bottom, and from left to right."""
         height, width = self.patch_shape
@@ -152,6 +158,9 @@ class WorldModelConfig:
         init_std: standard deviation of the initial weights; 0.02 as published, narrow models want more.
         skip_first: leave the first frame of a window out of the loss, of which only the first token foretells
             the others; as published, it counts. It is the larger part of the loss where windows are short.
+        looks: know tokens by the patches that they show, in what is read and in what is foretold; as published, each
+            token has a vector of its own, and the model has to learn it anew when a patch gets another token. Wants a
+            `lean` and `local` tokenizer without `background`, in which a token shows the same everywhere.
         precision: the precision of the layers and of the cache; logits and losses are float32 in any case.
     """
 
@@ -163,6 +172,7 @@ class WorldModelConfig:
     positions: Literal["absolute", "factored"] = "absolute"
     init_std: float = 0.02
     skip_first: bool = False
+    looks: bool = False
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -345,6 +355,10 @@ class ActorCriticLoss:
         reward: "sampled" draws -1, 0 or 1, as published; "expected" takes their mean.
         mask_after_end: leave out of the loss what was imagined after an imagined end; as published, it counts.
         scaled_advantages: divide advantages by their root mean square; as published, they stay as they are.
+        passes: how often the actor-critic learns from the same imagined games. From the second pass on, a ratio of
+            new to old probability that has left 1 ± `clip_ratio` to its advantage has no gradient (Schulman et al.,
+            "Proximal Policy Optimization Algorithms", 2017). Returns and advantages stay those of the first pass.
+        clip_ratio: how far probabilities may move in these passes.
     """
 
     horizon: int = 20
@@ -356,13 +370,16 @@ class ActorCriticLoss:
     reward: Literal["sampled", "expected"] = "sampled"
     mask_after_end: bool = False
     scaled_advantages: bool = False
+    passes: int = 1
+    clip_ratio: float = 0.2
 
     def __post_init__(self) -> None:
         at_least(2, horizon=self.horizon)
+        at_least(1, passes=self.passes)
         at_least(
             0, burn_in=self.burn_in, entropy=self.entropy, value=self.value, gamma=self.gamma, lam=self.lam
         )
-        for name, share in {"gamma": self.gamma, "lam": self.lam}.items():
+        for name, share in {"gamma": self.gamma, "lam": self.lam, "clip_ratio": self.clip_ratio}.items():
             if share > 1:
                 raise BadSetting(f"{name}: wanted a number in 0..1, got {share}; lower it")
         one_of(("sampled", "expected"), reward=self.reward)

@@ -18,6 +18,10 @@ from reverie.iris.config.models import (
     one_of,
 )
 
+WIDEST = 4.0  # how much more, and how much less, than the epoch's probability a game may play at random
+Way = Literal["alike", "priority", "visits", "best"]
+WAYS = ("alike", "priority", "visits", "best")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
@@ -36,6 +40,10 @@ class Collection:
         random_stretch: let each game play at random by itself, and hold a random action for 1 to so many steps;
             None, as published, draws a new one at each step, for all games at once. Steps that are drawn one by
             one hardly ever lead far away: whatever takes five moves to one side is never seen.
+        calm_share: share of the games that play without chance. Of the others the first begins random stretches
+            with a quarter of the epoch's probability, the last with four times as much, and those between rise by
+            equal factors. Wants `random_stretch`; 0 gives all the same. An epoch of nothing but random play has
+            no calm games. In a team it is the share of each player's games.
         capacity: steps that the replay keeps.
     """
 
@@ -48,12 +56,18 @@ class Collection:
     first_epsilon: float | None = None
     early_epsilon: float | None = None
     random_stretch: int | None = None
+    calm_share: float = 0.0
     capacity: int = 100_000
 
     def __post_init__(self) -> None:
         at_least(1, environments=self.environments, steps=self.steps, until=self.until)
         at_least(0, temperature=self.temperature)
         at_least(1, random_stretch=1 if self.random_stretch is None else self.random_stretch)
+        if not 0 <= self.calm_share < 1 or (self.calm_share and self.random_stretch is None):
+            raise BadSetting(
+                f"calm_share: wanted a share below 1, and random_stretch beside it, got {self.calm_share} and "
+                f"random_stretch = {self.random_stretch}; only games that play at random by themselves can differ"
+            )
         for name, steps in (
             ("steps", self.steps),
             ("first_steps", self.first_steps),
@@ -79,6 +93,18 @@ class Collection:
             return 0
         return self.first_steps if epoch == 1 and self.first_steps is not None else self.steps
 
+    def chances(self, epsilon: float, games: int) -> list[float]:
+        """Return the probability, for each of some games, that it begins to play at random.
+
+        Args:
+            epsilon: the probability of the epoch. games: how many play side by side.
+        """
+        if not self.calm_share or epsilon == 1:
+            return games * [epsilon]
+        calm = int(self.calm_share * games)
+        spread = [2 * place / max(1, games - calm - 1) - 1 for place in range(games - calm)]  # -1..1
+        return calm * [0.0] + [min(1.0, epsilon * WIDEST**power) for power in spread]
+
     def epsilon_in(self, epoch: int, epochs: int) -> float:
         """Return the probability of random play in epoch `epoch`, from 1, of a run of `epochs`."""
         if epoch == 1 and self.first_epsilon is not None:
@@ -99,14 +125,21 @@ class Sampling:
         recent_share: share of each batch that is drawn from the newest quarter of the steps instead.
         recent_starts: the same share for the frames from which imagined games start; None takes
             `recent_share`. Old play knows nothing of what a better policy comes to see.
+        starts: how the rest of these frames is drawn. "alike" is as `over` says; "priority" draws a frame in
+            proportion to the critic's error when it was drawn last, "visits" what was drawn rarely, "best" from the
+            quarter of the episodes with the highest returns, of whose steps each has the same chance.
+        windows: the same for the world model's windows; with "priority", in proportion to the model's loss.
     """
 
     over: Literal["episodes", "steps"] = "episodes"
     recent_share: float = 0.0
     recent_starts: float | None = None
+    starts: Way = "alike"
+    windows: Way = "alike"
 
     def __post_init__(self) -> None:
         one_of(("episodes", "steps"), over=self.over)
+        one_of(WAYS, starts=self.starts, windows=self.windows)
         for name, share in {"recent_share": self.recent_share, "recent_starts": self.recent_starts}.items():
             if share is not None and not 0 <= share < 1:
                 raise BadSetting(f"{name}: wanted a share below 1, got {share}; lower it")
@@ -120,6 +153,11 @@ class Sampling:
         if phase == "actor_critic" and self.recent_starts is not None:
             return self.recent_starts
         return self.recent_share
+
+    def way_in(self, phase: str) -> Way:
+        """Return how a training draws what does not come from the newest quarter of the steps."""
+        ways: dict[str, Way] = {"world_model": self.windows, "actor_critic": self.starts}
+        return ways.get(phase, "alike")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +220,12 @@ class Config:
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs)
+        shown = self.tokenizer
+        if self.world_model.looks and not (shown.lean and shown.local and not shown.background):
+            raise BadSetting(
+                f"looks: wanted a tokenizer with lean and local on and background off, got {shown.lean}, {shown.local} "
+                f"and {shown.background}; only there a token shows the same everywhere"
+            )
 
 
 def config_to_json(config: Config) -> str:

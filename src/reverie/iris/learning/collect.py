@@ -203,7 +203,8 @@ class Collector:
         if longest is None:
             at_random = self._rng.random() < epsilon
             return self._rng.integers(actions, size=games) if at_random else np.full(games, -1)
-        begins = (self._hold == 0) & (self._rng.random(games) < epsilon)
+        chances = self.agent.config.collection.chances(epsilon, games)
+        begins = (self._hold == 0) & (self._rng.random(games) < chances)
         self._held[begins] = self._rng.integers(actions, size=begins.sum())
         self._hold[begins] = self._rng.integers(1, longest, size=begins.sum(), endpoint=True)
         holds = self._hold > 0

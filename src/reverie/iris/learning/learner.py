@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from reverie import EpisodeUniform, Mixture, Recent, Sampler, Uniform
-from reverie.iris.config import Optimisation, Sampling
+from reverie.iris.config import Optimisation
+from reverie.iris.learning.drawing import Drawing
 from reverie.iris.learning.tokens import TOKENS, Replay, Tokens, tokens_of
 from reverie.iris.learning.train import (
     Progress,
@@ -26,16 +26,6 @@ Watch = Callable[[str, int, int], None]
 """Takes the phase, how much of it is done, and how much it is in all."""
 
 
-def sampler_of(sampling: Sampling, buffer: Replay, phase: str) -> Sampler:
-    """Return what draws the batches of a training from a buffer as full as it is now."""
-    whole = EpisodeUniform() if sampling.over == "episodes" else Uniform()
-    share = sampling.recent_in(phase)
-    if not share:
-        return whole
-    recent = Recent(newest=max(1, len(buffer) // 4))
-    return Mixture([(whole, 1 - share), (recent, share)])
-
-
 class Learner:
     """Trains the tokenizer, the world model and the actor-critic of an agent, one epoch at a time.
 
@@ -45,12 +35,14 @@ class Learner:
 
     Attributes:
         mirror: the frames and tokens of the replay on the device; None until the world model first learns.
+        drawing: makes the samplers.
     """
 
     def __init__(self, agent: Agent, perceptual: Perceptual | None = None) -> None:
         config = agent.config
         self.agent = agent
         self.mirror: Tokens | None = None
+        self.drawing = Drawing(config.sampling)
         self._perceptual = perceptual
         self._trainings = {  # phase -> how, in the order in which an epoch has them
             "tokenizer": config.tokenizer_training,
@@ -103,7 +95,8 @@ class Learner:
         self, phase: str, training: Optimisation, buffer: Replay, rates: list[float]
     ) -> Iterator[Progress]:
         agent, optimiser = self.agent, self._optimisers[phase]
-        sampler = sampler_of(agent.config.sampling, buffer, phase)
+        sampler = self.drawing.sampler(buffer, phase)
+        ranked = agent.config.sampling.way_in(phase) == "priority"
         if phase == "tokenizer":
             return train_tokenizer(
                 agent.tokenizer,
@@ -125,9 +118,17 @@ class Learner:
                 sampler=sampler,
                 rates=rates,
                 mirror=self._fresh_mirror(buffer),
+                ranked=ranked,
             )
         return train_actor_critic(
-            agent, buffer, training, optimiser=optimiser, sampler=sampler, rates=rates, imagine=self._imagine
+            agent,
+            buffer,
+            training,
+            optimiser=optimiser,
+            sampler=sampler,
+            rates=rates,
+            imagine=self._imagine,
+            ranked=ranked,
         )
 
     def _fresh_mirror(self, buffer: Replay) -> Tokens:

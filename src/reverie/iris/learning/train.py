@@ -28,6 +28,7 @@ from reverie.iris.models import (
     WorldModel,
     WorldModelLosses,
     actor_critic_losses,
+    lessons_of,
     tokenizer_losses,
 )
 
@@ -185,6 +186,7 @@ def train_world_model(
     rates: Iterable[float] | None = None,
     boundary: str = "pad_right",
     mirror: Tokens | None = None,
+    ranked: bool = False,
 ) -> Iterator[Progress]:
     """Yield after each update of the world model.
 
@@ -202,12 +204,15 @@ def train_world_model(
         boundary: "pad_right" lets a window run out of its episode, as published; "inside" does not.
         mirror: what `tokens_of` returned for this buffer, with tokens of the tokenizer as it is now; None
             makes one.
+        ranked: whether a window's loss becomes its priority; wants a sampler that keeps priorities.
 
     Raises:
         NotEnoughData: no window there, or for "inside", no episode as long as the model's context.
     """
     optimiser = optimiser or new_optimiser(world_model, settings)
     tokenizer.eval()
+    if world_model.config.looks:
+        world_model.see(tokenizer.patches())
     world_model.train()
     mirror = mirror or tokens_of(tokenizer, buffer)
     length = world_model.config.blocks
@@ -219,7 +224,13 @@ def train_world_model(
         # A window carries the observation after its last step as well; the model predicts up to that step.
         tokens = batch.obs[:, :-1]  # (B, L, K)
         end = batch.terminated | batch.truncated
-        losses = world_model.losses(tokens, batch.action, batch.reward, end, batch.mask)
+        if ranked:
+            losses, surprise = world_model.losses_by_window(
+                tokens, batch.action, batch.reward, end, batch.mask
+            )
+            buffer.update_priorities(batch.host, surprise.cpu().numpy())
+        else:
+            losses = world_model.losses(tokens, batch.action, batch.reward, end, batch.mask)
         _update(world_model, optimiser, settings, rate, losses.total)
         detached = WorldModelLosses(*(term.detach() for term in losses))
         waiting, total = arrived - began, perf_counter() - began
@@ -236,11 +247,12 @@ def train_actor_critic(
     sampler: Sampler | None = None,
     rates: Iterable[float] | None = None,
     imagine: Imagine | None = None,
+    ranked: bool = False,
 ) -> Iterator[Progress]:
     """Yield after each update of the actor-critic, which learns from imagined games alone.
 
     Games start from real frames with those before them as context, padded on the left. They are imagined
-    without gradient; the actor-critic then judges the same frames again with it.
+    without gradient; the actor-critic then judges the same frames again with it, once in each of its `passes`.
 
     Args:
         agent: its actor-critic is trained in place; nothing else of it is.
@@ -250,6 +262,7 @@ def train_actor_critic(
         sampler: chooses the frames that games start from; None takes all with equal probability.
         rates: the learning rate of each update; None takes those of a whole run of one epoch.
         imagine: plays the games; None makes one that does not capture them.
+        ranked: whether the critic's error at a frame becomes its priority; wants a sampler that keeps priorities.
 
     Raises:
         NotEnoughData: the buffer is empty.
@@ -271,8 +284,15 @@ def train_actor_critic(
         )
         played = imagine(obs, mask)
         judged = agent.actor_critic.unroll(played.frames, played.memory)
-        losses = actor_critic_losses(judged, played.action, played.reward, played.end, loss)
+        lessons = lessons_of(judged, played.action, played.reward, played.end, loss)
+        if ranked:
+            buffer.update_priorities(batch, lessons.error[:, 0].abs().cpu().numpy())
+        losses = actor_critic_losses(judged, lessons, loss)
         _update(agent.actor_critic, optimiser, settings, rate, losses.total)
+        for _ in range(loss.passes - 1):
+            judged = agent.actor_critic.unroll(played.frames, played.memory)
+            again = actor_critic_losses(judged, lessons, loss, again=True)
+            _update(agent.actor_critic, optimiser, settings, rate, again.total)
         detached = ActorCriticLosses(*(term.detach() for term in losses))
         waiting, total = arrived - began, perf_counter() - began
         yield Progress(step, detached, len(batch), waiting, total)

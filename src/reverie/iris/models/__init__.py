@@ -11,6 +11,7 @@ from reverie.iris.models.actor_critic import (
     Memory,
     actor_critic_losses,
     lambda_returns,
+    lessons_of,
 )
 from reverie.iris.models.agent import Agent, Imagine, Rollout
 from reverie.iris.models.device import usable_device
@@ -34,6 +35,7 @@ __all__ = [
     "actor_critic_losses",
     "draw",
     "lambda_returns",
+    "lessons_of",
     "tokenizer_losses",
     "usable_device",
 ]

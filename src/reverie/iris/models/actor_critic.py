@@ -57,6 +57,26 @@ class ActorCriticLosses(NamedTuple):
     mean_reward: Tensor
 
 
+class Lessons(NamedTuple):
+    """What B imagined games of T steps teach, all (B, T) and without gradient.
+
+    Attributes:
+        action: int64. reward: float32, what the model gave.
+        returns: float32, the λ-returns. advantage: float32, how much better they were than expected, perhaps scaled.
+        counts: float32, 1 for steps that are learned from, else 0.
+        chosen: float32, the log-probability that the action had when the game was played.
+        error: float32, the return less the critic's value.
+    """
+
+    action: Tensor
+    reward: Tensor
+    returns: Tensor
+    advantage: Tensor
+    counts: Tensor
+    chosen: Tensor
+    error: Tensor
+
+
 class ActorCritic(nn.Module):
     """A small convolutional network, an LSTM, and two linear heads. All of it computes in float32.
 
@@ -168,33 +188,61 @@ def lambda_returns(reward: Tensor, value: Tensor, end: Tensor, *, gamma: float, 
     return torch.stack(returns[::-1], 1)
 
 
-def actor_critic_losses(
+@torch.no_grad()
+def lessons_of(
     judged: Judged, action: Tensor, reward: Tensor, end: Tensor, settings: ActorCriticLoss
-) -> ActorCriticLosses:
-    """Return the losses of B imagined games of T steps.
+) -> Lessons:
+    """Return what B imagined games of T steps teach.
 
     Args:
         judged: of all T+1 frames: logits (B, T+1, A), value (B, T+1). The last frame only closes the returns.
         action: (B, T) int64. reward: (B, T) float. end: (B, T) bool.
-        settings: how the terms are weighed.
+        settings: how returns are made, and which steps count.
     """
-    logits, value = judged.logits[:, :-1], judged.value[:, :-1]
-    returns = lambda_returns(reward, judged.value.detach(), end, gamma=settings.gamma, lam=settings.lam)
+    logits, value = judged.logits[:, :-1].detach(), judged.value.detach()
+    returns = lambda_returns(reward, value, end, gamma=settings.gamma, lam=settings.lam)
     counts = torch.ones_like(returns)
     if settings.mask_after_end:  # the step that ends the game is the last to count
         counts[:, 1:] = (end[:, :-1].cumsum(1) == 0).float()
-    counted = counts.sum()
+    advantage = error = returns - value[:, :-1]
+    if settings.scaled_advantages:
+        mean_square = (advantage.square() * counts).sum() / counts.sum()
+        advantage = advantage / (mean_square.sqrt() + TINY_ADVANTAGE)
+    return Lessons(action, reward, returns, advantage, counts, _chosen(logits.log_softmax(-1), action), error)
+
+
+def actor_critic_losses(
+    judged: Judged, lessons: Lessons, settings: ActorCriticLoss, *, again: bool = False
+) -> ActorCriticLosses:
+    """Return the losses of B imagined games of T steps.
+
+    Args:
+        judged: of all T+1 frames, with gradient: logits (B, T+1, A), value (B, T+1).
+        lessons: of these games.
+        settings: how the terms are weighed.
+        again: whether the actor-critic has learned from these games before; the policy's term is then the clipped
+            ratio of probabilities times the advantage.
+    """
+    logits, value = judged.logits[:, :-1], judged.value[:, :-1]
+    counted = lessons.counts.sum()
 
     def mean(terms: Tensor) -> Tensor:
-        return (terms * counts).sum() / counted
+        return (terms * lessons.counts).sum() / counted
 
     log_probability = logits.log_softmax(-1)
-    chosen = log_probability.gather(2, action.unsqueeze(2)).squeeze(2)
-    advantage = returns - value.detach()
-    if settings.scaled_advantages:
-        advantage = advantage / (mean(advantage.square()).sqrt() + TINY_ADVANTAGE)
-    policy = -mean(chosen * advantage)
+    chosen = _chosen(log_probability, lessons.action)
+    if again:
+        ratio = (chosen - lessons.chosen).exp()
+        bounded = ratio.clamp(1 - settings.clip_ratio, 1 + settings.clip_ratio)
+        policy = -mean(torch.minimum(ratio * lessons.advantage, bounded * lessons.advantage))
+    else:
+        policy = -mean(chosen * lessons.advantage)
     entropy = -mean((log_probability.exp() * log_probability).sum(-1))
-    value_loss = mean((value - returns).square())
+    value_loss = mean((value - lessons.returns).square())
     total = policy + settings.value * value_loss - settings.entropy * entropy
-    return ActorCriticLosses(total, policy, value_loss, entropy, mean(value), mean(reward))
+    return ActorCriticLosses(total, policy, value_loss, entropy, mean(value), mean(lessons.reward))
+
+
+def _chosen(log_probability: Tensor, action: Tensor) -> Tensor:
+    """Return the log-probabilities (B, T) of actions (B, T), of those of all (B, T, A)."""
+    return log_probability.gather(2, action.unsqueeze(2)).squeeze(2)

@@ -54,6 +54,7 @@ class Agent(nn.Module):
             tokens_per_frame=config.tokenizer.tokens_per_frame,
             codebook_size=config.tokenizer.codebook_size,
             actions=num_actions,
+            patch_pixels=config.tokenizer.patch_pixels,
         )
         self.actor_critic = ActorCritic(
             config.actor_critic, frame=config.tokenizer.frame, actions=num_actions

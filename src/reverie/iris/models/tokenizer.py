@@ -121,6 +121,14 @@ class Tokenizer(nn.Module):
         """Return the frames (…, C, H, W), clamped to 0..1, of tokens (…, K) int64."""
         return self.decode(self.look_up(tokens)).clamp(0, 1)
 
+    @torch.no_grad()
+    def patches(self) -> Tensor:
+        """Return the patch that each code shows, (V, numbers in a patch) in 0..1; wants `lean` and `local`."""
+        height, width = self.config.patch_shape
+        codes = torch.arange(self.config.codebook_size, device=self.embedding.weight.device)
+        everywhere = codes.unsqueeze(1).expand(-1, self.config.tokens_per_frame)
+        return self.decode_tokens(everywhere)[:, :, :height, :width].flatten(1)
+
     def look_up(self, tokens: Tensor) -> Tensor:
         """Return the codebook vectors (…, D, h, w) of tokens (…, K) int64."""
         z_q: Tensor = self.embedding(tokens).transpose(-1, -2)  # (…, D, K)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reverie import BadSetting
 from reverie.iris.config import WorldModelConfig
 from reverie.iris.models.device import in_precision
+from reverie.iris.models.looks import LookEmbedding, LookHead
 from reverie.iris.models.transformer import Cache, Transformer
 
 IGNORED = -100  # the label that cross entropy leaves out
@@ -38,6 +39,18 @@ class Predictions(NamedTuple):
     end: Tensor
 
 
+class Labels(NamedTuple):
+    """Right answers, IGNORED where nothing is asked.
+
+    Attributes:
+        observation: (B, n) int64, the tokens. reward, end: (B, L) int64, the classes.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    end: Tensor
+
+
 class WorldModelLosses(NamedTuple):
     """The cross entropies of one batch in nats, scalars; `total` is their sum."""
 
@@ -53,24 +66,37 @@ class WorldModel(nn.Module):
     Args:
         config: the sizes.
         tokens_per_frame: K; `codebook_size`: V; `actions`: A, how many actions there are.
+        patch_pixels: numbers in the patch that a token shows; wanted with `looks` only.
     """
 
     def __init__(
-        self, config: WorldModelConfig, *, tokens_per_frame: int, codebook_size: int, actions: int
+        self,
+        config: WorldModelConfig,
+        *,
+        tokens_per_frame: int,
+        codebook_size: int,
+        actions: int,
+        patch_pixels: int = 0,
     ) -> None:
         super().__init__()
         width = config.width
         self.config = config
         self.block = tokens_per_frame + 1
         self.max_tokens = self.block * config.blocks
-        self.frame_tokens = nn.Embedding(codebook_size, width)
+        self.frame_tokens = (
+            LookEmbedding(codebook_size, patch_pixels, width)
+            if config.looks
+            else nn.Embedding(codebook_size, width)
+        )
         self.action_tokens = nn.Embedding(actions, width)
         self.factored = config.positions == "factored"
         self.positions = nn.Embedding(config.blocks if self.factored else self.max_tokens, width)
         self.slots = nn.Embedding(self.block, width) if self.factored else None
         self.drop = nn.Dropout(config.dropout)
         self.transformer = Transformer(config.layers, config.heads, width, config.dropout)
-        self.observation_head = _head(width, codebook_size)
+        self.observation_head = (
+            LookHead(codebook_size, patch_pixels, width) if config.looks else _head(width, codebook_size)
+        )
         self.reward_head = _head(width, REWARD_CLASSES)
         self.end_head = _head(width, END_CLASSES)
         self.apply(partial(_initialise, std=config.init_std))
@@ -125,6 +151,12 @@ class WorldModel(nn.Module):
             read: Tensor = self.transformer(x, cache)
         return read.float()
 
+    def see(self, patches: Tensor) -> None:
+        """With `looks`, take note of what the codes show now, (V, numbers in a patch) in 0..1; else do nothing."""
+        for part in (self.frame_tokens, self.observation_head):
+            if isinstance(part, LookEmbedding | LookHead):
+                part.see(patches)
+
     def new_cache(self, batch: int) -> Cache:
         """Return an empty cache for `batch` sequences of at most `max_tokens` tokens."""
         config, device = self.config, self.positions.weight.device
@@ -146,24 +178,40 @@ class WorldModel(nn.Module):
         Raises:
             BadSetting: padding stands before a true step, or an episode ends before its window does.
         """
+        return _averaged(*self._answered(frame_tokens, action, reward, end, mask))
+
+    def losses_by_window(
+        self, frame_tokens: Tensor, action: Tensor, reward: Tensor, end: Tensor, mask: Tensor
+    ) -> tuple[WorldModelLosses, Tensor]:
+        """Return the same, and the total of each window by itself: (B,) float32, without gradient."""
+        predicted, labels = self._answered(frame_tokens, action, reward, end, mask)
+        with torch.no_grad():
+            parts = (predicted.observation[:, :-1], predicted.reward, predicted.end)
+            each = sum(_by_window(logits, asked) for logits, asked in zip(parts, labels, strict=True))
+        assert isinstance(each, Tensor)
+        return _averaged(predicted, labels), each
+
+    def _answered(
+        self, frame_tokens: Tensor, action: Tensor, reward: Tensor, end: Tensor, mask: Tensor
+    ) -> tuple[Predictions, Labels]:
+        """Return what the model foretells of windows, and what it should."""
         if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             raise BadSetting("mask: wanted padding on the right only, got it before a step; use 'pad_right'")
         if bool((end[:, :-1] & mask[:, 1:]).any()):
             raise BadSetting("end: wanted windows inside one episode, got a step after an end; use 'inside'")
         tokens = torch.cat((frame_tokens, action.unsqueeze(2)), 2).flatten(1)  # (B, L·(K+1))
-        predicted = self(tokens)
+        return self(tokens), self._labels(frame_tokens, reward, end, mask)
+
+    def _labels(self, frame_tokens: Tensor, reward: Tensor, end: Tensor, mask: Tensor) -> Labels:
+        """Return what `forward` should have foretold, IGNORED where nothing is asked."""
         hidden = ~mask
         # The flat logit before each frame token predicts it; nothing precedes the first one, and nothing
         # follows the last action.
         labels = frame_tokens.masked_fill(hidden.unsqueeze(2), IGNORED)
         if self.config.skip_first:
             labels[:, 0] = IGNORED
-        next_token = labels.flatten(1)[:, 1:]
-        observation = _cross_entropy(predicted.observation[:, :-1], next_token)
         reward_class = (reward.sign() + 1).long().masked_fill(hidden, IGNORED)
-        reward_loss = _cross_entropy(predicted.reward, reward_class)
-        end_loss = _cross_entropy(predicted.end, end.long().masked_fill(hidden, IGNORED))
-        return WorldModelLosses(observation + reward_loss + end_loss, observation, reward_loss, end_loss)
+        return Labels(labels.flatten(1)[:, 1:], reward_class, end.long().masked_fill(hidden, IGNORED))
 
     def _embed(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         first, last = start % self.block, self.block - 1
@@ -184,6 +232,18 @@ class WorldModel(nn.Module):
             position = torch.arange(start, stop, device=tokens.device)
             placed = x + self.positions(position // self.block) + self.slots(position % self.block)
         return placed
+
+
+def _averaged(predicted: Predictions, labels: Labels) -> WorldModelLosses:
+    observation = _cross_entropy(predicted.observation[:, :-1], labels.observation)
+    reward, end = _cross_entropy(predicted.reward, labels.reward), _cross_entropy(predicted.end, labels.end)
+    return WorldModelLosses(observation + reward + end, observation, reward, end)
+
+
+def _by_window(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy of each row (B, n, classes) over its labels (B, n); 0 where there is none."""
+    each = F.cross_entropy(logits.float().mT, labels, ignore_index=IGNORED, reduction="none")
+    return each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
