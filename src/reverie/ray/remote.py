@@ -6,14 +6,17 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from reverie.engine import Layout, Layouts
 from reverie.episode import Episode
 from reverie.errors import NoAnswer, ReplayError
-from reverie.ray.shard import Facts, Seed, unpacked
+from reverie.ray.lent import Lender, Lent
+from reverie.ray.shard import Asked, Facts, Packed, Seed
 from reverie.samplers import Sampler
 from reverie.union import Answer, Later, Request
 
@@ -114,6 +117,7 @@ class RemotePart:
         self._told: dict[int, bytes] = {}  # a sampler's settings as the shard knows them
         self._news: list[tuple[str, int, Sampler | None]] = []
         self._gone: list[int] = []  # keys of samplers that nobody holds any more
+        self._layouts, self._lender = Layouts(facts.spec), Lender()
         self._return: Call | None = None  # while the shard does not answer: what it will answer first
 
     def call(self, method: str, *args: Any) -> Any:
@@ -124,7 +128,7 @@ class RemotePart:
         """Let the shard do something."""
         return Call(self._actor, self.number, self._wait_s, method, *args).answer
 
-    def _ask(self, name: str, *args: Any) -> Later[Any]:
+    def _ask(self, name: str, *args: Any, lent: Lent | None = None) -> Later[Any]:
         """Let the shard do something as a part, after it was told what it does not know yet."""
         while self._gone:
             key = self._gone.pop()
@@ -132,43 +136,33 @@ class RemotePart:
             self._told.pop(key, None)
             self._news.append(("forget", key, None))
         life, news = self._life, list(self._news)
-        patient = not self._others
-        begun = Call(
-            self._actor,
-            self.number,
-            self._wait_s,
-            "ask",
-            self._learner,
-            life,
-            news,
-            name,
-            *args,
-            patient=patient,
-        )
+        asked = Asked(self._learner, life, news, None if lent is None else lent.loan, name, args)
+        begun = Call(self._actor, self.number, self._wait_s, "ask", asked, patient=not self._others)
 
         def said() -> Any:
             known, found = begun.answer()
             if known:
                 self._news = [one for one in self._news if one not in news]
-                return unpacked(found)
+                return found.copy() if isinstance(found, np.ndarray) else found
             if self._life == life:
                 self._join()
-            return self._ask(name, *args)()
+            return self._ask(name, *args, lent=lent)()
 
         return said
 
     def _join(self) -> None:
         self._life = self.call("join", self._learner)
+        self._lender.near = True  # it may have come back on another machine
         self._news = [("learn", key, twin) for key, twin in self._twins.items()]
 
-    def _ask_or(self, absent: Any, name: str, *args: Any) -> Later[Any]:
+    def _ask_or(self, absent: Any, name: str, *args: Any, lent: Lent | None = None) -> Later[Any]:
         """Ask, or go on with what stands for a shard that does not answer, if draws go on without it."""
         if not self._others:
-            return self._ask(name, *args)
+            return self._ask(name, *args, lent=lent)
         if self._return is not None and not self._is_back():
             self.missed = True
             return lambda: absent
-        answer = self._ask(name, *args)
+        answer = self._ask(name, *args, lent=lent)
 
         def said() -> Any:
             try:
@@ -178,6 +172,28 @@ class RemotePart:
                 return absent
 
         return said
+
+    def _ask_rows(
+        self, request: Request, most: int, ask: Callable[..., Later[Any]], name: str, *args: Any
+    ) -> Later[Answer]:
+        """Ask for an answer with a batch of at most so many rows."""
+        lent = self._lender.lend(self._layout(request, most).nbytes) if most else None
+        answer = ask(name, request, *args, lent=lent)
+
+        def said() -> Answer:
+            found = answer()
+            if isinstance(found, Packed):
+                batch = self._lender.opened(self._layout(request, found.rows), lent, found.block)
+                return found.answer._replace(batch=batch, own=False)
+            self._lender.returned(lent)
+            empty: Answer = found
+            return empty
+
+        return said
+
+    def _layout(self, request: Request, rows: int) -> Layout:
+        cross, steps = request.boundary == "cross", request.burn_in + request.length
+        return self._layouts.get(cross, rows, steps, fields=request.fields)
 
     def _called_back(self) -> Call:
         return Call(self._actor, self.number, self._wait_s, "facts", patient=False)
@@ -254,13 +270,15 @@ class RemotePart:
         return self._ask_or(0.0, "mass", request)
 
     def draw(self, request: Request, rng: np.random.Generator, tries: int, envelope: float) -> Later[Answer]:
-        return self._ask_or(Answer(0.0), "draw", request, _branch(rng), tries, envelope)
+        return self._ask_rows(
+            request, tries, partial(self._ask_or, Answer(0.0)), "draw", _branch(rng), tries, envelope
+        )
 
     def take_back(self, request: Request) -> Later[None]:
         return self._ask_or(None, "take_back", request)
 
     def tiles(self, request: Request, count: int) -> Later[Answer]:
-        return self._ask_or(Answer(0.0), "tiles", request, count)
+        return self._ask_rows(request, count, partial(self._ask_or, Answer(0.0)), "tiles", count)
 
     def left(self, request: Request) -> Later[int]:
         return self._ask_or(0, "left", request)
@@ -269,10 +287,10 @@ class RemotePart:
         return self._ask_or(0, "begin", request, _branch(rng))
 
     def take(self, request: Request, rng: np.random.Generator, count: int) -> Later[Answer]:
-        return self._ask_or(Answer(0.0), "take", request, _branch(rng), count)
+        return self._ask_rows(request, count, partial(self._ask_or, Answer(0.0)), "take", _branch(rng), count)
 
     def sample(self, request: Request, rng: np.random.Generator, count: int) -> Later[Answer]:
-        return self._ask("sample", request, _branch(rng), count)
+        return self._ask_rows(request, count, self._ask, "sample", _branch(rng), count)
 
 
 def _branch(rng: np.random.Generator) -> Seed:

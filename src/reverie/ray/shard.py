@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reverie.batch import Batch, contents, from_contents
 from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
 from reverie.errors import BadSetting, FileError, SpecMismatch
+from reverie.ray.lent import Bytes, Loan, Tray
 from reverie.ray.notes import read_note, write_note
+from reverie.samplers import Sampler
 from reverie.spec import StepSpec
 from reverie.union import Answer, LocalPart
 
@@ -74,12 +75,35 @@ class Seed(NamedTuple):
     second: int
 
 
+class Asked(NamedTuple):
+    """What a learner asks a shard for. It is one argument, because each one costs Ray time.
+
+    Attributes:
+        learner: its name. life: what `join` returned to it.
+        news: what happened to the learner's samplers since: "learn", "imitate" or "forget", and arguments.
+        loan: memory of the learner's for the batch, if there is to be one.
+        name, args: the call of the part.
+    """
+
+    learner: str
+    life: str
+    news: list[tuple[str, int, Sampler | None]]
+    loan: Loan | None
+    name: str
+    args: tuple[Any, ...]
+
+
 class Packed(NamedTuple):
-    """An answer with a batch, which travels as its contents."""
+    """An answer with a batch, which travels without it.
+
+    Attributes:
+        answer: without its batch. rows: of the batch.
+        block: its bytes, as its layout has them; None: they lie in the memory that was lent.
+    """
 
     answer: Answer
-    kind: type
-    values: dict[str, Any]
+    rows: int
+    block: Bytes | None
 
 
 class Shard:
@@ -91,6 +115,7 @@ class Shard:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._opened: ReplayBuffer | None = None
+        self._tray = Tray()
         self._learners: OrderedDict[str, tuple[str, LocalPart]] = OrderedDict()
         self._note = facts.path.with_suffix(".writers")
         self._writers: dict[str, str] = {}
@@ -105,40 +130,36 @@ class Shard:
     def join(self, learner: str) -> str:
         """Know a learner from now on; return a name for what is known of it."""
         life = secrets.token_hex(8)
-        self._learners[learner] = life, LocalPart(self._buffer(), owned=False)
+        self._learners[learner] = life, LocalPart(self._buffer(), owned=False, allocate=self._tray.allocate)
         while len(self._learners) > LEARNERS:
             self._learners.popitem(last=False)
         return life
 
-    def ask(self, learner: str, life: str, news: list[Any], name: str, *args: Any) -> tuple[bool, Any]:
+    def ask(self, asked: Asked) -> tuple[bool, Any]:
         """Do for a learner what a part of a union does.
-
-        Args:
-            learner: its name. life: what `join` returned to it.
-            news: what happened to the learner's samplers since: "learn", "imitate" or "forget", and arguments.
-            name, *args: the call of the part.
 
         Returns:
             Whether the learner is known, and the answer. If it is not, nothing was done: it joins again, and teaches
             all its samplers.
         """
-        known, part = self._learners.get(learner, ("", None))
-        if part is None or known != life:
+        known, part = self._learners.get(asked.learner, ("", None))
+        if part is None or known != asked.life:
             return False, None
-        self._learners.move_to_end(learner)
-        for what, key, sampler in news:  # twice is fine: what failed after them comes again with them
+        self._learners.move_to_end(asked.learner)
+        for what, key, sampler in asked.news:  # twice is fine: what failed after them comes again with them
             if what == "forget":
                 part.samplers.pop(key, None)
-            elif what == "imitate":
+            elif sampler is not None and what == "imitate":
                 part.imitate(key, sampler)
-            elif key not in part.samplers:
+            elif sampler is not None and key not in part.samplers:
                 part.learn(key, sampler)
-        given = (np.random.default_rng(arg) if isinstance(arg, Seed) else arg for arg in args)
-        return True, self._answered(getattr(part, name)(*given)())
+        self._tray.use(asked.loan)
+        given = (np.random.default_rng(arg) if isinstance(arg, Seed) else arg for arg in asked.args)
+        return True, self._answered(getattr(part, asked.name)(*given)())
 
     def _answered(self, found: Any) -> Any:
         if isinstance(found, Answer) and found.batch is not None:
-            return Packed(found._replace(batch=None), type(found.batch), contents(found.batch))
+            return Packed(found._replace(batch=None), len(found.batch), self._tray.to_send())
         return found
 
     def episodes_at(self, ranks: list[int] | None) -> list[Any]:
@@ -296,12 +317,3 @@ def _without(rows: dict[str, Any], there: int) -> dict[str, Any]:
         return {key: rest(value) for key, value in tree.items()} if isinstance(tree, dict) else tree[there:]
 
     return {name: rest(value) for name, value in rows.items() if name != "final_obs"}
-
-
-def unpacked(found: Any) -> Any:
-    """Return what a shard answered. What lies in Ray's store is read-only, and fills it until it is copied."""
-    if isinstance(found, Packed):
-        values = {**found.values, "weight": found.values["weight"].copy()}
-        batch: Batch = from_contents(found.kind, values)
-        return found.answer._replace(batch=batch, own=False)
-    return found.copy() if isinstance(found, np.ndarray) else found

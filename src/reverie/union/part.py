@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
-from reverie.engine import Chosen, Fields, span_of
+from reverie.engine import Chosen, Fields, Layout, span_of
 from reverie.episode import Episode
 from reverie.errors import BadSetting
 from reverie.index import Anchors, Bools, Drawn, Ints
@@ -171,17 +171,23 @@ class Part(Protocol):
 class LocalPart:
     """A buffer of this process.
 
+    Args:
+        buffer, owned: see below.
+        allocate: makes an empty batch of a layout; None: one in memory of its own.
+
     Attributes:
-        buffer: see above. owned: whether the union opened it, and closes it.
+        buffer: what is drawn from. owned: whether the union opened it, and closes it.
         samplers: its own, by key.
     """
 
-    def __init__(self, buffer: ReplayBuffer, owned: bool) -> None:
+    def __init__(
+        self, buffer: ReplayBuffer, owned: bool, allocate: Callable[[Layout], Batch] | None = None
+    ) -> None:
         self.buffer, self.owned = buffer, owned
         self._check_unlimited()
         self.spec, self.streams = buffer.spec, buffer.streams
         self.samplers: dict[int, Sampler] = {}
-        self._blocks = Blocks()
+        self._allocate = partial(_allocated, Blocks()) if allocate is None else allocate
 
     def _check_unlimited(self) -> None:
         """Refuse a buffer whose rate limit would not hear of what is drawn here."""
@@ -336,10 +342,14 @@ class LocalPart:
         windows = anchors.windows(drawn, request.burn_in, np.random.default_rng(0) if rng is None else rng)
         length = request.burn_in + request.length
         layout = engine.layouts.get(request.boundary == "cross", count, length, fields=request.fields)
-        batch = layout.allocate(self._blocks)
+        batch = self._allocate(layout)
         origin = engine.origins.of(self.samplers[request.key])
         engine.gatherer.fill(Chosen(windows, drawn.weight, origin), layout, batch)
         return batch
+
+
+def _allocated(blocks: Blocks, layout: Layout) -> Batch:
+    return layout.allocate(blocks)
 
 
 def _forget(samplers: dict[int, Sampler], key: int) -> None:
