@@ -149,7 +149,9 @@ def filling():
     """Return good arguments of `fill`: two windows of three steps of a stream of eight."""
     out = {name: np.full((2, 3 + more), True) for name, more in (
         ("terminated", 0), ("truncated", 0), ("is_first", 1), ("mask", 0), ("obs_mask", 1), ("train_mask", 0))}  # fmt: skip
-    out |= {name: np.full(2, 9) for name in ("stream", "start", "anchor")}
+    out |= {name: np.full(2, 9) for name in ("stream", "start", "anchor")} | {
+        "weight": np.full(2, 9, np.float32)
+    }
     out |= {"obs": np.full((2, 4, 2), 9, np.uint8), "reward": np.full((2, 3), 9, np.float32)}
     columns = {"obs": np.arange(16, dtype=np.uint8).reshape(8, 2), "reward": np.arange(8, dtype=np.float32)}
     table = (np.array([0, 3]), np.array([3, 9]), np.array([1, -1]), np.array([1, 0], np.int8))
@@ -170,6 +172,7 @@ def test_two_windows_by_hand():
     assert out["train_mask"].tolist() == [[False, True, True]] * 2
     assert out["obs_mask"].all()
     assert out["start"].tolist() == [0, 4]
+    assert out["weight"].tolist() == [1.0, 1.0]
 
 
 def put(place, value):
@@ -213,6 +216,7 @@ BAD_FILLS = {
     "flags of another size": put((2, "is_first"), np.zeros((2, 3), np.bool_)),
     "flags of another kind": put((2, "mask"), np.zeros((2, 3), np.uint8)),
     "numbers of another kind": put((2, "start"), np.zeros(2, np.float64)),
+    "weights of another kind": put((2, "weight"), np.zeros(2, np.int32)),
     "a missing flag": lambda args: args[2].pop("truncated"),
     "reads that are no pairs": put((3, 0), "obs"),
     "reads that are no list": put(3, (("obs", True),)),

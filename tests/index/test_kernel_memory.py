@@ -70,7 +70,7 @@ def filling():
     slots, burn_in = capacity * streams, int(rng.integers(0, length + 1))
     out = {name: np.ones((count, length + more), np.bool_) for name, more in (
         ("terminated", 0), ("truncated", 0), ("is_first", 1), ("mask", 0), ("obs_mask", 1), ("train_mask", 0))}
-    out |= {name: np.zeros(count, np.int64) for name in ("stream", "start", "anchor")}
+    out |= {name: np.zeros(count, np.int64) for name in ("stream", "start", "anchor")} | {"weight": np.zeros(count, np.float32)}
     out |= {"obs": np.zeros((count, length + 1, 3), np.uint8), "reward": np.zeros((count, length), np.float32)}
     columns = {"obs": np.zeros((slots, 3), np.uint8), "reward": np.zeros(slots, np.float32)}
     stop = rng.integers(0, 2 * capacity, 4)

@@ -13,9 +13,9 @@
 #define FAN 16            /* children of a node of a sum tree, as in samplers/sumtree.py */
 #define LEVELS 16         /* more than a tree of 2**62 leaves has */
 #define LARGE (1 << 20)   /* bytes of a copy that other threads need not wait for */
-#define AHEAD 8           /* windows that are fetched into the cache before they are copied */
+#define AHEAD 8           /* windows, or nodes, that are fetched into the cache before they are read */
 #define LINE 64           /* bytes of a cache line */
-#define FETCHED 512       /* bytes of a window; behind them the processor sees a sequence by itself */
+#define FETCHED (1 << 16) /* bytes of a window; behind them the processor sees a sequence by itself */
 #define NO_FINAL -1       /* as in index/arrays.py, and so are these */
 #define TERMINATED 1
 #define TRUNCATED 2
@@ -91,6 +91,39 @@ static double *doubles(Held *held, PyObject *object, const char *name, Py_ssize_
     return array(held, object, name, "d", 8, count, written);
 }
 
+/* An array among several: its name, kinds and bytes of its items as for `array`, how many, and what shall point to it. */
+typedef struct {
+    const char *name, *kinds;
+    Py_ssize_t size, *count;
+    void *found;
+    int written;
+} Wanted;
+
+static int arrays(Held *held, PyObject *const *objects, const Wanted *wanted, Py_ssize_t count)
+{
+    for (Py_ssize_t each = 0; each < count; each++) {
+        const Wanted *it = &wanted[each];
+        void *data = array(held, objects[each], it->name, it->kinds, it->size, it->count, it->written);
+        if (data == NULL) return -1;
+        memcpy(it->found, &data, sizeof data);
+    }
+    return 0;
+}
+
+/* Hold the arrays of a tuple, in this order, or those of a dict that have these names. */
+static int members(Held *held, PyObject *from, const Wanted *wanted, Py_ssize_t count)
+{
+    PyObject *objects[10];
+    int named = PyDict_Check(from);
+    if (!named && (!PyTuple_Check(from) || PyTuple_Size(from) != count))
+        return fail(PyExc_TypeError, "%s: wanted a tuple of %zd arrays that begins with it", wanted->name, count);
+    for (Py_ssize_t each = 0; each < count; each++) {
+        objects[each] = named ? PyDict_GetItemString(from, wanted[each].name) : PyTuple_GetItem(from, each);
+        if (objects[each] == NULL) return fail(PyExc_KeyError, "no array '%s'", wanted[each].name);
+    }
+    return arrays(held, objects, wanted, count);
+}
+
 static int arguments(Py_ssize_t got, Py_ssize_t wanted)
 {
     if (got != wanted) return fail(PyExc_TypeError, "wanted %zd arguments, got %zd", wanted, got);
@@ -108,6 +141,17 @@ static int64_t number(PyObject *object, const char *name, int64_t least)
     return (int64_t)value;
 }
 
+/* Ask for bytes that are read soon. The second cache has room for all of a small batch, and takes more at once. */
+static void fetch(const void *from, size_t bytes)
+{
+#if defined(__GNUC__)
+    for (size_t at = 0; at < bytes && at < FETCHED; at += LINE) __builtin_prefetch((const char *)from + at, 0, 2);
+#else
+    (void)from;
+    (void)bytes;
+#endif
+}
+
 /* --- which proposed steps are anchors ------------------------------------------------------------------------ */
 
 PyDoc_STRVAR(choose_doc, "choose(ids, streams, capacity, length, episode_of_slot, settled, episodes, chosen)\n--\n\n"
@@ -122,22 +166,29 @@ static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t narg
     int64_t capacity = number(args[2], "capacity", 1), length = capacity < 0 ? -1 : number(args[3], "length", 1);
     Held held;
     if (length < 0 || hold(&held, 6) < 0) return NULL;
-    Py_ssize_t count = -1, slots = -1, entries = -1, room = -1;
-    int64_t *stream = NULL, *ids = ints(&held, args[0], "ids", &count, 0);
-    if (ids == NULL || (args[1] != Py_None && (stream = ints(&held, args[1], "streams", &count, 0)) == NULL))
+    Py_ssize_t count = -1, slots = -1, entries = -1, room = -1, good = 0;
+    int64_t *stream = NULL, *ids = ints(&held, args[0], "ids", &count, 0), *settled, *episodes, *chosen;
+    int32_t *episode_of;
+    const Wanted wanted[] = {
+        {"episode_of_slot", "i", 4, &slots, &episode_of, 0}, {"settled", "lq", 8, &entries, &settled, 0},
+        {"episodes", "lq", 8, &room, &episodes, 1}, {"chosen", "lq", 8, &room, &chosen, 1},
+    };
+    if (ids == NULL || (args[1] != Py_None && (stream = ints(&held, args[1], "streams", &count, 0)) == NULL)
+        || arrays(&held, args + 4, wanted, 4) < 0)
         return let_go(&held, NULL);
-    int32_t *episode_of = array(&held, args[4], "episode_of_slot", "i", 4, &slots, 0);
-    int64_t *settled = episode_of == NULL ? NULL : ints(&held, args[5], "settled", &entries, 0);
-    int64_t *episodes = settled == NULL ? NULL : ints(&held, args[6], "episodes", &room, 1);
-    int64_t *chosen = episodes == NULL ? NULL : ints(&held, args[7], "chosen", &room, 1);
-    int32_t *found = chosen == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(int32_t));
-    if (found == NULL) return let_go(&held, chosen == NULL ? NULL : PyErr_NoMemory());
-    Py_ssize_t good = 0;
+    int64_t *found = PyMem_Malloc((size_t)(count + 1) * sizeof(int64_t)), lanes = (int64_t)slots / capacity;
+    if (found == NULL) return let_go(&held, PyErr_NoMemory());
     for (Py_ssize_t each = 0; good == 0 && each < count; each++) {
-        int64_t id = ids[each], lane = stream == NULL ? 0 : stream[each], slot = id % capacity;
-        int fits = id >= 0 && id <= INT64_MAX / 4 && lane >= 0 && lane <= (int64_t)slots / capacity
-            && slot + lane * capacity < (int64_t)slots;
-        found[each] = fits ? episode_of[slot + lane * capacity] : -1;
+        int64_t id = ids[each], lane = stream == NULL ? 0 : stream[each];
+        if (id < 0 || id > INT64_MAX / 4 || lane < 0 || lane >= lanes) {
+            good = -1;
+        } else {
+            found[each] = id % capacity + lane * capacity;
+            fetch(&episode_of[found[each]], 1);
+        }
+    }
+    for (Py_ssize_t each = 0; good == 0 && each < count; each++) {
+        found[each] = episode_of[found[each]];
         if (found[each] < 0 || found[each] >= entries) good = -1;
     }
     if (good < 0) PyErr_SetString(PyExc_IndexError, "ids: wanted steps that the index has, got others");
@@ -169,15 +220,16 @@ static PyObject *sift(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     Held held;
     if (arguments(nargs, 11) < 0 || hold(&held, 7) < 0) return NULL;
     Py_ssize_t count = -1, places = (Py_ssize_t)capacity, entries = -1;
-    int64_t *slots = ints(&held, args[0], "slots", &count, 0), *settled = NULL, *episodes = NULL, *ids = NULL;
-    int32_t *episode_of = slots == NULL ? NULL : array(&held, args[5], "episode_of_slot", "i", 4, &places, 0);
-    int8_t *ended = NULL;
-    char *good = NULL;
-    int failed = episode_of == NULL || (settled = ints(&held, args[6], "settled", &entries, 0)) == NULL
-        || (ended = array(&held, args[7], "ended", "b", 1, &entries, 0)) == NULL
-        || (episodes = ints(&held, args[8], "episodes", &count, 1)) == NULL
-        || (ids = ints(&held, args[9], "ids", &count, 1)) == NULL
-        || (good = array(&held, args[10], "good", "?", 1, &count, 1)) == NULL;
+    int64_t *slots, *settled, *episodes, *ids;
+    int32_t *episode_of;
+    int8_t *ended;
+    char *good;
+    const Wanted wanted[] = {
+        {"episode_of_slot", "i", 4, &places, &episode_of, 0}, {"settled", "lq", 8, &entries, &settled, 0},
+        {"ended", "b", 1, &entries, &ended, 0}, {"episodes", "lq", 8, &count, &episodes, 1},
+        {"ids", "lq", 8, &count, &ids, 1}, {"good", "?", 1, &count, &good, 1},
+    };
+    int failed = (slots = ints(&held, args[0], "slots", &count, 0)) == NULL || arrays(&held, args + 5, wanted, 6) < 0;
     for (Py_ssize_t each = 0; !failed && each < count; each++) {
         int64_t slot = slots[each];
         if (slot < 0 || slot >= capacity || episode_of[slot] < 0 || episode_of[slot] >= entries)
@@ -220,6 +272,7 @@ typedef struct {
     const int64_t *first, *stop, *final_slot;                  /* of each episode */
     const int8_t *ended;
     char *terminated, *truncated, *is_first, *mask, *obs_mask, *train_mask;
+    float *weight;
     int64_t *streams, *starts, *anchors;
     int64_t *slot;                                             /* where each window begins */
 } Windows;
@@ -261,15 +314,6 @@ static int column(Held *held, Column *it, PyObject *read, PyObject *columns, PyO
     return 0;
 }
 
-/* Hold an array of a batch: `size` bytes an item, of one of `kinds`. */
-static void *named(Held *held, PyObject *arrays, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t count)
-{
-    PyObject *key = PyUnicode_FromString(name), *object = key == NULL ? NULL : PyDict_GetItemWithError(arrays, key);
-    Py_XDECREF(key);
-    if (object == NULL && !PyErr_Occurred()) PyErr_Format(PyExc_KeyError, "no array '%s'", name);
-    return object == NULL ? NULL : array(held, object, name, kinds, size, &count, 1);
-}
-
 /* Whether every window lies where there is something to read; sets where it begins. */
 static int windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
 {
@@ -290,35 +334,34 @@ static int windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
     return 1;
 }
 
-static void fetch(const char *from, size_t bytes)
+/* Copy one window of a column. */
+static void copy_window(const Windows *w, const Column *it, Py_ssize_t each)
 {
-#if defined(__GNUC__)
-    for (size_t at = 0; at < bytes && at < FETCHED; at += LINE) __builtin_prefetch(from + at);
-#else
-    (void)from;
-    (void)bytes;
-#endif
+    size_t row = it->row;
+    int64_t episode = w->episode[each], slot = w->slot[each], left = (w->stream[each] + 1) * w->capacity - slot;
+    int ends = it->shown > w->length && w->start[each] + w->length == w->stop[episode];
+    int64_t rows = it->shown - ends, straight = rows < left ? rows : left;
+    char *to = it->to + (size_t)(each * it->shown) * row;
+    memcpy(to, it->from + (size_t)slot * row, (size_t)straight * row);
+    if (straight < rows) {  /* it goes on at the beginning of the stream's slots */
+        memcpy(to + (size_t)straight * row, it->from + (size_t)(slot + left - w->capacity) * row,
+               (size_t)(rows - straight) * row);
+    }
+    if (ends) {  /* the successor lies beside the ring; where none is known, the last observation stands for it */
+        int64_t last = w->final_slot[episode];
+        char *behind = to + (size_t)rows * row;
+        memcpy(behind, last == NO_FINAL ? behind - row : it->finals + (size_t)last * row, row);
+    }
 }
 
-static void copy_column(const Windows *w, const Column *it)
+static void copy_columns(const Windows *w, const Column *columns, Py_ssize_t count)
 {
-    size_t row = it->row, window = (size_t)it->shown * row;
-    for (Py_ssize_t each = 0; each < w->count; each++) {
-        if (each + AHEAD < w->count) fetch(it->from + (size_t)w->slot[each + AHEAD] * row, window);
-        int64_t episode = w->episode[each], slot = w->slot[each], left = w->capacity - slot % w->capacity;
-        int ends = it->shown > w->length && w->start[each] + w->length == w->stop[episode];
-        int64_t rows = it->shown - ends, straight = rows < left ? rows : left;
-        char *to = it->to + (size_t)each * window;
-        memcpy(to, it->from + (size_t)slot * row, (size_t)straight * row);
-        if (straight < rows) {  /* it goes on at the beginning of the stream's slots */
-            memcpy(to + (size_t)straight * row, it->from + (size_t)(slot + left - w->capacity) * row,
-                   (size_t)(rows - straight) * row);
+    for (Py_ssize_t each = -AHEAD; each < w->count; each++) {
+        Py_ssize_t ahead = each + AHEAD;
+        for (const Column *it = columns; ahead < w->count && it < columns + count; it++) {
+            fetch(it->from + (size_t)w->slot[ahead] * it->row, (size_t)it->shown * it->row);
         }
-        if (ends) {  /* the successor lies beside the ring; where none is known, the last observation stands for it */
-            int64_t last = w->final_slot[episode];
-            char *behind = to + (size_t)rows * row;
-            memcpy(behind, last == NO_FINAL ? behind - row : it->finals + (size_t)last * row, row);
-        }
+        for (const Column *it = columns; each >= 0 && it < columns + count; it++) copy_window(w, it, each);
     }
 }
 
@@ -337,6 +380,7 @@ static void set_flags(const Windows *w)
     memcpy(w->anchors, w->anchor, each_int);
     for (size_t each = 0; each < (size_t)w->count; each++) {
         int64_t episode = w->episode[each];
+        w->weight[each] = 1.0f;
         w->is_first[each * (length + 1)] = w->start[each] == w->first[episode];
         if (w->burn_in > 0) memset(w->train_mask + each * length, 0, (size_t)w->burn_in);
         if (w->start[each] + w->length == w->stop[episode]) {
@@ -348,40 +392,33 @@ static void set_flags(const Windows *w)
 }
 
 /* Hold what `fill` reads and writes beside the columns. */
-static int windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *arrays)
+static int windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *batch)
 {
-    static const char *const names[] = {"start", "stop", "final_slot"};
-    static const char *const addressed[] = {"streams", "episodes", "starts", "anchors"};
-    const int64_t **of_episodes[] = {&w->first, &w->stop, &w->final_slot};
-    const int64_t **of_windows[] = {&w->stream, &w->episode, &w->start, &w->anchor};
-    if (!PyTuple_Check(table) || PyTuple_Size(table) != 4 || !PyTuple_Check(addresses) || PyTuple_Size(addresses) != 4)
-        return fail(PyExc_TypeError, "table, addresses: wanted tuples of four arrays");
+    Py_ssize_t steps = -1, shown = -1;
+    const Wanted of_windows[] = {
+        {"streams", "lq", 8, &w->count, &w->stream, 0}, {"episodes", "lq", 8, &w->count, &w->episode, 0},
+        {"starts", "lq", 8, &w->count, &w->start, 0}, {"anchors", "lq", 8, &w->count, &w->anchor, 0},
+    }, of_episodes[] = {
+        {"start", "lq", 8, &w->entries, &w->first, 0}, {"stop", "lq", 8, &w->entries, &w->stop, 0},
+        {"final_slot", "lq", 8, &w->entries, &w->final_slot, 0}, {"ended", "b", 1, &w->entries, &w->ended, 0},
+    }, of_batch[] = {
+        {"terminated", "?", 1, &steps, &w->terminated, 1}, {"truncated", "?", 1, &steps, &w->truncated, 1},
+        {"is_first", "?", 1, &shown, &w->is_first, 1}, {"mask", "?", 1, &steps, &w->mask, 1},
+        {"obs_mask", "?", 1, &shown, &w->obs_mask, 1}, {"train_mask", "?", 1, &steps, &w->train_mask, 1},
+        {"weight", "f", 4, &w->count, &w->weight, 1}, {"stream", "lq", 8, &w->count, &w->streams, 1},
+        {"start", "lq", 8, &w->count, &w->starts, 1}, {"anchor", "lq", 8, &w->count, &w->anchors, 1},
+    };
     w->count = w->entries = -1;
-    for (Py_ssize_t each = 0; each < 4; each++) {
-        *of_windows[each] = ints(held, PyTuple_GetItem(addresses, each), addressed[each], &w->count, 0);
-        if (*of_windows[each] == NULL) return -1;
-        if (each == 3) break;
-        *of_episodes[each] = ints(held, PyTuple_GetItem(table, each), names[each], &w->entries, 0);
-        if (*of_episodes[each] == NULL) return -1;
-    }
-    w->ended = array(held, PyTuple_GetItem(table, 3), "ended", "b", 1, &w->entries, 0);
-    if (w->ended == NULL) return -1;
+    if (members(held, addresses, of_windows, 4) < 0 || members(held, table, of_episodes, 4) < 0) return -1;
     if (w->length > PY_SSIZE_T_MAX / 16 / (w->count + 1))
         return fail(PyExc_ValueError, "length: wanted what memory can hold");
-    Py_ssize_t steps = w->count * w->length, shown = steps + w->count;
-    return (w->terminated = named(held, arrays, "terminated", "?", 1, steps)) == NULL
-        || (w->truncated = named(held, arrays, "truncated", "?", 1, steps)) == NULL
-        || (w->is_first = named(held, arrays, "is_first", "?", 1, shown)) == NULL
-        || (w->mask = named(held, arrays, "mask", "?", 1, steps)) == NULL
-        || (w->obs_mask = named(held, arrays, "obs_mask", "?", 1, shown)) == NULL
-        || (w->train_mask = named(held, arrays, "train_mask", "?", 1, steps)) == NULL
-        || (w->streams = named(held, arrays, "stream", "lq", 8, w->count)) == NULL
-        || (w->starts = named(held, arrays, "start", "lq", 8, w->count)) == NULL
-        || (w->anchors = named(held, arrays, "anchor", "lq", 8, w->count)) == NULL ? -1 : 0;
+    steps = w->count * w->length;
+    shown = steps + w->count;
+    return members(held, batch, of_batch, 10);
 }
 
 PyDoc_STRVAR(fill_doc, "fill(columns, finals, arrays, reads, table, addresses, length, burn_in, slots, capacity)\n--\n\n"
-"Fill the arrays of a batch of whole windows, each inside one episode, all but `weight`.\n\n"
+"Fill the arrays of a batch of whole windows, each inside one episode. All weights are 1.\n\n"
 "`columns` and `finals` are dicts of what is stored, rows first; `arrays` those of the batch. `reads` lists name and\n"
 "whether it is an observation. `table` is (start, stop, final_slot, ended) by episode, `addresses` (stream, episode,\n"
 "start, anchor) by window. `slots` is the number of rows of a column. Twin of `Gatherer._sequences`.");
@@ -404,7 +441,7 @@ static PyObject *fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (burn_in > length) return fail(PyExc_ValueError, "burn_in: wanted at most length"), NULL;
     Py_ssize_t count = PyList_Size(args[3]), total = 0;
     Held held;
-    if (hold(&held, 3 * count + 17) < 0) return NULL;
+    if (hold(&held, 3 * count + 18) < 0) return NULL;
     int failed = windows(&held, &w, args[4], args[5], args[2]);
     Column *columns = failed ? NULL : PyMem_Calloc((size_t)count + 1, sizeof(Column));
     w.slot = failed ? NULL : PyMem_Malloc((size_t)(w.count + 1) * sizeof(int64_t));
@@ -422,7 +459,7 @@ static PyObject *fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         failed = fail(PyExc_IndexError, "addresses: wanted windows of steps that are stored, got others");
     if (!failed) {
         PyThreadState *state = total >= LARGE ? PyEval_SaveThread() : NULL;
-        for (Py_ssize_t each = 0; each < count; each++) copy_column(&w, &columns[each]);
+        copy_columns(&w, columns, count);
         set_flags(&w);
         if (state != NULL) PyEval_RestoreThread(state);
     }
