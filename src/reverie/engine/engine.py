@@ -279,7 +279,9 @@ class Engine(Shared):
             self.check_own()
             live = self.index.are_live(streams, anchors)
             self.memories.using(sampler)
-            sampler.update(self.index, streams[live], anchors[live], priorities[live])
+            if np.count_nonzero(live) < len(live):
+                streams, anchors, priorities = streams[live], anchors[live], priorities[live]
+            sampler.update(self.index, streams, anchors, priorities)
             self.memories.used()
 
     def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> None:

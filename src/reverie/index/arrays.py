@@ -166,6 +166,8 @@ class IndexArrays:
 
     def are_live(self, stream: Ints, ids: Ints) -> Bools:
         """Return which ids are live."""
+        if self.streams == 1:
+            return (ids >= self._tails[0]) & (ids < self._heads[0])
         live: Bools = (ids >= self.tail[stream]) & (ids < self.head[stream])
         return live
 

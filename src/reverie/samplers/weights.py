@@ -23,6 +23,7 @@ from reverie.values import MOST, MOST_ID
 
 Kind = tuple[str, int, bool]  # boundary, length, and whether episodes are chosen
 CHOSEN = "chosen episodes"
+HOPELESS, NOT_LIVE = -1, -2  # kinds of steps, as `choose` in C tells them
 MOST_WEIGHT = 1e200  # the sum of as many as there can be is still a number
 
 
@@ -98,6 +99,8 @@ class StepWeights(Follows):
     def _forget_early(self, index: EpisodeIndex) -> None:
         """Take the weight from steps that were evicted before their slots are needed: a budget of bytes does that."""
         streams: Sequence[int] = range(index.streams)
+        if index.streams == 1 and index.tail.item(0) == self._low.item(0):
+            return
         if len(streams) > 3:  # else it is cheaper to look at each
             streams = np.flatnonzero(index.tail > np.maximum(index.head - index.capacity, self._low)).tolist()
         for stream in streams:
@@ -220,14 +223,16 @@ class StepWeights(Follows):
     def _sifted(self, index: EpisodeIndex, slots: Ints, length: int) -> Proposal:
         """Return what `propose` does of these slots, in C."""
         count = len(slots)
-        episodes, ids, good = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_)
+        episodes, ids, kinds = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int8)
         table = index.episode_of_slot, index.settled, index.ended
         newest = index.tail.item(0), index.head.item(0)
-        dead, hopeless = native.sift(slots, *newest, index.capacity, length, *table, episodes, ids, good)
-        for places, change in ((dead, self._forget), (hopeless, self.tree.bar)):
-            if places:
-                change(np.array(sorted(set(places)), np.int64))
-        return episodes, ids, good
+        found = native.choose(slots, None, *newest, index.capacity, length, *table, episodes, ids, kinds)
+        if found < count:
+            for kind, change in ((NOT_LIVE, self._forget), (HOPELESS, self.tree.bar)):
+                places = set(slots[kinds == kind].tolist())
+                if places:
+                    change(np.array(sorted(places), np.int64))
+        return episodes, ids, kinds > 0
 
     def _forget(self, places: Ints) -> None:
         self.tree.set(places, 0.0)
