@@ -32,7 +32,7 @@ TABLES = {
                   lambda rounds: vectors.extending(rounds) + files.extending(rounds)),
     "growth": ("Drawing 64x16 from 2,000,000 steps, one step added between draws; limit: from 10,000 steps",
                samplers.growth),
-    "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: np.take of the observations",
+    "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: the faster of slices and np.take",
                     samplers.prioritized),
     "union": ("Batches of a union of one buffer, and of two, beside those of the buffer", unions.unions),
     "chosen": ("64 windows of 20 steps of two cameras and an arm; limit: a batch of everything", chosen.chosen),

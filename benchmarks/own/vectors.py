@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import reverie as rv
 from benchmarks.harness import Row, in_turn, rows_beside
 from benchmarks.own import kernel
 from benchmarks.own.buffers import ACTION, FRAME, vector_buffer, vector_steps
+from benchmarks.own.limits import Limits
 from reverie.samplers import Anchors, Drawn
 
 STEPS = 1_000_000
@@ -24,79 +23,22 @@ SIZES = ((16, 64), (256, 8))
 BOUNDS = (1.5, 1.8, 1.5)  # of the calls of `_draws`, in that order, beside copies of all fields
 PLANNED = (64, 16)
 LANES = 16
-SLOTS = 1024  # prepared choices of rows, so that the limit is copying alone
-
-Array = npt.NDArray[Any]
-
-
-class Limits:
-    """Copies of windows into arrays that exist, each call of other windows: none is in the cache still.
-
-    Both ways that NumPy has are tried, slice by slice and one `np.take` of all rows of a field, and the faster one
-    counts. Which windows a call copies was chosen before.
-
-    Args:
-        batch, length: windows, and steps of each.
-        rng: chooses the windows.
-        held: what is stored; only of the first of these fields the observation behind a window is copied, too.
-    """
-
-    def __init__(self, batch: int, length: int, rng: np.random.Generator, held: Sequence[Array]) -> None:
-        starts = rng.integers(0, STEPS - length - 1, (SLOTS, batch))
-        rows = starts[:, :, None] + np.arange(length + 1)
-        self._starts, self._slots = starts.tolist(), list(rows)
-        self._steps = list(np.ascontiguousarray(rows[:, :, :length]))
-        more = [1] + [0] * (len(held) - 1)
-        self._fields = [
-            (field, np.empty((batch, length + one, *field.shape[1:]), field.dtype), length + one)
-            for field, one in zip(held, more, strict=True)
-        ]
-        self._turns = iter(range(10**9))
-
-    def take(self) -> None:
-        """Take all rows of a field at once."""
-        number = next(self._turns) % SLOTS
-        slots = self._slots[number]
-        for field, target, _ in self._fields:
-            field.take(slots, 0, target, "clip")
-            slots = self._steps[number]
-
-    def slices(self) -> None:
-        """Copy window by window."""
-        for row, start in enumerate(self._starts[next(self._turns) % SLOTS]):
-            for field, target, count in self._fields:
-                target[row] = field[start : start + count]
 
 
 def vector_windows(rounds: int) -> list[Row]:
     """Time sample(16, 64) and sample(256, 8), also with one step added between draws.
 
-    There are two limits. The first copies the bytes that a batch has of all fields, and is that of the bounds; the
-    second copies the observations alone. Where the C kernel is in use, NumPy does the same beside it, in the same
-    rounds.
+    The bounds stand beside copies of all fields. Where the C kernel is in use, NumPy does the same beside it, in the
+    same rounds.
     """
     buffer = vector_buffer(STEPS, WIDTH, MEAN_EPISODE)
     extra = cycle(list(vector_steps(10_000, WIDTH, MEAN_EPISODE)))
-    rng = np.random.default_rng(1)
-    shapes: tuple[tuple[int, ...], ...] = ((STEPS, WIDTH), (STEPS, ACTION), (STEPS,))
-    held = [rng.random(shape, np.float32) for shape in shapes]
     rows = []
     for batch, length in SIZES:
-        limits: dict[str, Callable[[], float | None]] = {}
-        for what, fields in (("all fields", held), ("observations alone", held[:1])):
-            copies = Limits(batch, length, rng, fields)
-            limits |= {f"take of {what}": copies.take, f"slices of {what}": copies.slices}
+        limits = Limits(STEPS, batch, length)
         calls = _draws(buffer, batch, length, extra)
-        seconds = in_turn({**limits, **calls, **kernel.without(calls)}, rounds)
-        medians = {name: float(np.median(seconds[name])) for name in limits}
-        bounds = dict(zip(calls, BOUNDS, strict=True))
-        for what in ("all fields", "observations alone"):
-            limit = min((name for name in limits if name.endswith(what)), key=medians.__getitem__)
-            shown = {name: times for name, times in seconds.items() if name == limit or name not in limits}
-            bounds = bounds if what == "all fields" else {}
-            rows += [
-                replace(row, name=f"{row.name}; {limit}") for row in rows_beside(shown, limit, {**bounds})
-            ]
+        seconds = in_turn({**limits.calls(), **calls, **kernel.without(calls)}, rounds)
+        rows += limits.rows(seconds, dict(zip(calls, BOUNDS, strict=True)))
     return rows
 
 

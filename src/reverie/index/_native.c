@@ -436,10 +436,11 @@ static int tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyO
     return it->root_sums == NULL ? -1 : 0;
 }
 
-/* Return what a child adds to its parent. */
-static double share(const Tree *it, Py_ssize_t level, double child)
+/* Set what the children of a node add to it. */
+static void read_node(const Tree *it, Py_ssize_t level, int64_t node, double *children)
 {
-    return level == 0 && it->barred && !(child > 0.0) ? 0.0 : child;
+    memcpy(children, it->level[level] + node * FAN, FAN * sizeof(double));
+    for (int at = 0; level == 0 && it->barred && at < FAN; at++) children[at] = children[at] > 0.0 ? children[at] : 0.0;
 }
 
 /* Set the places that targets fall into, and return how many of these have no weight. */
@@ -463,16 +464,12 @@ static Py_ssize_t descend(const Tree *it, const double *targets, double *left, i
             fetch(it->level[level] + places[each] * FAN, FAN * sizeof(double));
         }
         for (Py_ssize_t each = 0; each < count; each++) {
-            const double *children = it->level[level] + places[each] * FAN;
-            double running[FAN], sum = 0.0;
-            Py_ssize_t child = 0;
-            for (int at = 0; at < FAN; at++) {
-                sum = at == 0 ? share(it, level, children[0]) : sum + share(it, level, children[at]);
-                running[at] = sum;
-                child += sum <= left[each];
-            }
+            double children[FAN], running[FAN];
+            read_node(it, level, places[each], children);
+            Py_ssize_t child = (running[0] = children[0]) <= left[each];
+            for (int at = 1; at < FAN; at++) child += (running[at] = running[at - 1] + children[at]) <= left[each];
             child = child < FAN ? child : FAN - 1;
-            left[each] = left[each] - running[child] + share(it, level, children[child]);
+            left[each] = left[each] - running[child] + children[child];
             places[each] = places[each] * FAN + child;
         }
     }
@@ -489,11 +486,9 @@ static void ascend(const Tree *it, int64_t *nodes, Py_ssize_t count)
             fetch(it->level[level] + nodes[each] * FAN, FAN * sizeof(double));
         }
         for (Py_ssize_t each = 0; each < count; each++) {
-            const double *children = it->level[level] + nodes[each] * FAN;
-            double pair[FAN / 2];  /* NumPy adds up 16 numbers in this order */
-            for (int at = 0; at < FAN / 2; at++) {
-                pair[at] = share(it, level, children[at]) + share(it, level, children[at + FAN / 2]);
-            }
+            double children[FAN], pair[FAN / 2];  /* NumPy adds up 16 numbers in this order */
+            read_node(it, level, nodes[each], children);
+            for (int at = 0; at < FAN / 2; at++) pair[at] = children[at] + children[at + FAN / 2];
             it->level[level + 1][nodes[each]] =
                 ((pair[0] + pair[1]) + (pair[2] + pair[3])) + ((pair[4] + pair[5]) + (pair[6] + pair[7]));
         }
@@ -501,7 +496,8 @@ static void ascend(const Tree *it, int64_t *nodes, Py_ssize_t count)
     Py_ssize_t root = it->count - 1;
     double sum = 0.0;
     for (Py_ssize_t each = 0; each < it->size[root]; each++) {
-        double child = share(it, root, it->level[root][each]);
+        double child = it->level[root][each];
+        if (root == 0 && it->barred && !(child > 0.0)) child = 0.0;
         it->root_sums[each] = sum = each == 0 ? child : sum + child;
     }
 }

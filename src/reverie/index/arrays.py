@@ -175,6 +175,10 @@ class IndexArrays:
         """Return where the steps with these ids lie."""
         return stream * self.capacity + ids % self.capacity
 
+    def slots_of(self, episodes: Ints, ids: Ints) -> Ints:
+        """Return where the steps with these ids, of these episodes, lie."""
+        return ids % self.capacity if self.streams == 1 else self.slots(self.stream.take(episodes), ids)
+
     def streams_of(self, episodes: Ints) -> Ints:
         """Return the stream of each episode."""
         return np.zeros(len(episodes), np.int64) if self.streams == 1 else self.stream.take(episodes)
