@@ -23,7 +23,7 @@ from benchmarks.own import (
 TABLES = {
     "windows": ("64 windows of 21 frames of 3x64x64 uint8 from 100,000 wrapped steps; limit: slice copies",
                 windows.pixel_windows),
-    "vectors": ("Windows of 17 floats from 1,000,000 steps; limit: the faster of slice copies and one np.take",
+    "vectors": ("Windows of 17 floats from 1,000,000 steps; limit: the faster of slices and np.take of what is named",
                 vectors.vector_windows),
     "planning": ("Planning 64 windows of 16; ratio in microseconds", vectors.planning),
     "steps": ("Adding to memory; limit: storing unchecked in three arrays; ratio in microseconds a step",
@@ -32,7 +32,7 @@ TABLES = {
                   lambda rounds: vectors.extending(rounds) + files.extending(rounds)),
     "growth": ("Drawing 64x16 from 2,000,000 steps, one step added between draws; limit: from 10,000 steps",
                samplers.growth),
-    "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: np.take of the observations",
+    "prioritized": ("Prioritised 64x16 of 17 floats from 1,000,000 steps; limit: the faster of slices and np.take",
                     samplers.prioritized),
     "union": ("Batches of a union of one buffer, and of two, beside those of the buffer", unions.unions),
     "chosen": ("64 windows of 20 steps of two cameras and an arm; limit: a batch of everything", chosen.chosen),

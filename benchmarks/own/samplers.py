@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 import reverie as rv
-from benchmarks.harness import Copies, Row, in_turn, rows_beside
+from benchmarks.harness import Row, in_turn, rows_beside
 from benchmarks.own import kernel
 from benchmarks.own.buffers import ACTION, vector_buffer
+from benchmarks.own.limits import Limits
 
 SMALL, MANY, LARGE = 10_000, 1_000_000, 2_000_000
 BATCH, LENGTH = 64, 16
@@ -73,14 +74,14 @@ def prioritized(rounds: int) -> list[Row]:
     rng = np.random.default_rng(2)
     out = buffer.sample(BATCH, LENGTH, sampler=sampler)
     errors = rng.random((BATCH, LENGTH))
-    copies = Copies(rng.random((4096, 17), np.float32), MANY, BATCH, LENGTH)
+    limits = Limits(MANY, BATCH, LENGTH)
 
     def both() -> None:
         buffer.sample(BATCH, LENGTH, sampler=sampler, out=out)
         buffer.update_priorities(out, errors)
 
-    for _ in range(300):  # until the sampler has met the steps that cannot be anchors
+    for _ in range(300):  # until the sampler has met many of the steps that cannot be anchors
         both()
     calls: dict[str, Callable[[], float | None]] = {"draw 64x16 and update": both}
-    seconds = in_turn({"np.take of the observations": copies.take, **calls, **kernel.without(calls)}, rounds)
-    return rows_beside(seconds, "np.take of the observations", {})
+    seconds = in_turn({**limits.calls(), **calls, **kernel.without(calls)}, rounds)
+    return limits.rows(seconds, dict.fromkeys(calls, 3.0))

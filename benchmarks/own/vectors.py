@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -11,67 +13,56 @@ import reverie as rv
 from benchmarks.harness import Row, in_turn, rows_beside
 from benchmarks.own import kernel
 from benchmarks.own.buffers import ACTION, FRAME, vector_buffer, vector_steps
+from benchmarks.own.limits import Limits
 from reverie.samplers import Anchors, Drawn
 
 STEPS = 1_000_000
 WIDTH = 17
 MEAN_EPISODE = 1000
 SIZES = ((16, 64), (256, 8))
+BOUNDS = (1.5, 1.8, 1.5)  # of the calls of `_draws`, in that order, beside copies of all fields
 PLANNED = (64, 16)
 LANES = 16
-SLOTS = 1024  # prepared choices of rows, so that the limit is copying alone
 
 
 def vector_windows(rounds: int) -> list[Row]:
     """Time sample(16, 64) and sample(256, 8), also with one step added between draws.
 
-    The limit is the faster of slice copies and one np.take of the observations of as many windows. Where the C kernel
-    is in use, NumPy does the same beside it, in the same rounds.
+    The bounds stand beside copies of all fields. Where the C kernel is in use, NumPy does the same beside it, in the
+    same rounds.
     """
     buffer = vector_buffer(STEPS, WIDTH, MEAN_EPISODE)
-    extra = list(vector_steps(10_000, WIDTH, MEAN_EPISODE))
-    rng = np.random.default_rng(1)
-    held = rng.random((STEPS, WIDTH), np.float32)
+    extra = cycle(list(vector_steps(10_000, WIDTH, MEAN_EPISODE)))
     rows = []
     for batch, length in SIZES:
-        starts = rng.integers(0, STEPS - length - 1, (SLOTS, batch))
-        chosen = starts.tolist()
-        slots = list(starts[:, :, None] + np.arange(length + 1))
-        target = np.empty((batch, length + 1, WIDTH), np.float32)
-        turns = iter(np.arange(10**9))
-
-        def take(slots=slots, target=target, turns=turns) -> None:
-            held.take(slots[next(turns) % SLOTS], 0, target, "clip")
-
-        def slices(starts=chosen, target=target, turns=turns, length=length) -> None:
-            for row, start in enumerate(starts[next(turns) % SLOTS]):
-                target[row] = held[start : start + length + 1]
-
-        out = buffer.sample(batch, length)
-        kept = [buffer.sample(batch, length)]
-
-        def refill(batch=batch, length=length, out=out) -> None:
-            buffer.sample(batch, length, out=out)
-
-        def fresh(batch=batch, length=length, kept=kept) -> None:
-            kept[0] = buffer.sample(batch, length)
-
-        def after_add(batch=batch, length=length, out=out, turns=turns) -> float:
-            buffer.add(**extra[int(next(turns)) % len(extra)])
-            begin = time.perf_counter()
-            buffer.sample(batch, length, out=out)
-            return time.perf_counter() - begin
-
-        calls: dict[str, Callable[[], float | None]] = {
-            f"sample({batch}, {length}, out=batch)": refill,
-            f"sample({batch}, {length})": fresh,
-            f"sample({batch}, {length}, out=batch) after an add": after_add,
-        }
-        seconds = in_turn({"take": take, "slices": slices, **calls, **kernel.without(calls)}, rounds)
-        limit = min(("take", "slices"), key=lambda name: float(np.median(seconds[name])))
-        shown = {name: times for name, times in seconds.items() if name == limit or name.startswith("sample")}
-        rows += rows_beside(shown, limit, dict.fromkeys(calls, 2.2))
+        limits = Limits(STEPS, batch, length)
+        calls = _draws(buffer, batch, length, extra)
+        seconds = in_turn({**limits.calls(), **calls, **kernel.without(calls)}, rounds)
+        rows += limits.rows(seconds, dict(zip(calls, BOUNDS, strict=True)))
     return rows
+
+
+def _draws(
+    buffer: rv.ReplayBuffer, batch: int, length: int, extra: Iterator[dict[str, Any]]
+) -> dict[str, Callable[[], float | None]]:
+    """Return the calls that draw: into a batch, a fresh one, and into one after an add."""
+    out = buffer.sample(batch, length)
+    kept = [buffer.sample(batch, length)]
+
+    def refill() -> None:
+        buffer.sample(batch, length, out=out)
+
+    def fresh() -> None:
+        kept[0] = buffer.sample(batch, length)
+
+    def after_add() -> float:
+        buffer.add(**next(extra))
+        begin = time.perf_counter()
+        buffer.sample(batch, length, out=out)
+        return time.perf_counter() - begin
+
+    call = f"sample({batch}, {length}"
+    return {f"{call}, out=batch)": refill, f"{call})": fresh, f"{call}, out=batch) after an add": after_add}
 
 
 class Keeping(rv.Sampler):

@@ -133,7 +133,8 @@ def test_anchors_are_chosen_as_in_numpy(seed, count, room, length, lanes):
     lane = rng.integers(0, lanes, count)
     episodes, chosen = np.full(room, -7), np.full(room, -7)
     stream = None if lanes == 1 else lane
-    good = native.choose(ids, stream, capacity, length, episode_of, settled, episodes, chosen)
+    table = episode_of, settled, np.zeros(6, np.int8)
+    good = native.choose(ids, stream, 0, 0, capacity, length, *table, episodes, chosen, None)
     of = episode_of[ids % capacity + lane * capacity]
     valid = ids < settled[of] - (length - 1)
     kept = min(room, int(valid.sum()))
@@ -149,7 +150,9 @@ def filling():
     """Return good arguments of `fill`: two windows of three steps of a stream of eight."""
     out = {name: np.full((2, 3 + more), True) for name, more in (
         ("terminated", 0), ("truncated", 0), ("is_first", 1), ("mask", 0), ("obs_mask", 1), ("train_mask", 0))}  # fmt: skip
-    out |= {name: np.full(2, 9) for name in ("stream", "start", "anchor")}
+    out |= {name: np.full(2, 9) for name in ("stream", "start", "anchor")} | {
+        "weight": np.full(2, 9, np.float32)
+    }
     out |= {"obs": np.full((2, 4, 2), 9, np.uint8), "reward": np.full((2, 3), 9, np.float32)}
     columns = {"obs": np.arange(16, dtype=np.uint8).reshape(8, 2), "reward": np.arange(8, dtype=np.float32)}
     table = (np.array([0, 3]), np.array([3, 9]), np.array([1, -1]), np.array([1, 0], np.int8))
@@ -170,6 +173,7 @@ def test_two_windows_by_hand():
     assert out["train_mask"].tolist() == [[False, True, True]] * 2
     assert out["obs_mask"].all()
     assert out["start"].tolist() == [0, 4]
+    assert out["weight"].tolist() == [1.0, 1.0]
 
 
 def put(place, value):
@@ -213,6 +217,7 @@ BAD_FILLS = {
     "flags of another size": put((2, "is_first"), np.zeros((2, 3), np.bool_)),
     "flags of another kind": put((2, "mask"), np.zeros((2, 3), np.uint8)),
     "numbers of another kind": put((2, "start"), np.zeros(2, np.float64)),
+    "weights of another kind": put((2, "weight"), np.zeros(2, np.int32)),
     "a missing flag": lambda args: args[2].pop("truncated"),
     "reads that are no pairs": put((3, 0), "obs"),
     "reads that are no list": put(3, (("obs", True),)),
@@ -250,56 +255,60 @@ def test_fill_refuses_what_must_not_be_written():
 
 @pytest.mark.parametrize(("place", "value"), [
     (0, np.array([0, -1])), (0, np.array([0.0, 1.0])), (0, np.arange(4)[::2]), (1, np.array([1, 0])), (1, np.array([-1, 0])), (1, np.array([0])),
-    (2, 0), (3, 0), (4, np.array([0, 5, 0], np.int32)), (4, np.array([0, -1, 0], np.int32)), (4, np.array([0, 0, 0])),
-    (5, np.array([9])), (6, np.full(3, -7)), (7, np.full(2, -7, np.int32)), (2, 2**70),
+    (4, 0), (5, 0), (6, np.array([0, 5, 0], np.int32)), (6, np.array([0, -1, 0], np.int32)), (6, np.array([0, 0, 0])),
+    (7, np.array([9])), (8, np.zeros(2, np.int64)), (9, np.full(3, -7)), (10, np.full(2, -7, np.int32)), (4, 2**70), (2, -1),
 ])  # fmt: skip
 def test_choose_refuses_and_touches_nothing(place, value):
     """Ids, streams and tables that do not fit each other."""
-    args = [
-        np.array([0, 1]),
-        None,
-        3,
-        1,
-        np.array([0, 1, 0], np.int32),
-        np.array([9, 9]),
-        np.full(2, -7),
-        np.full(2, -7),
-    ]
-    assert native.choose(*args[:6], *(array.copy() for array in args[6:])) == 2
+    table = np.array([0, 1, 0], np.int32), np.array([9, 9]), np.zeros(2, np.int8)
+    args = [np.array([0, 1]), None, 0, 0, 3, 1, *table, np.full(2, -7), np.full(2, -7), None]
+    assert native.choose(*args[:9], *(array.copy() for array in args[9:11]), None) == 2
     args[place] = value
     with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
         native.choose(*args)
-    assert all((array == -7).all() for array in args[6:])
+    assert all((array == -7).all() for array in args[9:11])
 
 
-def sifting():
-    """Return good arguments of `sift`: slots of a stream of four whose oldest step has the id 5."""
+def by_slot():
+    """Return good arguments of `choose`: slots of a stream of four whose oldest step has the id 5."""
     table = np.array([0, 1, 1, 0], np.int32), np.array([9, 7]), np.array([0, 1], np.int8)
-    return [np.array([0, 1, 2]), 5, 8, 4, 2, *table, np.full(3, -7), np.full(3, -7), np.full(3, False)]
+    return [
+        np.array([0, 1, 2, 3]),
+        None,
+        5,
+        8,
+        4,
+        2,
+        *table,
+        np.full(4, -7),
+        np.full(4, -7),
+        np.full(4, -7, np.int8),
+    ]
 
 
-def test_three_slots_by_hand():
-    """The ids are 8, which is not live, and 5 and 6, whose episode ended with step 6."""
-    args = sifting()
-    assert native.sift(*args) == ([0], [2])
-    assert args[8].tolist() == [0, 1, 1]
-    assert args[9].tolist() == [8, 5, 6]
-    assert args[10].tolist() == [False, True, False]
+def test_four_slots_by_hand():
+    """The ids are 8, which is not live, 5 and 6, whose episode ended with step 6, and 7, whose episode runs."""
+    args = by_slot()
+    args[7][0] = 8
+    assert native.choose(*args) == 1
+    assert args[9].tolist() == [0, 1, 1, 0]
+    assert args[10].tolist() == [8, 5, 6, 7]
+    assert args[11].tolist() == [-2, 1, -1, 0]
 
 
 @pytest.mark.parametrize(("place", "value"), [
-    (0, np.array([0, 4, 1])), (0, np.array([0, -1, 1])), (0, np.arange(2)), (0, np.zeros(3)), (1, -1), (2, -1), (3, 3), (3, 0),
-    (4, 0), (5, np.array([0, 2, 0, 0], np.int32)), (5, np.array([0, -1, 0, 0], np.int32)), (5, np.zeros(4, np.int64)),
-    (6, np.array([9])), (7, np.zeros(2, np.int64)), (8, np.zeros(2, np.int64)), (10, np.zeros(3, np.int8)), (4, 2**70),
+    (0, np.array([0, 4, 1, 2])), (0, np.array([0, -1, 1, 2])), (0, np.arange(2)), (0, np.zeros(4)), (2, -1), (3, -1), (4, 5), (4, 0),
+    (5, 0), (6, np.array([0, 2, 0, 0], np.int32)), (6, np.array([0, -1, 0, 0], np.int32)), (6, np.zeros(4, np.int64)),
+    (7, np.array([9])), (8, np.zeros(2, np.int64)), (9, np.zeros(3, np.int64)), (11, np.zeros(4, np.bool_)), (5, 2**70),
 ])  # fmt: skip
-def test_sift_refuses_and_touches_nothing(place, value):
+def test_choose_refuses_slots_and_touches_nothing(place, value):
     """Slots, tables and sizes that do not fit each other."""
-    args = sifting()
+    args = by_slot()
     args[place] = value
-    before = [array.tobytes() for array in args[8:]]
+    before = [array.tobytes() for array in args[9:]]
     with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
-        native.sift(*args)
-    assert [array.tobytes() for array in args[8:]] == before
+        native.choose(*args)
+    assert [array.tobytes() for array in args[9:]] == before
 
 
 @pytest.mark.parametrize("places", [np.array([0, 1025]), np.array([-1]), np.array([1.0]), [0]])
@@ -308,7 +317,7 @@ def test_trees_refuse_places_that_are_none(places):
     tree = sumtree.SumTree(1020)
     levels = [np.ones((64, 16)), np.full(64, 3.0)]
     with pytest.raises((IndexError, TypeError)):
-        native.add_up(levels, tree._root_sums[:64].copy(), False, places)
+        native.walk(levels, tree._root_sums[:64].copy(), False, None, places)
     assert (levels[1] == 3.0).all()
 
 
@@ -319,10 +328,9 @@ def test_trees_refuse_places_that_are_none(places):
 ])  # fmt: skip
 def test_trees_refuse_levels_that_do_not_fit(levels, sums):
     """Each node has 16 children and a parent."""
-    for call in (native.add_up, native.find):
-        args = (np.zeros(1, np.int64),) if call is native.add_up else (np.zeros(1), np.zeros(1, np.int64))
+    for targets in (None, np.zeros(1)):
         with pytest.raises((TypeError, ValueError)):
-            call(levels, sums, False, *args)
+            native.walk(levels, sums, False, targets, np.zeros(1, np.int64))
 
 
 # --- which one is in use ---------------------------------------------------------------------------------------------
@@ -337,7 +345,7 @@ def test_numpy_can_be_asked_for():
 def test_a_kernel_of_another_version_is_refused(monkeypatch):
     """It would take other arguments."""
     monkeypatch.setattr(kernel, "import_module", lambda name: SimpleNamespace(TWINS=0))
-    with pytest.raises(ImportError, match="wanted a C kernel of version 1, got 0"):
+    with pytest.raises(ImportError, match="wanted a C kernel of version 2, got 0"):
         kernel.load(False)
 
 

@@ -55,7 +55,7 @@ def other(value):
         place = rng.integers(len(changed))
         changed[place] = other(changed[place])
         return type(value)(changed[: rng.integers(len(changed) + 1)] if rng.random() < 0.1 else changed)
-    if isinstance(value, dict) and kind < 5:
+    if isinstance(value, dict) and value and kind < 5:
         changed = dict(value)
         name = list(changed)[rng.integers(len(changed))]
         changed[name] = other(changed[name])
@@ -70,7 +70,7 @@ def filling():
     slots, burn_in = capacity * streams, int(rng.integers(0, length + 1))
     out = {name: np.ones((count, length + more), np.bool_) for name, more in (
         ("terminated", 0), ("truncated", 0), ("is_first", 1), ("mask", 0), ("obs_mask", 1), ("train_mask", 0))}
-    out |= {name: np.zeros(count, np.int64) for name in ("stream", "start", "anchor")}
+    out |= {name: np.zeros(count, np.int64) for name in ("stream", "start", "anchor")} | {"weight": np.zeros(count, np.float32)}
     out |= {"obs": np.zeros((count, length + 1, 3), np.uint8), "reward": np.zeros((count, length), np.float32)}
     columns = {"obs": np.zeros((slots, 3), np.uint8), "reward": np.zeros(slots, np.float32)}
     stop = rng.integers(0, 2 * capacity, 4)
@@ -84,18 +84,13 @@ def filling():
 
 def choosing():
     count, capacity, lanes = (int(n) for n in rng.integers(1, 9, 3))
-    room = int(rng.integers(0, 9))
-    return native.choose, [rng.integers(0, 40, count), rng.integers(0, lanes, count), capacity, int(rng.integers(1, 5)),
+    room, tail = int(rng.integers(0, 9)), int(rng.integers(0, 20))
+    steps, streams, kinds = rng.integers(0, 40, count), rng.integers(0, lanes, count), None
+    if rng.random() < 0.5:
+        steps, streams, room, kinds = rng.integers(0, capacity, count), None, count, np.zeros(count, np.int8)
+    return native.choose, [steps, streams, tail, tail + int(rng.integers(0, capacity + 1)), capacity, int(rng.integers(1, 5)),
                            rng.integers(0, 4, capacity * lanes).astype(np.int32), rng.integers(0, 40, 4),
-                           np.zeros(room, np.int64), np.zeros(room, np.int64)]
-
-def sifting():
-    count, capacity = (int(n) for n in rng.integers(1, 9, 2))
-    tail = int(rng.integers(0, 20))
-    return native.sift, [rng.integers(0, capacity, count), tail, tail + int(rng.integers(0, capacity + 1)), capacity,
-                         int(rng.integers(1, 5)), rng.integers(0, 4, capacity).astype(np.int32), rng.integers(0, 40, 4),
-                         rng.integers(0, 4, 4).astype(np.int8), np.zeros(count, np.int64), np.zeros(count, np.int64),
-                         np.zeros(count, np.bool_)]
+                           rng.integers(0, 4, 4).astype(np.int8), np.zeros(room, np.int64), np.zeros(room, np.int64), kinds]
 
 def tree():
     nodes, root = int(rng.integers(1, 40)), int(rng.integers(3, 9))
@@ -104,15 +99,15 @@ def tree():
 def finding():
     levels, sums = tree()
     targets = rng.random(8) * sums[-1] * rng.choice((-1, 1, 2, np.nan, np.inf), 8)
-    return native.find, [levels, sums, bool(rng.integers(2)), targets, np.zeros(8, np.int64)]
+    return native.walk, [levels, sums, bool(rng.integers(2)), targets, np.zeros(8, np.int64)]
 
 def adding():
     levels, sums = tree()
-    return native.add_up, [levels, sums, bool(rng.integers(2)), rng.integers(0, levels[0].size, 8)]
+    return native.walk, [levels, sums, bool(rng.integers(2)), None, rng.integers(0, levels[0].size, 8)]
 
 good = refused = 0
 for _ in range(int(sys.argv[2])):
-    for make in (filling, choosing, sifting, finding, adding):
+    for make in (filling, choosing, choosing, finding, adding):
         call, args = make()
         for _ in range(rng.integers(0, 3)):
             place = rng.integers(len(args))

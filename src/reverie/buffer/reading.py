@@ -20,7 +20,6 @@ from reverie.engine import (
     drawing,
     sampler_of,
     span_of,
-    wanted,
 )
 from reverie.episode import Episode
 from reverie.index import Anchors, EpisodeTable, check_boundary, kept_steps
@@ -176,8 +175,8 @@ class Reading(Face):
             BufferClosed: the buffer was closed.
             RateLimited: the buffer's rate limit held the batch up for too long.
         """
-        asked = wanted(self.spec, batch_size, length, boundary, sampler, burn_in, fields, stride)
         engine = self.engine
+        asked = engine.plans.wanted(batch_size, length, boundary, sampler, burn_in, fields, stride)
         if engine.gate is None:
             return engine.draw(asked, out)
         with drawing(engine, asked.batch_size * asked.length):

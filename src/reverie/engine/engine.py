@@ -18,6 +18,7 @@ from reverie.engine.gate import Gate
 from reverie.engine.gather import Chosen, Gatherer
 from reverie.engine.layout import Layouts
 from reverie.engine.memories import Memories
+from reverie.engine.plans import Plans
 from reverie.engine.selection import Fields, Wanted
 from reverie.engine.spans import Extender
 from reverie.episode import Episode
@@ -57,7 +58,7 @@ class Engine(Shared):
         changes: adds, cuts, rewrites and replaces steps, in memory and in the file alike.
         extender: adds many steps at once.
         memories: what is remembered beside the steps: random state, samplers, notes.
-        gatherer, layouts, origins: what makes a batch of what is drawn.
+        gatherer, layouts, plans, origins: what makes a batch of what is drawn.
         closed: whether the buffer was closed. gate: where adds and draws wait for its rate limit, if there is one.
     """
 
@@ -74,7 +75,7 @@ class Engine(Shared):
         self.gatherer = Gatherer(self.columns, index, self.store, self.finals)
         self._reader = EpisodeReader(settings.spec, index, self.gatherer, self.finals)
         self.layouts, self.origins, self._blocks = Layouts(settings.spec), Origins(), Blocks()
-        self._uniform = Uniform()
+        self.plans, self._uniform = Plans(settings.spec, index, self.layouts), Uniform()
         self.closed, self.gate = False, cast(Gate | None, None)
         # Of a buffer of the process that this one was forked from; and whether that one writes to the file.
         self._is_copy = self._was_writer = False
@@ -214,8 +215,7 @@ class Engine(Shared):
         """Return the windows that were asked for; see `ReplayBuffer.sample`."""
         with self.turn:
             self.check_open()
-            anchors = anchors_of(self.index, wanted.boundary, wanted.span, wanted.stride)
-            layout = self.layouts.get(wanted.cross, wanted.batch_size, wanted.shown, out, wanted.fields)
+            _, anchors, layout = self.plans.plan(wanted, out)
             batch = layout.allocate(self._blocks) if out is None else out
             sampler = self._uniform if wanted.sampler is None else wanted.sampler
             chosen = self.choose(anchors, wanted.batch_size, wanted.burn_in, sampler)
@@ -279,7 +279,9 @@ class Engine(Shared):
             self.check_own()
             live = self.index.are_live(streams, anchors)
             self.memories.using(sampler)
-            sampler.update(self.index, streams[live], anchors[live], priorities[live])
+            if np.count_nonzero(live) < len(live):
+                streams, anchors, priorities = streams[live], anchors[live], priorities[live]
+            sampler.update(self.index, streams, anchors, priorities)
             self.memories.used()
 
     def rewrite(self, streams: Ints, mask: Bools, ids: Ints, values: dict[str, Any]) -> None:

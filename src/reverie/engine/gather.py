@@ -62,9 +62,7 @@ class Gatherer:
         else:
             assert isinstance(batch, RowBatch)
             self._rows(windows, batch, layout.parts(batch))
-        if weight is None:
-            batch.weight.fill(1.0)
-        else:
+        if weight is not None:
             batch.weight[...] = weight
         note_origin(batch, origin, windows.stride)
 
@@ -75,6 +73,7 @@ class Gatherer:
         if native is not None and self._raw is not None and windows.whole and windows.stride == 1:
             self._whole(windows, parts, *self._raw)
             return
+        batch.weight.fill(1.0)
         # An end inside the window can only be its last real step; its successor lies beside the ring.
         at_end = (windows.stop == index.stop.take(windows.episode)).nonzero()[0]
         self._fields(windows, at_end, parts)
@@ -192,6 +191,7 @@ class Gatherer:
     # --- rows that cross episodes ----------------------------------------------------------------------
 
     def _rows(self, windows: CrossWindows, batch: RowBatch, parts: Parts) -> None:
+        batch.weight.fill(1.0)
         index, layout, arrays = self._index, parts.layout, parts.arrays
         row, closing, mask = windows.episode, windows.closing, windows.mask
         base = (windows.stream * index.capacity)[:, None]

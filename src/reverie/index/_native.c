@@ -13,9 +13,9 @@
 #define FAN 16            /* children of a node of a sum tree, as in samplers/sumtree.py */
 #define LEVELS 16         /* more than a tree of 2**62 leaves has */
 #define LARGE (1 << 20)   /* bytes of a copy that other threads need not wait for */
-#define AHEAD 8           /* windows that are fetched into the cache before they are copied */
+#define AHEAD 8           /* windows, or nodes, that are fetched into the cache before they are read */
 #define LINE 64           /* bytes of a cache line */
-#define FETCHED 512       /* bytes of a window; behind them the processor sees a sequence by itself */
+#define FETCHED (1 << 16) /* bytes of a window; behind them the processor sees a sequence by itself */
 #define NO_FINAL -1       /* as in index/arrays.py, and so are these */
 #define TERMINATED 1
 #define TRUNCATED 2
@@ -108,98 +108,79 @@ static int64_t number(PyObject *object, const char *name, int64_t least)
     return (int64_t)value;
 }
 
+/* Ask for bytes that are read soon. The second cache has room for all of a small batch, and takes more at once. */
+static void fetch(const void *from, size_t bytes)
+{
+#if defined(__GNUC__)
+    for (size_t at = 0; at < bytes && at < FETCHED; at += LINE) __builtin_prefetch((const char *)from + at, 0, 2);
+#else
+    (void)from;
+    (void)bytes;
+#endif
+}
+
 /* --- which proposed steps are anchors ------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(choose_doc, "choose(ids, streams, capacity, length, episode_of_slot, settled, episodes, chosen)\n--\n\n"
-"Keep those of some live steps that `length` settled steps of their episode begin with; return how many these are.\n\n"
-"The first of them, as many as there is room for, go into `episodes` and `chosen`. `streams` may be None for the\n"
-"only one. Twin of `Inside.accept` and `try_then_count`.");
+PyDoc_STRVAR(choose_doc, "choose(steps, streams, tail, head, capacity, length, episode_of_slot, settled, ended, episodes, ids, kinds)\n--\n\n"
+"Return how many steps are anchors: `length` settled steps of their episode begin with them.\n\n"
+"With None for `kinds`, `steps` are ids of live steps, and `streams` says of which streams, None of the only one.\n"
+"Episodes and ids of the first anchors are set, as many as there is room for. Twin of `Inside.accept`.\n\n"
+"Else `steps` are slots of the only stream. Episode and id of each are set, and its kind: 1 it is an anchor; 0 it may\n"
+"become one; -1 it never can; -2 it is not live. Twin of `StepWeights.propose`.");
 
 static PyObject *choose(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
-    if (arguments(nargs, 8) < 0) return NULL;
-    int64_t capacity = number(args[2], "capacity", 1), length = capacity < 0 ? -1 : number(args[3], "length", 1);
-    Held held;
-    if (length < 0 || hold(&held, 6) < 0) return NULL;
-    Py_ssize_t count = -1, slots = -1, entries = -1, room = -1;
-    int64_t *stream = NULL, *ids = ints(&held, args[0], "ids", &count, 0);
-    if (ids == NULL || (args[1] != Py_None && (stream = ints(&held, args[1], "streams", &count, 0)) == NULL))
-        return let_go(&held, NULL);
-    int32_t *episode_of = array(&held, args[4], "episode_of_slot", "i", 4, &slots, 0);
-    int64_t *settled = episode_of == NULL ? NULL : ints(&held, args[5], "settled", &entries, 0);
-    int64_t *episodes = settled == NULL ? NULL : ints(&held, args[6], "episodes", &room, 1);
-    int64_t *chosen = episodes == NULL ? NULL : ints(&held, args[7], "chosen", &room, 1);
-    int32_t *found = chosen == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(int32_t));
-    if (found == NULL) return let_go(&held, chosen == NULL ? NULL : PyErr_NoMemory());
-    Py_ssize_t good = 0;
-    for (Py_ssize_t each = 0; good == 0 && each < count; each++) {
-        int64_t id = ids[each], lane = stream == NULL ? 0 : stream[each], slot = id % capacity;
-        int fits = id >= 0 && id <= INT64_MAX / 4 && lane >= 0 && lane <= (int64_t)slots / capacity
-            && slot + lane * capacity < (int64_t)slots;
-        found[each] = fits ? episode_of[slot + lane * capacity] : -1;
-        if (found[each] < 0 || found[each] >= entries) good = -1;
-    }
-    if (good < 0) PyErr_SetString(PyExc_IndexError, "ids: wanted steps that the index has, got others");
-    for (Py_ssize_t each = 0; good >= 0 && each < count; each++) {
-        if (ids[each] + (length - 1) >= settled[found[each]]) continue;
-        if (good < room) {
-            episodes[good] = found[each];
-            chosen[good] = ids[each];
-        }
-        good++;
-    }
-    PyMem_Free(found);
-    return let_go(&held, good < 0 ? NULL : PyLong_FromSsize_t(good));
-}
-
-PyDoc_STRVAR(sift_doc, "sift(slots, tail, head, capacity, length, episode_of_slot, settled, ended, episodes, ids, good)\n--\n\n"
-"Set episode and id of the steps in slots of the only stream, and which are anchors of `length` settled steps.\n\n"
-"Return two lists of slots: of steps that are not live, and of those that can never be anchors. Twin of\n"
-"`StepWeights.propose`.");
-
-static PyObject *sift(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
-{
-    (void)module;
     int64_t size[4] = {0};
-    for (int each = 0; nargs == 11 && each < 4; each++) {
-        if ((size[each] = number(args[each + 1], "tail, head, capacity, length", each > 1)) < 0) return NULL;
+    for (int each = 0; nargs == 12 && each < 4; each++) {
+        if ((size[each] = number(args[each + 2], "tail, head, capacity, length", each > 1)) < 0) return NULL;
     }
     int64_t tail = size[0], head = size[1], capacity = size[2], length = size[3];
     Held held;
-    if (arguments(nargs, 11) < 0 || hold(&held, 7) < 0) return NULL;
-    Py_ssize_t count = -1, places = (Py_ssize_t)capacity, entries = -1;
-    int64_t *slots = ints(&held, args[0], "slots", &count, 0), *settled = NULL, *episodes = NULL, *ids = NULL;
-    int32_t *episode_of = slots == NULL ? NULL : array(&held, args[5], "episode_of_slot", "i", 4, &places, 0);
-    int8_t *ended = NULL;
-    char *good = NULL;
-    int failed = episode_of == NULL || (settled = ints(&held, args[6], "settled", &entries, 0)) == NULL
-        || (ended = array(&held, args[7], "ended", "b", 1, &entries, 0)) == NULL
-        || (episodes = ints(&held, args[8], "episodes", &count, 1)) == NULL
-        || (ids = ints(&held, args[9], "ids", &count, 1)) == NULL
-        || (good = array(&held, args[10], "good", "?", 1, &count, 1)) == NULL;
-    for (Py_ssize_t each = 0; !failed && each < count; each++) {
-        int64_t slot = slots[each];
-        if (slot < 0 || slot >= capacity || episode_of[slot] < 0 || episode_of[slot] >= entries)
-            failed = fail(PyExc_IndexError, "slots: wanted those of steps that the index has, got others");
-    }
-    PyObject *dead = failed ? NULL : PyList_New(0), *hopeless = dead == NULL ? NULL : PyList_New(0);
-    failed = hopeless == NULL;
-    for (Py_ssize_t each = 0; !failed && each < count; each++) {
-        int64_t slot = slots[each], turn = (slot - tail) % capacity;
-        int64_t episode = episodes[each] = episode_of[slot], id = tail + turn + (turn < 0 ? capacity : 0);
-        ids[each] = id;
-        good[each] = id < head && id + length - 1 < settled[episode];
-        if (!good[each] && (id >= head || ended[episode] != 0)) {
-            PyObject *place = PyLong_FromLongLong(slot);
-            failed = place == NULL || PyList_Append(id >= head ? dead : hopeless, place) < 0;
-            Py_XDECREF(place);
+    if (arguments(nargs, 12) < 0 || hold(&held, 8) < 0) return NULL;
+    Py_ssize_t count = -1, slots = -1, entries = -1, room = -1, good = 0;
+    int64_t *stream = NULL, *settled = NULL, *episodes = NULL, *ids = NULL, *steps = ints(&held, args[0], "steps", &count, 0);
+    int32_t *episode_of = NULL;
+    int8_t *ended = NULL, *kinds = NULL;
+    int by_slot = args[11] != Py_None;
+    if (steps == NULL || (args[1] != Py_None && (stream = ints(&held, args[1], "streams", &count, 0)) == NULL)
+        || (episode_of = array(&held, args[6], "episode_of_slot", "i", 4, &slots, 0)) == NULL
+        || (settled = ints(&held, args[7], "settled", &entries, 0)) == NULL
+        || (ended = array(&held, args[8], "ended", "b", 1, &entries, 0)) == NULL
+        || (episodes = ints(&held, args[9], "episodes", by_slot ? &count : &room, 1)) == NULL
+        || (ids = ints(&held, args[10], "ids", by_slot ? &count : &room, 1)) == NULL
+        || (by_slot && (kinds = array(&held, args[11], "kinds", "b", 1, &count, 1)) == NULL))
+        return let_go(&held, NULL);
+    int64_t *found = PyMem_Malloc((size_t)(count + 1) * sizeof(int64_t)), lanes = (int64_t)slots / capacity;
+    if (found == NULL) return let_go(&held, PyErr_NoMemory());
+    for (Py_ssize_t each = 0; good == 0 && each < count; each++) {
+        int64_t step = steps[each], lane = stream == NULL ? 0 : stream[each];
+        if (step < 0 || step > (by_slot ? capacity - 1 : INT64_MAX / 4) || lane < 0 || lane >= lanes) {
+            good = -1;
+        } else {
+            found[each] = step % capacity + lane * capacity;
+            fetch(&episode_of[found[each]], 1);
         }
     }
-    PyObject *both = failed ? NULL : PyTuple_Pack(2, dead, hopeless);
-    Py_XDECREF(dead);
-    Py_XDECREF(hopeless);
-    return let_go(&held, both);
+    for (Py_ssize_t each = 0; good == 0 && each < count; each++) {
+        found[each] = episode_of[found[each]];
+        if (found[each] < 0 || found[each] >= entries) good = -1;
+    }
+    if (good < 0) PyErr_SetString(PyExc_IndexError, "steps: wanted those that the index has, got others");
+    for (Py_ssize_t each = 0; good >= 0 && each < count; each++) {
+        int64_t id = steps[each], episode = found[each];
+        if (by_slot) id = tail + ((id - tail) % capacity + capacity) % capacity;
+        int is_live = !by_slot || id < head, is_good = is_live && id + (length - 1) < settled[episode];
+        Py_ssize_t place = by_slot ? each : good;
+        if (by_slot) kinds[each] = (int8_t)(is_good ? 1 : !is_live ? -2 : ended[episode] != 0 ? -1 : 0);
+        if (by_slot || (is_good && good < room)) {
+            episodes[place] = episode;
+            ids[place] = id;
+        }
+        good += is_good;
+    }
+    PyMem_Free(found);
+    return let_go(&held, good < 0 ? NULL : PyLong_FromSsize_t(good));
 }
 
 /* --- filling a batch ------------------------------------------------------------------------------------------ */
@@ -212,17 +193,24 @@ typedef struct {
     Py_ssize_t shown, final_rows;  /* rows of a window, one more of an observation; and of all final observations */
 } Column;
 
-/* Whole windows inside one episode each. */
+/* Whole windows inside one episode each: their addresses, what is known of episodes, and the arrays of a batch. */
 typedef struct {
     Py_ssize_t count, length, burn_in, entries;
     int64_t capacity, slots;
-    const int64_t *stream, *episode, *start, *anchor;          /* of each window */
-    const int64_t *first, *stop, *final_slot;                  /* of each episode */
+    const int64_t *stream, *episode, *start, *anchor, *first, *stop, *final_slot;
     const int8_t *ended;
-    char *terminated, *truncated, *is_first, *mask, *obs_mask, *train_mask;
-    int64_t *streams, *starts, *anchors;
-    int64_t *slot;                                             /* where each window begins */
+    char *flags[6];                                            /* in the order of `BESIDE` */
+    int64_t *addresses[3], *slot;                              /* `slot` is where each window begins */
+    float *weight;
 } Windows;
+
+enum { IS_TERMINATED, IS_TRUNCATED, IS_FIRST, MASK, OBS_MASK, TRAIN_MASK };
+static const char *const BESIDE[] = {"terminated", "truncated", "is_first", "mask", "obs_mask", "train_mask"};
+
+static Py_ssize_t flags_of(const Windows *w, int which)
+{
+    return w->count * (w->length + (which == IS_FIRST || which == OBS_MASK));
+}
 
 /* Hold the column `name` of three dicts. */
 static int column(Held *held, Column *it, PyObject *read, PyObject *columns, PyObject *finals, PyObject *arrays, Windows *w)
@@ -261,15 +249,6 @@ static int column(Held *held, Column *it, PyObject *read, PyObject *columns, PyO
     return 0;
 }
 
-/* Hold an array of a batch: `size` bytes an item, of one of `kinds`. */
-static void *named(Held *held, PyObject *arrays, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t count)
-{
-    PyObject *key = PyUnicode_FromString(name), *object = key == NULL ? NULL : PyDict_GetItemWithError(arrays, key);
-    Py_XDECREF(key);
-    if (object == NULL && !PyErr_Occurred()) PyErr_Format(PyExc_KeyError, "no array '%s'", name);
-    return object == NULL ? NULL : array(held, object, name, kinds, size, &count, 1);
-}
-
 /* Whether every window lies where there is something to read; sets where it begins. */
 static int windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
 {
@@ -290,98 +269,92 @@ static int windows_fit(Windows *w, const Column *columns, Py_ssize_t count)
     return 1;
 }
 
-static void fetch(const char *from, size_t bytes)
+/* Copy one window of a column. */
+static void copy_window(const Windows *w, const Column *it, Py_ssize_t each)
 {
-#if defined(__GNUC__)
-    for (size_t at = 0; at < bytes && at < FETCHED; at += LINE) __builtin_prefetch(from + at);
-#else
-    (void)from;
-    (void)bytes;
-#endif
+    size_t row = it->row;
+    int64_t episode = w->episode[each], slot = w->slot[each], left = (w->stream[each] + 1) * w->capacity - slot;
+    int ends = it->shown > w->length && w->start[each] + w->length == w->stop[episode];
+    int64_t rows = it->shown - ends, straight = rows < left ? rows : left;
+    char *to = it->to + (size_t)(each * it->shown) * row;
+    memcpy(to, it->from + (size_t)slot * row, (size_t)straight * row);
+    if (straight < rows) {  /* it goes on at the beginning of the stream's slots */
+        memcpy(to + (size_t)straight * row, it->from + (size_t)(slot + left - w->capacity) * row,
+               (size_t)(rows - straight) * row);
+    }
+    if (ends) {  /* the successor lies beside the ring; where none is known, the last observation stands for it */
+        int64_t last = w->final_slot[episode];
+        char *behind = to + (size_t)rows * row;
+        memcpy(behind, last == NO_FINAL ? behind - row : it->finals + (size_t)last * row, row);
+    }
 }
 
-static void copy_column(const Windows *w, const Column *it)
+static void copy_columns(const Windows *w, const Column *columns, Py_ssize_t count)
 {
-    size_t row = it->row, window = (size_t)it->shown * row;
-    for (Py_ssize_t each = 0; each < w->count; each++) {
-        if (each + AHEAD < w->count) fetch(it->from + (size_t)w->slot[each + AHEAD] * row, window);
-        int64_t episode = w->episode[each], slot = w->slot[each], left = w->capacity - slot % w->capacity;
-        int ends = it->shown > w->length && w->start[each] + w->length == w->stop[episode];
-        int64_t rows = it->shown - ends, straight = rows < left ? rows : left;
-        char *to = it->to + (size_t)each * window;
-        memcpy(to, it->from + (size_t)slot * row, (size_t)straight * row);
-        if (straight < rows) {  /* it goes on at the beginning of the stream's slots */
-            memcpy(to + (size_t)straight * row, it->from + (size_t)(slot + left - w->capacity) * row,
-                   (size_t)(rows - straight) * row);
+    for (Py_ssize_t each = -AHEAD; each < w->count; each++) {
+        Py_ssize_t ahead = each + AHEAD;
+        for (const Column *it = columns; ahead < w->count && it < columns + count; it++) {
+            fetch(it->from + (size_t)w->slot[ahead] * it->row, (size_t)it->shown * it->row);
         }
-        if (ends) {  /* the successor lies beside the ring; where none is known, the last observation stands for it */
-            int64_t last = w->final_slot[episode];
-            char *behind = to + (size_t)rows * row;
-            memcpy(behind, last == NO_FINAL ? behind - row : it->finals + (size_t)last * row, row);
-        }
+        for (const Column *it = columns; each >= 0 && it < columns + count; it++) copy_window(w, it, each);
     }
 }
 
 static void set_flags(const Windows *w)
 {
-    size_t length = (size_t)w->length, steps = (size_t)w->count * length;
-    memset(w->terminated, 0, steps);
-    memset(w->truncated, 0, steps);
-    memset(w->is_first, 0, steps + (size_t)w->count);
-    memset(w->mask, 1, steps);
-    memset(w->train_mask, 1, steps);
-    memset(w->obs_mask, 1, steps + (size_t)w->count);
-    size_t each_int = (size_t)w->count * sizeof(int64_t);
-    memcpy(w->streams, w->stream, each_int);
-    memcpy(w->starts, w->start, each_int);
-    memcpy(w->anchors, w->anchor, each_int);
-    for (size_t each = 0; each < (size_t)w->count; each++) {
-        int64_t episode = w->episode[each];
-        w->is_first[each * (length + 1)] = w->start[each] == w->first[episode];
-        if (w->burn_in > 0) memset(w->train_mask + each * length, 0, (size_t)w->burn_in);
+    const int64_t *known[] = {w->stream, w->start, w->anchor};
+    for (int each = 0; each < 6; each++) memset(w->flags[each], each >= MASK, (size_t)flags_of(w, each));
+    for (int each = 0; each < 3; each++) memcpy(w->addresses[each], known[each], (size_t)w->count * sizeof(int64_t));
+    for (Py_ssize_t each = 0; each < w->count; each++) {
+        int64_t episode = w->episode[each], last = (each + 1) * w->length - 1;
+        w->weight[each] = 1.0f;
+        w->flags[IS_FIRST][each * (w->length + 1)] = w->start[each] == w->first[episode];
+        memset(w->flags[TRAIN_MASK] + each * w->length, 0, (size_t)w->burn_in);
         if (w->start[each] + w->length == w->stop[episode]) {
-            w->terminated[(each + 1) * length - 1] = (w->ended[episode] & TERMINATED) != 0;
-            w->truncated[(each + 1) * length - 1] = (w->ended[episode] & TRUNCATED) != 0;
-            w->obs_mask[(each + 1) * (length + 1) - 1] = w->final_slot[episode] != NO_FINAL;
+            w->flags[IS_TERMINATED][last] = (w->ended[episode] & TERMINATED) != 0;
+            w->flags[IS_TRUNCATED][last] = (w->ended[episode] & TRUNCATED) != 0;
+            w->flags[OBS_MASK][last + each + 1] = w->final_slot[episode] != NO_FINAL;
         }
     }
+}
+
+/* Hold an array of a batch: `size` bytes an item, of one of `kinds`. */
+static void *named(Held *held, PyObject *arrays, const char *name, const char *kinds, Py_ssize_t size, Py_ssize_t count)
+{
+    PyObject *object = PyDict_GetItemString(arrays, name);
+    if (object == NULL) return fail(PyExc_KeyError, "no array '%s'", name), NULL;
+    return array(held, object, name, kinds, size, &count, 1);
 }
 
 /* Hold what `fill` reads and writes beside the columns. */
 static int windows(Held *held, Windows *w, PyObject *table, PyObject *addresses, PyObject *arrays)
 {
-    static const char *const names[] = {"start", "stop", "final_slot"};
-    static const char *const addressed[] = {"streams", "episodes", "starts", "anchors"};
-    const int64_t **of_episodes[] = {&w->first, &w->stop, &w->final_slot};
-    const int64_t **of_windows[] = {&w->stream, &w->episode, &w->start, &w->anchor};
+    static const char *const names[] = {"stream", "start", "anchor", "episode", "start", "stop", "final_slot"};
+    const int64_t **known[] = {&w->stream, &w->start, &w->anchor, &w->episode, &w->first, &w->stop, &w->final_slot};
+    static const int places[] = {0, 2, 3, 1, 0, 1, 2};
     if (!PyTuple_Check(table) || PyTuple_Size(table) != 4 || !PyTuple_Check(addresses) || PyTuple_Size(addresses) != 4)
         return fail(PyExc_TypeError, "table, addresses: wanted tuples of four arrays");
     w->count = w->entries = -1;
-    for (Py_ssize_t each = 0; each < 4; each++) {
-        *of_windows[each] = ints(held, PyTuple_GetItem(addresses, each), addressed[each], &w->count, 0);
-        if (*of_windows[each] == NULL) return -1;
-        if (each == 3) break;
-        *of_episodes[each] = ints(held, PyTuple_GetItem(table, each), names[each], &w->entries, 0);
-        if (*of_episodes[each] == NULL) return -1;
+    for (int each = 0; each < 7; each++) {
+        PyObject *object = PyTuple_GetItem(each < 4 ? addresses : table, places[each]);
+        *known[each] = ints(held, object, names[each], each < 4 ? &w->count : &w->entries, 0);
+        if (*known[each] == NULL) return -1;
     }
     w->ended = array(held, PyTuple_GetItem(table, 3), "ended", "b", 1, &w->entries, 0);
     if (w->ended == NULL) return -1;
     if (w->length > PY_SSIZE_T_MAX / 16 / (w->count + 1))
         return fail(PyExc_ValueError, "length: wanted what memory can hold");
-    Py_ssize_t steps = w->count * w->length, shown = steps + w->count;
-    return (w->terminated = named(held, arrays, "terminated", "?", 1, steps)) == NULL
-        || (w->truncated = named(held, arrays, "truncated", "?", 1, steps)) == NULL
-        || (w->is_first = named(held, arrays, "is_first", "?", 1, shown)) == NULL
-        || (w->mask = named(held, arrays, "mask", "?", 1, steps)) == NULL
-        || (w->obs_mask = named(held, arrays, "obs_mask", "?", 1, shown)) == NULL
-        || (w->train_mask = named(held, arrays, "train_mask", "?", 1, steps)) == NULL
-        || (w->streams = named(held, arrays, "stream", "lq", 8, w->count)) == NULL
-        || (w->starts = named(held, arrays, "start", "lq", 8, w->count)) == NULL
-        || (w->anchors = named(held, arrays, "anchor", "lq", 8, w->count)) == NULL ? -1 : 0;
+    for (int each = 0; each < 6; each++) {
+        if ((w->flags[each] = named(held, arrays, BESIDE[each], "?", 1, flags_of(w, each))) == NULL) return -1;
+    }
+    for (int each = 0; each < 3; each++) {
+        if ((w->addresses[each] = named(held, arrays, names[each], "lq", 8, w->count)) == NULL) return -1;
+    }
+    return (w->weight = named(held, arrays, "weight", "f", 4, w->count)) == NULL ? -1 : 0;
 }
 
 PyDoc_STRVAR(fill_doc, "fill(columns, finals, arrays, reads, table, addresses, length, burn_in, slots, capacity)\n--\n\n"
-"Fill the arrays of a batch of whole windows, each inside one episode, all but `weight`.\n\n"
+"Fill the arrays of a batch of whole windows, each inside one episode. All weights are 1.\n\n"
 "`columns` and `finals` are dicts of what is stored, rows first; `arrays` those of the batch. `reads` lists name and\n"
 "whether it is an observation. `table` is (start, stop, final_slot, ended) by episode, `addresses` (stream, episode,\n"
 "start, anchor) by window. `slots` is the number of rows of a column. Twin of `Gatherer._sequences`.");
@@ -404,7 +377,7 @@ static PyObject *fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (burn_in > length) return fail(PyExc_ValueError, "burn_in: wanted at most length"), NULL;
     Py_ssize_t count = PyList_Size(args[3]), total = 0;
     Held held;
-    if (hold(&held, 3 * count + 17) < 0) return NULL;
+    if (hold(&held, 3 * count + 18) < 0) return NULL;
     int failed = windows(&held, &w, args[4], args[5], args[2]);
     Column *columns = failed ? NULL : PyMem_Calloc((size_t)count + 1, sizeof(Column));
     w.slot = failed ? NULL : PyMem_Malloc((size_t)(w.count + 1) * sizeof(int64_t));
@@ -422,7 +395,7 @@ static PyObject *fill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         failed = fail(PyExc_IndexError, "addresses: wanted windows of steps that are stored, got others");
     if (!failed) {
         PyThreadState *state = total >= LARGE ? PyEval_SaveThread() : NULL;
-        for (Py_ssize_t each = 0; each < count; each++) copy_column(&w, &columns[each]);
+        copy_columns(&w, columns, count);
         set_flags(&w);
         if (state != NULL) PyEval_RestoreThread(state);
     }
@@ -463,124 +436,110 @@ static int tree(Held *held, Tree *it, PyObject *levels, PyObject *root_sums, PyO
     return it->root_sums == NULL ? -1 : 0;
 }
 
-/* Return what a child adds to its parent. */
-static double share(const Tree *it, Py_ssize_t level, double child)
+/* Set what the children of a node add to it. */
+static void read_node(const Tree *it, Py_ssize_t level, int64_t node, double *children)
 {
-    return level == 0 && it->barred && !(child > 0.0) ? 0.0 : child;
+    memcpy(children, it->level[level] + node * FAN, FAN * sizeof(double));
+    for (int at = 0; level == 0 && it->barred && at < FAN; at++) children[at] = children[at] > 0.0 ? children[at] : 0.0;
 }
 
-PyDoc_STRVAR(find_doc, "find(levels, root_sums, barred, targets, places)\n--\n\n"
-"Set the places that targets fall into; return how many of them have no weight. Twin of `SumTree.find`.");
+/* Set the places that targets fall into, and return how many of these have no weight. */
+static Py_ssize_t descend(const Tree *it, const double *targets, double *left, int64_t *places, Py_ssize_t count)
+{
+    Py_ssize_t root = it->count - 1, missed = 0;
+    for (Py_ssize_t each = 0; each < count; each++) {
+        Py_ssize_t low = 0, high = it->size[root];  /* the first child whose running sum is above the target */
+        while (low < high) {
+            Py_ssize_t middle = low + (high - low) / 2;
+            if (it->root_sums[middle] > targets[each]) high = middle;
+            else low = middle + 1;
+        }
+        places[each] = low < it->size[root] ? low : it->size[root] - 1;
+        left[each] = targets[each] - it->root_sums[places[each]] + it->level[root][places[each]];
+    }
+    for (Py_ssize_t level = root - 1; level >= 0; level--) {
+        Py_ssize_t nodes = it->size[level] / FAN;  /* rounding may have led beyond them */
+        for (Py_ssize_t each = 0; each < count; each++) {
+            if (places[each] >= nodes) places[each] = nodes - 1;
+            fetch(it->level[level] + places[each] * FAN, FAN * sizeof(double));
+        }
+        for (Py_ssize_t each = 0; each < count; each++) {
+            double children[FAN], running[FAN];
+            read_node(it, level, places[each], children);
+            Py_ssize_t child = (running[0] = children[0]) <= left[each];
+            for (int at = 1; at < FAN; at++) child += (running[at] = running[at - 1] + children[at]) <= left[each];
+            child = child < FAN ? child : FAN - 1;
+            left[each] = left[each] - running[child] + children[child];
+            places[each] = places[each] * FAN + child;
+        }
+    }
+    for (Py_ssize_t each = 0; each < count; each++) missed += !(it->level[0][places[each]] > 0.0);
+    return missed;
+}
 
-static PyObject *find(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+/* Compute every sum that one of these leaves is part of. */
+static void ascend(const Tree *it, int64_t *nodes, Py_ssize_t count)
+{
+    for (Py_ssize_t level = 0; level < it->count - 1; level++) {
+        for (Py_ssize_t each = 0; each < count; each++) {
+            nodes[each] /= FAN;
+            fetch(it->level[level] + nodes[each] * FAN, FAN * sizeof(double));
+        }
+        for (Py_ssize_t each = 0; each < count; each++) {
+            double children[FAN], pair[FAN / 2];  /* NumPy adds up 16 numbers in this order */
+            read_node(it, level, nodes[each], children);
+            for (int at = 0; at < FAN / 2; at++) pair[at] = children[at] + children[at + FAN / 2];
+            it->level[level + 1][nodes[each]] =
+                ((pair[0] + pair[1]) + (pair[2] + pair[3])) + ((pair[4] + pair[5]) + (pair[6] + pair[7]));
+        }
+    }
+    Py_ssize_t root = it->count - 1;
+    double sum = 0.0;
+    for (Py_ssize_t each = 0; each < it->size[root]; each++) {
+        double child = it->level[root][each];
+        if (root == 0 && it->barred && !(child > 0.0)) child = 0.0;
+        it->root_sums[each] = sum = each == 0 ? child : sum + child;
+    }
+}
+
+PyDoc_STRVAR(walk_doc, "walk(levels, root_sums, barred, targets, places)\n--\n\n"
+"Down: set the places that targets fall into; return how many of these have no weight. Twin of `SumTree.find`.\n\n"
+"Up, with None for targets: compute every sum that one of these places is part of; return 0. Twin of\n"
+"`SumTree._add_up`, whose order of additions it keeps.");
+
+static PyObject *walk(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
     Held held;
     if (arguments(nargs, 5) < 0 || hold(&held, LEVELS + 3) < 0) return NULL;
     Tree it;
-    Py_ssize_t count = -1;
-    if (tree(&held, &it, args[0], args[1], args[2], 0) < 0) return let_go(&held, NULL);
-    double *targets = doubles(&held, args[3], "targets", &count, 0);
-    int64_t *places = targets == NULL ? NULL : ints(&held, args[4], "places", &count, 1);
-    double *left = places == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(double));
-    if (left == NULL) return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
-    Py_ssize_t root = it.count - 1, missed = 0;
-    for (Py_ssize_t each = 0; each < count; each++) {
-        Py_ssize_t low = 0, high = it.size[root];  /* the first child whose running sum is above the target */
-        while (low < high) {
-            Py_ssize_t middle = low + (high - low) / 2;
-            if (it.root_sums[middle] > targets[each]) high = middle;
-            else low = middle + 1;
-        }
-        Py_ssize_t place = low < it.size[root] ? low : it.size[root] - 1;
-        left[each] = targets[each] - it.root_sums[place] + it.level[root][place];
-        places[each] = place;
+    int up = args[3] == Py_None;
+    if (tree(&held, &it, args[0], args[1], args[2], up) < 0) return let_go(&held, NULL);
+    Py_ssize_t count = -1, result = 0;
+    double *targets = up ? NULL : doubles(&held, args[3], "targets", &count, 0);
+    int64_t *places = up || targets != NULL ? ints(&held, args[4], "places", &count, !up) : NULL;
+    void *work = places == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(int64_t));
+    if (work == NULL) return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
+    for (Py_ssize_t each = 0; up && result == 0 && each < count; each++) {
+        if (places[each] < 0 || places[each] >= it.size[0])
+            result = fail(PyExc_IndexError, "places: wanted leaves of the tree, got others");
     }
-    for (Py_ssize_t level = root - 1; level >= 0; level--) {
-        Py_ssize_t nodes = it.size[level] / FAN;
-        for (Py_ssize_t each = 0; each < count; each++) {
-            if (each + AHEAD < count && places[each + AHEAD] < nodes) {
-                fetch((const char *)(it.level[level] + places[each + AHEAD] * FAN), FAN * sizeof(double));
-            }
-            Py_ssize_t node = places[each] < nodes ? (Py_ssize_t)places[each] : nodes - 1;
-            const double *children = it.level[level] + node * FAN;
-            double running[FAN], sum = 0.0;
-            Py_ssize_t child = 0;
-            for (int at = 0; at < FAN; at++) {
-                sum = at == 0 ? share(&it, level, children[0]) : sum + share(&it, level, children[at]);
-                running[at] = sum;
-                child += sum <= left[each];
-            }
-            child = child < FAN ? child : FAN - 1;
-            left[each] = left[each] - running[child] + share(&it, level, children[child]);
-            places[each] = node * FAN + child;
-        }
-    }
-    for (Py_ssize_t each = 0; each < count; each++) missed += !(it.level[0][places[each]] > 0.0);
-    PyMem_Free(left);
-    return let_go(&held, PyLong_FromSsize_t(missed));
-}
-
-PyDoc_STRVAR(add_up_doc, "add_up(levels, root_sums, barred, places)\n--\n\n"
-"Compute every sum that one of these leaves is part of. Twin of `SumTree._add_up`, whose order of additions it keeps.");
-
-static PyObject *add_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
-{
-    (void)module;
-    Held held;
-    if (arguments(nargs, 4) < 0 || hold(&held, LEVELS + 2) < 0) return NULL;
-    Tree it;
-    Py_ssize_t count = -1;
-    if (tree(&held, &it, args[0], args[1], args[2], 1) < 0) return let_go(&held, NULL);
-    int64_t *places = ints(&held, args[3], "places", &count, 0);
-    int64_t *nodes = places == NULL ? NULL : PyMem_Malloc((size_t)(count + 1) * sizeof(int64_t));
-    if (nodes == NULL) return let_go(&held, places == NULL ? NULL : PyErr_NoMemory());
-    for (Py_ssize_t each = 0; each < count; each++) {
-        nodes[each] = places[each];
-        if (places[each] < 0 || places[each] >= it.size[0]) {
-            PyMem_Free(nodes);
-            PyErr_SetString(PyExc_IndexError, "places: wanted leaves of the tree, got others");
-            return let_go(&held, NULL);
-        }
-    }
-    for (Py_ssize_t level = 0; level < it.count - 1; level++) {
-        for (Py_ssize_t each = 0; each < count; each++) {
-            if (each + AHEAD < count) {
-                fetch((const char *)(it.level[level] + nodes[each + AHEAD] / FAN * FAN), FAN * sizeof(double));
-            }
-            nodes[each] /= FAN;
-            const double *children = it.level[level] + nodes[each] * FAN;
-            double pair[FAN / 2];  /* NumPy adds up 16 numbers in this order */
-            for (int at = 0; at < FAN / 2; at++) {
-                pair[at] = share(&it, level, children[at]) + share(&it, level, children[at + FAN / 2]);
-            }
-            it.level[level + 1][nodes[each]] =
-                ((pair[0] + pair[1]) + (pair[2] + pair[3])) + ((pair[4] + pair[5]) + (pair[6] + pair[7]));
-        }
-    }
-    Py_ssize_t root = it.count - 1;
-    double sum = 0.0;
-    for (Py_ssize_t each = 0; each < it.size[root]; each++) {
-        double child = share(&it, root, it.level[root][each]);
-        sum = each == 0 ? child : sum + child;
-        it.root_sums[each] = sum;
-    }
-    PyMem_Free(nodes);
-    return let_go(&held, Py_NewRef(Py_None));
+    if (!up) result = descend(&it, targets, work, places, count);
+    else if (result == 0) ascend(&it, memcpy(work, places, (size_t)count * sizeof(int64_t)), count);
+    PyMem_Free(work);
+    return let_go(&held, result < 0 ? NULL : PyLong_FromSsize_t(result));
 }
 
 static PyMethodDef methods[] = {
     {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, choose_doc},
-    {"sift", (PyCFunction)(void (*)(void))sift, METH_FASTCALL, sift_doc},
-    {"find", (PyCFunction)(void (*)(void))find, METH_FASTCALL, find_doc},
-    {"add_up", (PyCFunction)(void (*)(void))add_up, METH_FASTCALL, add_up_doc},
+    {"walk", (PyCFunction)(void (*)(void))walk, METH_FASTCALL, walk_doc},
     {"fill", (PyCFunction)(void (*)(void))fill, METH_FASTCALL, fill_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static int execute(PyObject *module)
 {
-    return PyModule_AddIntConstant(module, "TWINS", 1);
+    return PyModule_AddIntConstant(module, "TWINS", 2);
 }
 
 static PyModuleDef_Slot slots[] = {

@@ -135,8 +135,11 @@ class Anchors:
             return None
         index, episodes, chosen = self.index, np.empty(count, np.int64), np.empty(count, np.int64)
         streams = None if isinstance(stream, int) else stream
-        table = index.episode_of_slot, index.settled
-        good = native.choose(ids, streams, index.capacity, self.length, *table, episodes, chosen)
+        sizes, table = (
+            (0, 0, index.capacity, self.length),
+            (index.episode_of_slot, index.settled, index.ended),
+        )
+        good = native.choose(ids, streams, *sizes, *table, episodes, chosen, None)
         return (episodes, chosen) if good >= count else None
 
     def offsets(self, rng: np.random.Generator, count: int) -> Ints:

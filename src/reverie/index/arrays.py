@@ -166,12 +166,18 @@ class IndexArrays:
 
     def are_live(self, stream: Ints, ids: Ints) -> Bools:
         """Return which ids are live."""
+        if self.streams == 1:
+            return (ids >= self._tails[0]) & (ids < self._heads[0])
         live: Bools = (ids >= self.tail[stream]) & (ids < self.head[stream])
         return live
 
     def slots(self, stream: Ints, ids: Ints) -> Ints:
         """Return where the steps with these ids lie."""
         return stream * self.capacity + ids % self.capacity
+
+    def slots_of(self, episodes: Ints, ids: Ints) -> Ints:
+        """Return where the steps with these ids, of these episodes, lie."""
+        return ids % self.capacity if self.streams == 1 else self.slots(self.stream.take(episodes), ids)
 
     def streams_of(self, episodes: Ints) -> Ints:
         """Return the stream of each episode."""

@@ -235,7 +235,7 @@ def go_on(
         return episodes[:count], ids[:count]
     share = accepted / len(ids)
     kept = kept[:count]
-    episodes, ids = episodes[kept], ids[kept]
+    episodes, ids = episodes.take(kept), ids.take(kept)
     if accepted < count and share >= LEAST_ACCEPTED:
         missing = count - accepted
         more_episodes, more_ids, good = propose(int(missing / share * 1.5) + 8)

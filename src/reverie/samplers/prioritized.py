@@ -111,7 +111,7 @@ class Prioritized(Sampler):
         mean = tree.total / drawable if drawable else 0.0
         if mean == 0.0:
             return np.ones(len(ids))
-        weights: Floats = tree.weights_at(index.slots(index.stream.take(episodes), ids))
+        weights: Floats = tree.weights_at(index.slots_of(episodes, ids))
         return (weights / mean) ** -self.beta
 
     def window_priorities(self, td_errors: npt.NDArray[np.floating], mask: Bools) -> Floats:

@@ -77,9 +77,9 @@ class SumTree:
 
     def set(self, places: Ints, weights: npt.ArrayLike) -> None:
         """Set the weights at `places`, none of which is barred then; of a place named twice the last one counts."""
-        self._undo.about_to_change(self._leaves, places)
+        before = self._undo.about_to_change(self._leaves, places)
         if self.barred:
-            released = self._leaves.take(places) < 0
+            released = before < 0
             if np.count_nonzero(released):
                 self.barred -= len(np.unique(places[released]))
         self._leaves[places] = weights
@@ -87,11 +87,10 @@ class SumTree:
 
     def bar(self, places: Ints) -> None:
         """Bar the weights at `places`, which are distinct; a weight of zero stays as it is."""
-        weights = self._leaves.take(places)
-        places = places[weights > 0]
-        self._undo.about_to_change(self._leaves, places)
+        places = places[self._leaves.take(places) > 0]
+        weights = self._undo.about_to_change(self._leaves, places)
         self.barred += len(places)
-        self._leaves[places] = -self._leaves.take(places)
+        self._leaves[places] = -weights
         self._add_up(places)
 
     def release(self) -> None:
@@ -103,9 +102,8 @@ class SumTree:
     def _add_up(self, places: Ints) -> None:
         """Compute every sum that one of these places is part of."""
         if native is not None:
-            native.add_up(
-                self._levels, self._root_sums, self.barred > 0, np.ascontiguousarray(places, np.int64)
-            )
+            leaves = np.ascontiguousarray(places, np.int64)
+            native.walk(self._levels, self._root_sums, self.barred > 0, None, leaves)
             return
         for level, parents in enumerate(self._levels[1:]):
             places = places // FAN
@@ -138,7 +136,7 @@ class SumTree:
         """
         if native is not None:
             found = np.empty(len(targets), np.int64)
-            missed = native.find(self._levels, self._root_sums, self.barred > 0, targets, found)
+            missed = native.walk(self._levels, self._root_sums, self.barred > 0, targets, found)
             return self._step_back(found) if missed else found
         root = self._levels[-1]
         place = self._root_sums.searchsorted(targets, side="right")

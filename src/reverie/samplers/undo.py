@@ -28,10 +28,12 @@ class Undo:
         """Forget all, and keep what is changed from here on."""
         self._changes = []
 
-    def about_to_change(self, array: npt.NDArray[Any], places: Ints) -> None:
-        """Keep what these places hold."""
+    def about_to_change(self, array: npt.NDArray[Any], places: Ints) -> npt.NDArray[Any]:
+        """Keep and return what these places hold."""
+        before = array.take(places)
         if self._changes is not None:
-            self._changes.append((array, places, array.take(places)))
+            self._changes.append((array, places, before))
+        return before
 
     def rewind(self) -> Ints:
         """Put everything back; return the places, some of them several times."""

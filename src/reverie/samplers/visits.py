@@ -143,7 +143,7 @@ class VisitBalanced(Sampler):
     def _counted(self, index: EpisodeIndex, episodes: Ints, ids: Ints) -> Drawn:
         """Count what was drawn."""
         if self.by == "step":
-            slots = index.slots(index.stream.take(episodes), ids)
+            slots = index.slots_of(episodes, ids)
             self._steps.tree.set(slots, self._count(slots))
         else:
             self._episodes.tree.set(episodes, self._count(episodes))

@@ -23,6 +23,7 @@ from reverie.values import MOST, MOST_ID
 
 Kind = tuple[str, int, bool]  # boundary, length, and whether episodes are chosen
 CHOSEN = "chosen episodes"
+HOPELESS, NOT_LIVE = -1, -2  # kinds of steps, as `choose` in C tells them
 MOST_WEIGHT = 1e200  # the sum of as many as there can be is still a number
 
 
@@ -58,23 +59,22 @@ class StepWeights(Follows):
             self._marked = None
         else:
             self.tree.mark()
-            self._marked = self._index, self._seen.copy(), self._low.copy(), self._kind
+            self._marked = self._index, self._seen, self._low, self._kind
 
     def rewind(self) -> None:
         """Go back to the last `mark`."""
         if self._marked is None:
             self._index = None
             return
-        self._index, seen, low, self._kind = self._marked
+        self._index, self._seen, self._low, self._kind = self._marked
         self._obeyed = None
-        self._seen[:], self._low[:] = seen, low
         self.tree.rewind()
 
     def _bind(self, index: EpisodeIndex) -> None:
         self._index = index
         self.tree = SumTree(index.streams * index.capacity)
-        self._seen = np.zeros(index.streams, np.int64)  # head of each stream at the last call
-        self._low = np.zeros(index.streams, np.int64)  # tail of each stream at the last call
+        # Head and tail of each stream at the last call. Others take their place, so that `mark` need not copy them.
+        self._seen = self._low = np.zeros(index.streams, np.int64)
         self._kind = None  # boundary and length that steps are barred for, and whether episodes are chosen
         self._obeyed = None
 
@@ -98,6 +98,8 @@ class StepWeights(Follows):
     def _forget_early(self, index: EpisodeIndex) -> None:
         """Take the weight from steps that were evicted before their slots are needed: a budget of bytes does that."""
         streams: Sequence[int] = range(index.streams)
+        if index.streams == 1 and index.tail.item(0) == self._low.item(0):
+            return
         if len(streams) > 3:  # else it is cheaper to look at each
             streams = np.flatnonzero(index.tail > np.maximum(index.head - index.capacity, self._low)).tolist()
         for stream in streams:
@@ -105,7 +107,7 @@ class StepWeights(Follows):
             low = max(self._low.item(stream), index.head.item(stream) - index.capacity)
             if tail > low:
                 self.tree.set(stream * index.capacity + np.arange(low, tail) % index.capacity, 0.0)
-        self._low[:] = index.tail
+        self._low = index.tail.copy()
 
     def _new_slots(self, index: EpisodeIndex) -> Ints:
         capacity = index.capacity
@@ -113,7 +115,7 @@ class StepWeights(Follows):
             head, seen = index.head.item(0), self._seen.item(0)
             if head == seen:
                 return np.zeros(0, np.int64)
-            self._seen[0] = head
+            self._seen = index.head.copy()
             return np.arange(max(seen if seen < head else 0, index.tail.item(0)), head) % capacity
         changed = np.flatnonzero(index.head != self._seen)
         if not len(changed):
@@ -121,7 +123,7 @@ class StepWeights(Follows):
         low = np.where(self._seen <= index.head, self._seen, 0)[changed]
         low = np.maximum(low, index.tail[changed])
         counts = index.head[changed] - low
-        self._seen[:] = index.head
+        self._seen = index.head.copy()
         stream = np.repeat(changed, counts)
         within = np.arange(len(stream)) - np.repeat(np.cumsum(counts) - counts, counts)
         return stream * capacity + (np.repeat(low, counts) + within) % capacity
@@ -220,14 +222,16 @@ class StepWeights(Follows):
     def _sifted(self, index: EpisodeIndex, slots: Ints, length: int) -> Proposal:
         """Return what `propose` does of these slots, in C."""
         count = len(slots)
-        episodes, ids, good = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_)
+        episodes, ids, kinds = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int8)
         table = index.episode_of_slot, index.settled, index.ended
         newest = index.tail.item(0), index.head.item(0)
-        dead, hopeless = native.sift(slots, *newest, index.capacity, length, *table, episodes, ids, good)
-        for places, change in ((dead, self._forget), (hopeless, self.tree.bar)):
+        found = native.choose(slots, None, *newest, index.capacity, length, *table, episodes, ids, kinds)
+        bad = (kinds < 0).nonzero()[0].tolist() if found < count else ()
+        for kind, change in ((NOT_LIVE, self._forget), (HOPELESS, self.tree.bar)):
+            places = {slots.item(each) for each in bad if kinds.item(each) == kind}
             if places:
-                change(np.array(sorted(set(places)), np.int64))
-        return episodes, ids, good
+                change(np.array(sorted(places), np.int64))
+        return episodes, ids, kinds > 0
 
     def _forget(self, places: Ints) -> None:
         self.tree.set(places, 0.0)
@@ -274,7 +278,7 @@ class StepWeights(Follows):
         """
         weights, barred, seen, kind = checked_step_weights(state, index.streams, index.capacity)
         self._bind(index)
-        self._seen[:], self._kind = seen, kind
+        self._seen, self._kind = seen, kind
         self.tree.set(np.arange(self.tree.size), weights)
         self.tree.bar(np.flatnonzero(barred))
 
@@ -297,7 +301,7 @@ def _steps_of(index: EpisodeIndex, episodes: Ints) -> tuple[Ints, Ints, Ints]:
     counts = index.stop[episodes] - first
     of = np.repeat(episodes, counts)
     ids = np.arange(len(of)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
-    return index.slots(index.stream.take(of), ids), ids, of
+    return index.slots_of(of, ids), ids, of
 
 
 def checked_step_weights(state: Any, streams: int, capacity: int) -> tuple[Floats, Bools, Ints, Kind | None]:
