@@ -13,7 +13,7 @@ import pytest
 import reverie as rv
 from reverie.file.records import EPISODE_FORM, RUN_FORM, STEP_FORM, checksums, text_checksum
 from reverie.file.replay import ReplayFile
-from reverie.file.verify import Audit, verify_file
+from reverie.file.verify import Audit, cause, verify_file
 from reverie.store import pack
 
 SPEC = rv.StepSpec({"frame": rv.Field((3, 8, 8), "uint8"), "low": rv.Field((2,), "float32")},
@@ -350,3 +350,11 @@ def test_the_last_line_counts_the_findings(rows, last, path):
     lines = list(verify_file(path))
     assert [wrong for _, wrong in lines] == [True] * rows + [False] * 2
     assert lines[-1][0] == last
+
+
+def test_why_a_row_cannot_be_read_is_told_in_the_words_of_sqlite():
+    """Without the path and the remedy of the error around them; where there is nothing else, that error is told."""
+    error = rv.FileError("a.replay: wanted a whole file, got a damaged one; restore it")
+    assert cause(error) == f"it cannot be read ({error})"
+    error.__cause__ = sqlite3.DatabaseError("database disk image is malformed")
+    assert cause(error) == "it cannot be read (database disk image is malformed)"
