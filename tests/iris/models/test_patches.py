@@ -145,7 +145,8 @@ def test_columns_are_tokens_from_left_to_right() -> None:
     one, other = tokenizer.encode(frames).tokens
     assert (one != other).nonzero().flatten().tolist() == [7]
     shown = tokenizer.decode_tokens(torch.stack((one, other)))
-    assert (shown[0] != shown[1]).any(0).any(0).nonzero().flatten().tolist() == [7]
+    changed = (shown[0] - shown[1]).abs().amax((0, 1)) > 1e-6  # equal columns may round differently
+    assert changed.nonzero().flatten().tolist() == [7]
     assert torch.allclose(tokenizer.decode_tokens(one.flip(0)), shown[0].flip(2), atol=1e-6)
     game = agent.new_game()
     assert torch.allclose(game.reset(frames), tokenizer.encode_decode(frames), atol=1e-6)

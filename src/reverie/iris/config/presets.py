@@ -153,13 +153,26 @@ _MINATAR_COLUMNS = replace(
         learning_rate=1e-3,
         final_learning_rate=5e-4,
     ),
-    # A frame shows all there is to know, so the model need not look far back; short windows cost less.
-    world_model=replace(_MINATAR.world_model, blocks=4, skip_first=True),
-    world_model_training=replace(_MINATAR.world_model_training, steps=250, first_steps=600),
-    actor_critic_loss=replace(_MINATAR.actor_critic_loss, entropy=0.05),
-    actor_critic_training=replace(_MINATAR.actor_critic_training, steps=200),
+    # A frame shows all there is to know, so the model need not look far back; short windows cost less. What it learns
+    # of one column holds for those that look alike, whichever code they get.
+    world_model=replace(_MINATAR.world_model, blocks=4, skip_first=True, looks=True, init_std=0.12),
+    world_model_training=replace(_MINATAR.world_model_training, steps=400, first_steps=600),
+    # Imagining a game costs several times what learning from it does.
+    actor_critic_loss=replace(_MINATAR.actor_critic_loss, entropy=0.05, passes=3),
+    actor_critic_training=replace(_MINATAR.actor_critic_training, steps=120),
     sampling=replace(_MINATAR.sampling, recent_starts=0.9),
-    collection=replace(_MINATAR.collection, early_epsilon=0.15, steps=12_288),
+    # Calm games come deep into the game. Held random actions show the model what the policy never does.
+    collection=replace(
+        _MINATAR.collection,
+        environments=64,
+        steps=12_288,
+        first_steps=20_032,
+        epsilon=0.05,
+        early_epsilon=0.1,
+        random_stretch=8,
+        calm_share=0.5,
+        capacity=160_000,
+    ),
     epochs=9,
 )
 
