@@ -200,7 +200,7 @@ class Layouts:
         spec: the fields.
     """
 
-    KEPT = 8  # a training loop uses two or three
+    KEPT = 64  # a training loop uses two or three; what a part of a union gives has another size each time
 
     def __init__(self, spec: StepSpec) -> None:
         self._spec = spec

@@ -16,7 +16,8 @@ from reverie.engine import Layout, Layouts
 from reverie.episode import Episode
 from reverie.errors import NoAnswer, ReplayError
 from reverie.ray.lent import Lender, Lent
-from reverie.ray.shard import Asked, Facts, Packed, Seed
+from reverie.ray.shard import Facts
+from reverie.ray.wire import Asked, News, Seed, Sent
 from reverie.samplers import Sampler
 from reverie.union import Answer, Later, Request
 
@@ -33,13 +34,14 @@ class Call:
         actor: the shard, or another actor. number: which shard it is, or its name.
         wait_s: how long to wait for the answer, from now on.
         method, *args: what to call.
-        patient: whether to ask again. If not, an actor that died is no answer at once.
+        patient: whether to ask again. If not, an actor that died is no answer at once. Ray asks again sooner than who
+            is told that the actor died, which may take it two seconds.
     """
 
     def __init__(
         self, actor: Any, number: int | str, wait_s: float, method: str, *args: Any, patient: bool = True
     ) -> None:
-        self._method, self._args = getattr(actor, method), args
+        self._method, self._args = getattr(actor, method).options(max_task_retries=-1 if patient else 0), args
         self._number, self._wait_s, self._patient = number, wait_s, patient
         self._deadline = time.monotonic() + wait_s
         self._post()
@@ -115,7 +117,7 @@ class RemotePart:
         self._learner, self._life = secrets.token_hex(8), ""
         self._twins: dict[int, Sampler] = {}
         self._told: dict[int, bytes] = {}  # a sampler's settings as the shard knows them
-        self._news: list[tuple[str, int, Sampler | None]] = []
+        self._news: News = []
         self._gone: list[int] = []  # keys of samplers that nobody holds any more
         self._layouts, self._lender = Layouts(facts.spec), Lender()
         self._return: Call | None = None  # while the shard does not answer: what it will answer first
@@ -137,12 +139,14 @@ class RemotePart:
             self._news.append(("forget", key, None))
         life, news = self._life, list(self._news)
         asked = Asked(self._learner, life, news, None if lent is None else lent.loan, name, args)
-        begun = Call(self._actor, self.number, self._wait_s, "ask", asked, patient=not self._others)
+        begun = Call(self._actor, self.number, self._wait_s, "ask", asked.flat(), patient=not self._others)
 
         def said() -> Any:
-            known, found = begun.answer()
+            known, found, sent = begun.answer()
             if known:
                 self._news = [one for one in self._news if one not in news]
+                if sent is not None:
+                    return Sent.from_flat(sent)
                 return found.copy() if isinstance(found, np.ndarray) else found
             if self._life == life:
                 self._join()
@@ -182,9 +186,9 @@ class RemotePart:
 
         def said() -> Answer:
             found = answer()
-            if isinstance(found, Packed):
-                batch = self._lender.opened(self._layout(request, found.rows), lent, found.block)
-                return found.answer._replace(batch=batch, own=False)
+            if isinstance(found, Sent):
+                layout = self._layout(request, found.rows)
+                return found.answer._replace(batch=self._lender.opened(layout, lent, found.block))
             self._lender.returned(lent)
             empty: Answer = found
             return empty
@@ -240,6 +244,8 @@ class RemotePart:
 
         self.missed = False  # every draw begins with this call
         twin = self._twins[key]
+        if type(twin).imitate is Sampler.imitate:  # it has no settings that may change
+            return
         twin.imitate(sampler)
         settings: bytes = cloudpickle.dumps(twin)
         if settings != self._told.get(key):

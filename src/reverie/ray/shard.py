@@ -10,14 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
 from reverie.errors import BadSetting, FileError, SpecMismatch
-from reverie.ray.lent import Bytes, Loan, Tray
+from reverie.ray.lent import Tray
 from reverie.ray.notes import read_note, write_note
-from reverie.samplers import Sampler
+from reverie.ray.wire import Asked, Flat, Sent
 from reverie.spec import StepSpec
 from reverie.union import Answer, LocalPart
 
@@ -68,48 +66,11 @@ class Piece(NamedTuple):
     final_obs: Any = None
 
 
-class Seed(NamedTuple):
-    """What a random generator is made from."""
-
-    first: int
-    second: int
-
-
-class Asked(NamedTuple):
-    """What a learner asks a shard for. It is one argument, because each one costs Ray time.
-
-    Attributes:
-        learner: its name. life: what `join` returned to it.
-        news: what happened to the learner's samplers since: "learn", "imitate" or "forget", and arguments.
-        loan: memory of the learner's for the batch, if there is to be one.
-        name, args: the call of the part.
-    """
-
-    learner: str
-    life: str
-    news: list[tuple[str, int, Sampler | None]]
-    loan: Loan | None
-    name: str
-    args: tuple[Any, ...]
-
-
-class Packed(NamedTuple):
-    """An answer with a batch, which travels without it.
-
-    Attributes:
-        answer: without its batch. rows: of the batch.
-        block: its bytes, as its layout has them; None: they lie in the memory that was lent.
-    """
-
-    answer: Answer
-    rows: int
-    block: Bytes | None
-
-
 class Shard:
     """One shard. An actor's calls come one at a time.
 
-    It opens its file with the first call, so that what is wrong with the file reaches who called.
+    It opens its file at once, since who draws may wait for it. What is wrong with the file is said when it is tried
+    again, with the first call: so it reaches who called.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -119,6 +80,8 @@ class Shard:
         self._learners: OrderedDict[str, tuple[str, LocalPart]] = OrderedDict()
         self._note = facts.path.with_suffix(".writers")
         self._writers: dict[str, str] = {}
+        with suppress(Exception):  # the first call tries again, and waits for whoever has the file
+            self._buffer(wait_s=0.0)
 
     def facts(self) -> tuple[Facts, int]:
         """Return what this shard was made from, and its process, once its file is open."""
@@ -135,16 +98,20 @@ class Shard:
             self._learners.popitem(last=False)
         return life
 
-    def ask(self, asked: Asked) -> tuple[bool, Any]:
+    def ask(self, flat: Flat) -> Flat:
         """Do for a learner what a part of a union does.
 
+        Args:
+            flat: what is asked, from `Asked.flat`.
+
         Returns:
-            Whether the learner is known, and the answer. If it is not, nothing was done: it joins again, and teaches
-            all its samplers.
+            Whether the learner is known, the answer, and, if that has a batch, None and `Sent.flat` instead. If the
+            learner is not known, nothing was done: it joins again, and teaches all its samplers.
         """
+        asked = Asked.from_flat(flat)
         known, part = self._learners.get(asked.learner, ("", None))
         if part is None or known != asked.life:
-            return False, None
+            return [False, None, None]
         self._learners.move_to_end(asked.learner)
         for what, key, sampler in asked.news:  # twice is fine: what failed after them comes again with them
             if what == "forget":
@@ -154,13 +121,14 @@ class Shard:
             elif sampler is not None and key not in part.samplers:
                 part.learn(key, sampler)
         self._tray.use(asked.loan)
-        given = (np.random.default_rng(arg) if isinstance(arg, Seed) else arg for arg in asked.args)
-        return True, self._answered(getattr(part, asked.name)(*given)())
-
-    def _answered(self, found: Any) -> Any:
+        found = getattr(part, asked.name)(*asked.args)()
         if isinstance(found, Answer) and found.batch is not None:
-            return Packed(found._replace(batch=None), len(found.batch), self._tray.to_send())
-        return found
+            return [
+                True,
+                None,
+                Sent(found._replace(batch=None), len(found.batch), self._tray.to_send()).flat(),
+            ]
+        return [True, found, None]
 
     def episodes_at(self, ranks: list[int] | None) -> list[Any]:
         """Return live episodes by their places in the table."""
@@ -250,17 +218,17 @@ class Shard:
 
     # --- the file --------------------------------------------------------------------------------------
 
-    def _buffer(self) -> ReplayBuffer:
+    def _buffer(self, wait_s: float | None = None) -> ReplayBuffer:
         if self._opened is None:
-            self._opened = self._open()
+            self._opened = self._open(self._facts.lock_s if wait_s is None else wait_s)
             with suppress(OSError, ValueError, KeyError, TypeError):  # no note: no writer, who will say so
                 noted = read_note(self._note)
                 if noted["run"] == self._facts.run:
                     self._writers = dict(noted["writers"])
         return self._opened
 
-    def _open(self) -> ReplayBuffer:
-        facts, deadline = self._facts, time.monotonic() + self._facts.lock_s
+    def _open(self, wait_s: float) -> ReplayBuffer:
+        facts, deadline = self._facts, time.monotonic() + wait_s
         folder = Path(facts.directory)
         folder.mkdir(parents=True, exist_ok=True)
         others = sorted(folder.glob("shard-*-of-*.replay"))
@@ -288,7 +256,7 @@ class Shard:
                     raise
                 if time.monotonic() > deadline:
                     raise FileError(
-                        f"{error} (shard {facts.number} waited {facts.lock_s:g} seconds for it; is another cluster "
+                        f"{error} (shard {facts.number} waited {wait_s:g} seconds for it; is another cluster "
                         f"using the directory?)"
                     ) from error
             time.sleep(LOOK_S)
