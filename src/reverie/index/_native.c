@@ -15,7 +15,7 @@
 #define LARGE (1 << 20)   /* bytes of a copy that other threads need not wait for */
 #define AHEAD 8           /* windows, or nodes, that are fetched into the cache before they are read */
 #define LINE 64           /* bytes of a cache line */
-#define FETCHED (1 << 16) /* bytes of a window; behind them the processor sees a sequence by itself */
+#define FETCHED 8192      /* bytes of a window; behind them the processor sees a sequence by itself */
 #define NO_FINAL -1       /* as in index/arrays.py, and so are these */
 #define TERMINATED 1
 #define TRUNCATED 2
