@@ -577,18 +577,17 @@ typedef struct {
     Held held;
     Py_ssize_t streams, slots, entries;
     int64_t capacity, *head, *tail, *open, *front_stop, *stop, *settled;
+    int32_t *episode_of;
     double *total;
     float *reward;
-    int32_t *episode_of;
-    Py_buffer *column[3];                                      /* obs, action, reward */
+    const Py_buffer *column[3];                                /* obs, action, reward */
     PyObject *kinds;
 } Place;
 
 static void forget(PyObject *capsule)
 {
     Place *it = PyCapsule_GetPointer(capsule, "place");
-    Py_XDECREF(it->kinds);
-    let_go(&it->held, NULL);
+    Py_XDECREF(let_go(&it->held, it->kinds));
     PyMem_Free(it);
 }
 
@@ -599,10 +598,9 @@ static PyObject *place(PyObject *module, PyObject *const *args, Py_ssize_t nargs
 {
     (void)module;
     int64_t capacity = arguments(nargs, 13) < 0 ? -1 : number(args[11], "capacity", 1);
-    if (capacity < 0) return NULL;
-    if (!PyTuple_Check(args[12]) || PyTuple_Size(args[12]) != 4) return fail(PyExc_TypeError, "kinds: wanted four"), NULL;
-    Place *it = PyMem_Calloc(1, sizeof(Place));
-    if (it == NULL || hold(&it->held, 12) < 0) return PyMem_Free(it), PyErr_NoMemory();
+    if (capacity > 0 && (!PyTuple_Check(args[12]) || PyTuple_Size(args[12]) != 4)) return fail(PyExc_TypeError, "kinds: wanted four"), NULL;
+    Place *it = capacity < 0 ? NULL : PyMem_Calloc(1, sizeof(Place));
+    if (it == NULL || hold(&it->held, 12) < 0) return PyMem_Free(it), capacity < 0 ? NULL : PyErr_NoMemory();
     PyObject *capsule = PyCapsule_New(it, "place", forget);
     if (capsule == NULL) return let_go(&it->held, NULL), PyMem_Free(it), NULL;
     it->kinds = Py_NewRef(args[12]);
@@ -633,11 +631,10 @@ static const char *rows(Held *held, const Place *it, PyObject *object, int colum
     Py_buffer *view = &held->views[held->used];
     PyObject *kind = (PyObject *)Py_TYPE(object);
     int lead = lanes > 0, is_scalar = !lead && column == 1 && kind == PyTuple_GetItem(it->kinds, 1);
-    if ((kind != PyTuple_GetItem(it->kinds, 0) && !is_scalar)
-        || PyObject_GetBuffer(object, view, PyBUF_STRIDES | PyBUF_FORMAT) < 0) return NULL;
+    if ((kind != PyTuple_GetItem(it->kinds, 0) && !is_scalar) || PyObject_GetBuffer(object, view, PyBUF_STRIDES | PyBUF_FORMAT) < 0) return NULL;
     held->used++;
-    int fits = view->ndim == like->ndim - 1 + lead && (!lead || view->shape[0] == lanes) && view->format[0] != '\0'
-        && view->format[1] == '\0' && strchr(formats, view->format[0]) != NULL && PyBuffer_IsContiguous(view, 'C');
+    int fits = view->ndim == like->ndim - 1 + lead && (!lead || view->shape[0] == lanes) && view->format[0] != '\0' && view->format[1] == '\0'
+        && strchr(formats, view->format[0]) != NULL && PyBuffer_IsContiguous(view, 'C') && (uintptr_t)view->buf % (uintptr_t)view->itemsize == 0;
     for (int axis = 1; fits && axis < like->ndim; axis++) fits = view->shape[axis - 1 + lead] == like->shape[axis];
     return fits ? view->buf : NULL;
 }
@@ -649,19 +646,8 @@ static const char *whole(PyObject *object, const Py_buffer *like, char *bytes)
     int overflow, is_signed = like->format[0] >= 'a', bits = (int)(8 * like->itemsize) - is_signed;
     long long value = PyLong_AsLongLongAndOverflow(object, &overflow), high = bits < 63 ? value >> bits : 0;
     if (overflow != 0 || (high != 0 && !(is_signed && high == -1)) || (!is_signed && value < 0)) return NULL;
-    for (Py_ssize_t at = 0; at < like->itemsize; at++) {
-        bytes[PY_LITTLE_ENDIAN ? at : like->itemsize - 1 - at] = (char)(value >> 8 * at & 255);
-    }
+    for (int at = 0; at < like->itemsize; at++) bytes[PY_LITTLE_ENDIAN ? at : like->itemsize - 1 - at] = (char)(value >> 8 * at & 255);
     return bytes;
-}
-
-static double amount(const char *rewards, Py_ssize_t lane, int is_wide)
-{
-    float narrow = 0.0f;
-    double wide = 0.0;
-    if (is_wide) memcpy(&wide, rewards + 8 * lane, 8);
-    else memcpy(&narrow, rewards + 4 * lane, 4);
-    return is_wide ? wide : (double)narrow;
 }
 
 PyDoc_STRVAR(put_doc, "put(place, obs, action, reward, terminated, truncated, stream, final_obs, each_stream)\n--\n\n"
@@ -676,19 +662,19 @@ static PyObject *put(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     Py_buffer views[6];
     Held held = {views, 0, 6};
     char bytes[8];
-    double single = 0.0;
-    const char *from[] = {NULL, NULL}, *rewards = (const char *)&single, *format = it->column[1]->format;
+    double single = 0.0, reward = 0.0;
+    const char *from[] = {NULL, NULL}, *rewards = (const char *)&single, *flags, *format = it->column[1]->format;
     Py_ssize_t lanes = args[8] == Py_True ? it->streams : 0, count = lanes > 0 ? lanes : 1, first = 0;
-    int fits = it->column[0]->len / it->slots * count < LARGE, is_wide = 1;
+    int fits = it->column[0]->len / it->slots * count < LARGE, is_wide = 1;  /* the rest lets other threads go on */
     for (int each = 4; fits && each < 6; each++) {
-        const char *flags = lanes == 0 ? NULL : rows(&held, it, args[each], 2, "?", lanes);
-        fits = lanes == 0 ? args[each] == Py_False || args[each] == PyTuple_GetItem(it->kinds, 3) : flags != NULL;
+        if (lanes == 0) fits = args[each] == Py_False || args[each] == PyTuple_GetItem(it->kinds, 3);
+        else fits = (flags = rows(&held, it, args[each], 2, "?", lanes)) != NULL;
         for (Py_ssize_t lane = 0; fits && lane < lanes; lane++) fits = flags[lane] == 0;
     }
     if (fits && lanes > 0) {
         fits = (rewards = rows(&held, it, args[3], 2, "fd", lanes)) != NULL
             && (args[7] == Py_None || rows(&held, it, args[7], 0, it->column[0]->format, lanes) != NULL);
-        is_wide = fits && (views[2].itemsize == 8);
+        is_wide = fits && views[2].itemsize == 8;
     } else if (fits) {
         fits = PyLong_CheckExact(args[6]) && (first = PyLong_AsSsize_t(args[6])) >= 0 && first < it->streams
             && PySet_Contains(PyTuple_GetItem(it->kinds, 2), (PyObject *)Py_TYPE(args[3])) == 1
@@ -697,25 +683,23 @@ static PyObject *put(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     fits = fits && (from[0] = rows(&held, it, args[1], 0, it->column[0]->format, lanes)) != NULL
         && (from[1] = lanes == 0 && PyLong_CheckExact(args[2]) ? whole(args[2], it->column[1], bytes)
                                                                : rows(&held, it, args[2], 1, format, lanes)) != NULL;
-    for (Py_ssize_t lane = 0; fits && lane < count; lane++) {
-        int64_t head = it->head[first + lane], tail = it->tail[first + lane], episode = it->open[first + lane];
-        double reward = amount(rewards, lane, is_wide);
+    for (Py_ssize_t turn = 0; fits && turn < 2 * count; turn++) {  /* all are looked at before one is stored */
+        Py_ssize_t lane = turn % count, stream = first + lane;
+        int64_t head = it->head[stream], tail = it->tail[stream], episode = it->open[stream];
+        reward = is_wide ? ((const double *)(const void *)rewards)[lane] : (double)((const float *)(const void *)rewards)[lane];
         fits = reward >= -FLT_MAX && reward <= FLT_MAX && tail >= 0 && tail <= head && head < INT64_MAX / 4 && episode >= 0
-            && episode < it->entries && (head - tail < it->capacity || tail + 1 < it->front_stop[first + lane]);
-    }
-    for (Py_ssize_t lane = 0; fits && lane < count; lane++) {
-        Py_ssize_t stream = first + lane;
-        int64_t head = it->head[stream], episode = it->open[stream], slot = stream * it->capacity + head % it->capacity;
-        float reward = (float)amount(rewards, lane, is_wide);
+            && episode < it->entries && (head - tail < it->capacity || tail + 1 < it->front_stop[stream]);
+        if (!fits || turn < count) continue;
+        int64_t slot = stream * it->capacity + head % it->capacity;
         for (int column = 0; column < 2; column++) {
             size_t row = (size_t)(it->column[column]->len / it->slots);
             memmove((char *)it->column[column]->buf + (size_t)slot * row, from[column] + (size_t)lane * row, row);
         }
-        it->reward[slot] = reward;
+        it->reward[slot] = (float)reward;
         it->episode_of[slot] = (int32_t)episode;
-        it->total[episode] += reward;
+        it->total[episode] += (float)reward;
         it->settled[episode] = head;
-        it->tail[stream] += head - it->tail[stream] == it->capacity;
+        it->tail[stream] += head - tail == it->capacity;
         it->stop[episode] = it->head[stream] = head + 1;
     }
     while (held.used > 0) PyBuffer_Release(&views[--held.used]);
