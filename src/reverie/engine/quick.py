@@ -242,22 +242,26 @@ class Direct:
         self, obs: Any, action: Any, reward: Any, terminated: object, truncated: object, stream: object
     ) -> bool:
         """Store a step that does not end its episode, if it fits at first sight; return whether it was stored."""
+        index = self._index
         with self._engine.lock:
-            if self._may_put() and self._put(
-                self._place, obs, action, reward, terminated, truncated, stream, None, False
-            ):
-                return True
+            if self._may_put():
+                found, index.found = index.found, None
+                if self._put(self._place, obs, action, reward, terminated, truncated, stream, None, False):
+                    return True
+                index.found = found
         return self._quick.add(obs, action, reward, terminated, truncated, stream)
 
     def add_lanes(
         self, obs: Any, action: Any, reward: Any, terminated: Any, truncated: Any, final_obs: Any
     ) -> bool:
         """Store a step of each stream if none ends and all fit at first sight; return whether they were stored."""
+        index = self._index
         with self._engine.lock:
-            if self._may_put() and self._put(
-                self._place, obs, action, reward, terminated, truncated, 0, final_obs, True
-            ):
-                return True
+            if self._may_put():
+                found, index.found = index.found, None
+                if self._put(self._place, obs, action, reward, terminated, truncated, 0, final_obs, True):
+                    return True
+                index.found = found
         return self._lanes.add(obs, action, reward, terminated, truncated, final_obs)
 
     def _may_put(self) -> bool:
@@ -265,7 +269,6 @@ class Direct:
         changes, index = self._changes, self._index
         if native is None or changes.check is not None or changes.pending is not None or index.seams:
             return False
-        index.found = None
         if index.total is not self._total:  # the table of episodes has grown
             table = index.stop, index.settled, index.total
             streams = index.head, index.tail, index.open_episode, index.front_stop
