@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.harness import machine, report, write_json
 from benchmarks.own import (
+    bounds,
     chosen,
     feeds,
     files,
@@ -39,6 +40,8 @@ TABLES = {
     "packed": ("Packed residency, 3,000 steps of 3x64x64; limit: the raw bytes, or the time from RAM",
                packed.sizes_and_times),
     "adding": ("Adding a step of 3x64x64 to a file; limit: to memory alone; ratio: microseconds more", files.adding),
+    "bounds": ("Adding, saving and opening; limit: the plain copy, memory alone, np.save and fsync, np.load",
+               bounds.bounds),
     "tails": ("Each of 100,000 calls; limit: the same quantile of copying the same observations", tails.tails),
     "reopening": ("A file of 100,000 steps; limit and ratio in seconds", files.reopening),
     "drawing": ("Drawing from 20,000 steps; limit: the time from RAM", files.from_the_file),

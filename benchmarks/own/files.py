@@ -48,7 +48,7 @@ def adding(rounds: int) -> list[Row]:
             kept.close()
             for kind, reduce in (("median", np.median), ("mean", np.mean)):
                 alone, path_s = (float(reduce(column)) for column in zip(*seconds, strict=True))
-                bound = 60.0 if (durability, kind) == ("step", "median") else None
+                bound = 40.0 if (durability, kind) == ("step", "median") else None
                 name = f"add, {residency}, {durability}, {kind}: µs more"
                 rows.append(Row(name, path_s, alone, (path_s - alone) * 1e6, bound))
     return rows

@@ -53,6 +53,16 @@ def tails(rounds: int) -> list[Row]:
     return rows
 
 
+def slow_adds(rounds: int) -> list[Row]:
+    """Return the 99th percentile of `add` of a frame to a file; ratio and bound in milliseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.replay"
+        with rv.ReplayBuffer(FRAMES_SPEC, RING, seed=0, path=path) as buffer:
+            ours, least = _adding(buffer, played("MsPacman"), rounds * CALLS)()
+    call, copy = (float(np.quantile(times, QUANTILES["p99"])) for times in (ours, least))
+    return [Row("add a frame to a file, p99: ms", call, copy, call * 1e3, FRAMES_P99_S * 1e3)]
+
+
 Timed = Callable[[], tuple[list[float], list[float]]]
 
 

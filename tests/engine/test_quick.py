@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 
 import reverie as rv
+from reverie.engine import quick as ways
+from reverie.index import native
 from support.faults import Lines
 
 SPEC = rv.StepSpec(rv.Field((3,), "float32"), rv.Field((2,), "float32"))
 INTEGERS = ("head", "tail", "episode_of_slot", "open_episode", "front_episode", "front_stop", "begun", "dropped",
             "start", "stop", "settled", "final_slot", "stream", "ordinal", "order", "ended", "total")  # fmt: skip
+
+
+@pytest.fixture(autouse=True, params=["NumPy"] if native is None else ["C", "NumPy"])
+def way(request, monkeypatch):
+    """Store what most steps are in the C kernel, and without it."""
+    if request.param == "NumPy":
+        monkeypatch.setattr(ways, "native", None)
+    return request.param
 
 
 def never(*step):
@@ -161,6 +171,95 @@ def test_whole_actions_are_stored():
     check_equal(quick, slow)
 
 
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_the_limits_of_whole_actions(kind):
+    """The smallest and the largest one are stored, and none beyond."""
+    limits = np.iinfo(kind)
+    quick, slow = pair(rv.StepSpec(rv.Field((3,), "float32"), rv.Field((), kind)))
+    step = {"obs": np.zeros(3, np.float32), "reward": 0.0, "terminated": False, "truncated": False}
+    for buffer in (quick, slow):
+        for action in (0, limits.max, limits.min, 1, limits.max - 1, limits.min + 1):
+            buffer.add(action=int(action), **step)
+        for action in (int(limits.max) + 1, int(limits.min) - 1, 2**64, -(2**63) - 1):
+            with pytest.raises(rv.SpecMismatch):
+                buffer.add(action=action, **step)
+    check_equal(quick, slow)
+    assert quick.engine.store.columns["action"][:3].tolist() == [0, limits.max, limits.min]
+
+
+@pytest.mark.parametrize("kind", ["bool", "float16", "float64", "int16"])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_fields_of_every_kind(shape, kind):
+    """Contiguous values, strided ones, and values in the other byte order."""
+    quick, slow = pair(rv.StepSpec(rv.Field(shape, kind), rv.Field(shape, kind)))
+    rng = np.random.default_rng(len(shape))
+    for number in range(12):
+        values = rng.integers(0, 2 if kind == "bool" else 99, (2, *shape[::-1])).astype(kind)
+        if number % 3 == 1:
+            values = values.astype(values.dtype.newbyteorder(">"))
+        obs, action = (np.asarray(value).T for value in values)
+        for buffer in (quick, slow):
+            buffer.add(obs=obs, action=action, reward=0.5, terminated=False, truncated=False)
+    check_equal(quick, slow)
+
+
+def test_the_table_of_episodes_grows():
+    """Steps go on being stored where the table lies then."""
+    quick, slow = pair(capacity=600)
+    zeros = np.zeros(3, np.float32)
+    for number in range(700):
+        for buffer in (quick, slow):
+            buffer.add(obs=zeros + number, action=zeros[:2], reward=float(number), terminated=number % 3 == 2,
+                       truncated=False)  # fmt: skip
+    assert len(quick.engine.index.start) > 200
+    check_equal(quick, slow)
+
+
+def test_rows_of_a_megabyte():
+    """They are copied while other threads go on."""
+    quick, slow = pair(rv.StepSpec(rv.Field((1 << 20,), "uint8"), rv.Field((), "int64")), capacity=4)
+    for number in range(6):
+        for buffer in (quick, slow):
+            buffer.add(obs=np.full(1 << 20, number, np.uint8), action=number, reward=0.0, terminated=False,
+                       truncated=False)  # fmt: skip
+    check_equal(quick, slow)
+
+
+def test_the_kernel_stores_most_steps(way, monkeypatch):
+    """What it stores never comes to NumPy's way; a step is stored by one of them, never by both."""
+    left = []
+    for kind in (ways.Quick, ways.QuickLanes):
+        add = kind.add
+        monkeypatch.setattr(kind, "add", lambda self, *step, add=add: left.append(0) or add(self, *step))
+    buffer = rv.ReplayBuffer(SPEC, 20, streams=2, seed=0)
+    zeros = np.zeros((2, 3), np.float32)
+    flags = np.zeros(2, np.bool_)
+    for number in range(30):
+        rewards = np.full(2, number, (np.float32, np.float64)[number % 2])
+        buffer.add_batch(obs=zeros, action=zeros[:, :2].copy(), reward=rewards, terminated=flags, truncated=flags,
+                         final_obs=(None, zeros)[number % 2])  # fmt: skip
+        buffer.add(obs=zeros[0], action=zeros[0, :2], reward=rewards[0], terminated=False, truncated=flags[0])
+    assert len(left) == (1 if way == "C" else 60)
+    assert buffer.engine.index.head.tolist() == [60, 30]
+
+
+@pytest.mark.parametrize("stream", [None, -1, 1, 2**70, np.int64(0), 0.0])
+def test_a_stream_that_is_none(stream):
+    """Is refused, or means what it means the long way."""
+    quick, slow = pair()
+    step = {"obs": np.zeros(3, np.float32), "action": np.zeros(2, np.float32), "reward": 0.0,
+            "terminated": False, "truncated": False}  # fmt: skip
+    said = []
+    for buffer in (quick, slow):
+        buffer.add(**step)
+        try:
+            said.append(buffer.add(**step, stream=stream))
+        except rv.ReplayError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+    check_equal(quick, slow)
+
+
 def test_after_close_nothing_is_stored():
     """The short way asks, too."""
     buffer, _ = pair()
@@ -200,7 +299,7 @@ def test_an_interrupt_leaves_all_or_nothing(error, capacity, monkeypatch):
             slow.add(**step)
         check_equal(quick, slow)
     assert stored == {False, True}
-    assert line > 20
+    assert line > 12
 
 
 # --- lanes -------------------------------------------------------------------------------------------------------------
@@ -348,4 +447,4 @@ def test_an_interrupt_of_lanes_leaves_all_or_nothing(error, capacity, monkeypatc
             slow.add_batch(**step)
         check_equal(quick, slow)
     assert stored == {False, True}
-    assert line > 20
+    assert line > 12

@@ -1,5 +1,7 @@
 """Packed residency: the same answers as RAM, bit for bit, from a fraction of the bytes."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,39 @@ def test_a_sample_decides_whether_packing_is_tried():
         assert packed[:1] == ZSTD
         assert len(packed) < most * run.nbytes
         assert np.array_equal(unpack(packed, run.shape, run.dtype), run)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_work_is_spread(cores, monkeypatch):
+    """Each item is worked on once, here and elsewhere; after an error nobody is at work any more."""
+    helpers = Helpers()
+    monkeypatch.setattr(helpers, "_cores", cores)
+    done, threads, busy = [], set(), []
+
+    def work(item):
+        busy.append(item)
+        threads.add(threading.get_ident())
+        if item == 30 and wrong:
+            raise ZeroDivisionError
+        done.append(item)
+        busy.remove(item)
+
+    wrong = False
+    helpers.spread(work, range(200))
+    assert sorted(done) == list(range(200))
+    assert len(threads) <= cores
+    wrong = True
+    with pytest.raises(ZeroDivisionError):
+        helpers.spread(work, range(200))
+    assert busy == [30]
+    with pytest.raises(ValueError, match="no more"):
+        helpers.spread(work, _ending())
+    assert busy == [30]
+
+
+def _ending():
+    yield from range(20)
+    raise ValueError("no more")
 
 
 @pytest.mark.parametrize("cores", [1, 3])

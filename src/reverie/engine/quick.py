@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from reverie.checks import FLOAT32_MAX
 from reverie.engine.engine import Engine
-from reverie.index import NO_SEAMS
+from reverie.index import NO_SEAMS, native
 from reverie.spec import Field
 from reverie.store import Ring
 
@@ -221,6 +221,63 @@ def _stored(reward: ndarray[Any, Any]) -> npt.NDArray[np.float32] | None:
     return rewards if -math.inf < total < math.inf else None
 
 
+class Direct:
+    """Does most of what `Quick` and `QuickLanes` do in one call of the C kernel, into which no interrupt comes.
+
+    The rest goes their way: rows that are not contiguous or very large, and lanes that drop an episode.
+
+    Args:
+        engine, ring, obs, action: as of `Quick`.
+    """
+
+    def __init__(self, engine: Engine, ring: Ring, obs: Field, action: Field) -> None:
+        self._engine, self._changes, self._index = engine, engine.changes, engine.index
+        self._quick, self._lanes = Quick(engine, ring, obs, action), QuickLanes(engine, ring, obs, action)
+        self._columns = [ring.columns[name] for name in ("obs", "action", "reward")]
+        self._kinds = ndarray, action.dtype.type, REWARDS, FALSE
+        self._put = native.put
+        self._place = self._total = cast(Any, None)
+
+    def add(
+        self, obs: Any, action: Any, reward: Any, terminated: object, truncated: object, stream: object
+    ) -> bool:
+        """Store a step that does not end its episode, if it fits at first sight; return whether it was stored."""
+        index = self._index
+        with self._engine.lock:
+            if self._may_put():
+                found, index.found = index.found, None
+                if self._put(self._place, obs, action, reward, terminated, truncated, stream, None, False):
+                    return True
+                index.found = found
+        return self._quick.add(obs, action, reward, terminated, truncated, stream)
+
+    def add_lanes(
+        self, obs: Any, action: Any, reward: Any, terminated: Any, truncated: Any, final_obs: Any
+    ) -> bool:
+        """Store a step of each stream if none ends and all fit at first sight; return whether they were stored."""
+        index = self._index
+        with self._engine.lock:
+            if self._may_put():
+                found, index.found = index.found, None
+                if self._put(self._place, obs, action, reward, terminated, truncated, 0, final_obs, True):
+                    return True
+                index.found = found
+        return self._lanes.add(obs, action, reward, terminated, truncated, final_obs)
+
+    def _may_put(self) -> bool:
+        """Whether nothing but the step has to be looked at; then the kernel knows where the arrays are."""
+        changes, index = self._changes, self._index
+        if native is None or changes.check is not None or changes.pending is not None or index.seams:
+            return False
+        if index.total is not self._total:  # the table of episodes has grown
+            table = index.stop, index.settled, index.total
+            streams = index.head, index.tail, index.open_episode, index.front_stop
+            arrays = *self._columns, *streams, index.episode_of_slot, *table
+            self._place = native.place(*arrays, index.capacity, self._kinds)
+            self._total = index.total
+        return True
+
+
 def quick_ways(engine: Engine) -> tuple[Callable[..., bool], Callable[..., bool]]:
     """Return `Quick.add` and `QuickLanes.add` of a buffer, or what stores nothing where the buffer is none for them."""
     spec, store = engine.settings.spec, engine.store
@@ -229,6 +286,9 @@ def quick_ways(engine: Engine) -> tuple[Callable[..., bool], Callable[..., bool]
         return _never, _never
     if not all(isinstance(field, Field) and not field.finite for field in fields):
         return _never, _never
+    if native is not None:
+        direct = Direct(engine, store, *fields)
+        return direct.add, direct.add_lanes
     return Quick(engine, store, *fields).add, QuickLanes(engine, store, *fields).add
 
 

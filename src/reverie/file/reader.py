@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from reverie.checks import REWARD
 from reverie.file.floors import read_floors
-from reverie.file.records import Blobs, EpisodeRecord, RunRecord, StepRecord
+from reverie.file.records import EpisodeRecord, RunRecord, StepRecord
 from reverie.file.recovery import (
     Finding,
     StreamRecords,
@@ -115,17 +115,17 @@ class Reader:
         self._loaded = {run.number: (run, crcs) for run, crcs in wanted if run.number not in stale}
         if self._store.reads_file:
             return
-        for first in range(0, len(fresh), 256):  # so that not the whole file is in memory twice
-            some = {number: self._file.run(number)[1] for number in fresh[first : first + 256]}
-            if isinstance(self._store, Ring):  # unpacking is what takes the time
-                self._helpers.share(partial(self._put_runs, some), list(some))
-            else:
-                self._put_runs(some, list(some))
+        rows = map(self._file.run_row, fresh)
+        if isinstance(self._store, Ring):  # each run goes from hand to hand, and never lies in memory twice
+            self._helpers.spread(self._put_run, rows)
+        else:
+            for run, packed in self._helpers.ahead(self._file.checked_run, rows):
+                self._store.load_run(run.number, packed)
         self._loaded = {run.number: (run, crcs) for run, crcs in wanted}
 
-    def _put_runs(self, packed: Mapping[int, Blobs], numbers: Sequence[int]) -> None:
-        for number in numbers:
-            self._store.load_run(number, packed[number])
+    def _put_run(self, row: Any) -> None:
+        run, packed = self._file.checked_run(row)
+        self._store.load_run(run.number, packed)
 
     def _load_steps(self, newest: Iterable[StepRecord]) -> None:
         """Write the steps that no sealed run holds yet, as they were added."""

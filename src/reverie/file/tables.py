@@ -156,7 +156,14 @@ class Tables(LabelTable):
 
     def run(self, number: int) -> tuple[RunRecord, Blobs]:
         """Return a run with all its columns."""
-        row = self._row_of_run(number, self._all_values)
+        return self.checked_run(self.run_row(number))
+
+    def run_row(self, number: int) -> Any:
+        """Return a run as it lies there, which only `checked_run` can read."""
+        return self._row_of_run(number, self._all_values)
+
+    def checked_run(self, row: Any) -> tuple[RunRecord, Blobs]:
+        """Return a run of which this is the row. It asks nothing of the connection: any thread may do it."""
         run, crcs, blobs = RunRecord(*row[:4]), row[4], row[5:]
         self._check("run", RUN_FORM, run, crcs, blobs, len(blobs))
         return run, dict(zip(self.columns, blobs, strict=True))

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <float.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
@@ -530,16 +531,155 @@ static PyObject *walk(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return let_go(&held, result < 0 ? NULL : PyLong_FromSsize_t(result));
 }
 
+/* --- adding ----------------------------------------------------------------------------------------------------- */
+
+/* The arrays of a buffer, held as long as this lives, and the kinds of values that are taken at first sight. */
+typedef struct {
+    Held held;
+    Py_ssize_t streams, slots, entries;
+    int64_t capacity, *head, *tail, *open, *front_stop, *stop, *settled;
+    int32_t *episode_of;
+    double *total;
+    float *reward;
+    const Py_buffer *column[3];                                /* obs, action, reward */
+    PyObject *kinds;
+} Place;
+
+static void forget(PyObject *capsule)
+{
+    Place *it = PyCapsule_GetPointer(capsule, "place");
+    Py_XDECREF(let_go(&it->held, it->kinds));
+    PyMem_Free(it);
+}
+
+PyDoc_STRVAR(place_doc, "place(obs, action, reward, head, tail, open_episode, front_stop, episode_of_slot, stop, settled, total, capacity, kinds)\n--\n\n"
+"Return what `put` needs. `kinds` is (ndarray, type of an action that is a number, types of rewards, numpy.False_).");
+
+static PyObject *place(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t capacity = arguments(nargs, 13) < 0 ? -1 : number(args[11], "capacity", 1);
+    if (capacity > 0 && (!PyTuple_Check(args[12]) || PyTuple_Size(args[12]) != 4)) return fail(PyExc_TypeError, "kinds: wanted four"), NULL;
+    Place *it = capacity < 0 ? NULL : PyMem_Calloc(1, sizeof(Place));
+    if (it == NULL || hold(&it->held, 12) < 0) return PyMem_Free(it), capacity < 0 ? NULL : PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(it, "place", forget);
+    if (capsule == NULL) return let_go(&it->held, NULL), PyMem_Free(it), NULL;
+    it->kinds = Py_NewRef(args[12]);
+    it->capacity = capacity;
+    it->streams = it->entries = -1;
+    int failed = (it->head = ints(&it->held, args[3], "head", &it->streams, 1)) == NULL
+        || (it->tail = ints(&it->held, args[4], "tail", &it->streams, 1)) == NULL
+        || (it->open = ints(&it->held, args[5], "open_episode", &it->streams, 0)) == NULL
+        || (it->front_stop = ints(&it->held, args[6], "front_stop", &it->streams, 0)) == NULL
+        || (it->slots = it->streams > INT64_MAX / 4 / capacity ? 0 : it->streams * (Py_ssize_t)capacity) < 0
+        || (it->reward = array(&it->held, args[2], "reward", "f", 4, &it->slots, 1)) == NULL
+        || (it->episode_of = array(&it->held, args[7], "episode_of_slot", "i", 4, &it->slots, 1)) == NULL
+        || (it->stop = ints(&it->held, args[8], "stop", &it->entries, 1)) == NULL
+        || (it->settled = ints(&it->held, args[9], "settled", &it->entries, 1)) == NULL
+        || (it->total = doubles(&it->held, args[10], "total", &it->entries, 1)) == NULL;
+    for (int each = 0; !failed && each < 3; each++) {
+        failed = (it->column[each] = any_array(&it->held, args[each], 1)) == NULL;
+        if (!failed && (it->column[each]->ndim < 1 || it->column[each]->shape[0] != it->slots || it->slots == 0))
+            failed = fail(PyExc_ValueError, "obs, action, reward: wanted %zd rows of each", it->slots);
+    }
+    return failed ? Py_DECREF(capsule), NULL : capsule;
+}
+
+/* Return the bytes of a row like those of a column, or of one for each of `lanes`; NULL for what is not taken. */
+static const char *rows(Held *held, const Place *it, PyObject *object, int column, const char *formats, Py_ssize_t lanes)
+{
+    const Py_buffer *like = it->column[column];
+    Py_buffer *view = &held->views[held->used];
+    PyObject *kind = (PyObject *)Py_TYPE(object);
+    int lead = lanes > 0, is_scalar = !lead && column == 1 && kind == PyTuple_GetItem(it->kinds, 1);
+    if ((kind != PyTuple_GetItem(it->kinds, 0) && !is_scalar) || PyObject_GetBuffer(object, view, PyBUF_STRIDES | PyBUF_FORMAT) < 0) return NULL;
+    held->used++;
+    int fits = view->ndim == like->ndim - 1 + lead && (!lead || view->shape[0] == lanes) && view->format[0] != '\0' && view->format[1] == '\0'
+        && strchr(formats, view->format[0]) != NULL && PyBuffer_IsContiguous(view, 'C') && (uintptr_t)view->buf % (uintptr_t)view->itemsize == 0;
+    for (int axis = 1; fits && axis < like->ndim; axis++) fits = view->shape[axis - 1 + lead] == like->shape[axis];
+    return fits ? view->buf : NULL;
+}
+
+/* Set the bytes of a whole number that a column of such takes; return them, NULL for anything else. */
+static const char *whole(PyObject *object, const Py_buffer *like, char *bytes)
+{
+    if (like->ndim != 1 || strchr("bBhHiIlLqQ", like->format[0]) == NULL) return NULL;
+    int overflow, is_signed = like->format[0] >= 'a', bits = (int)(8 * like->itemsize) - is_signed;
+    long long value = PyLong_AsLongLongAndOverflow(object, &overflow), high = bits < 63 ? value >> bits : 0;
+    if (overflow != 0 || (high != 0 && !(is_signed && high == -1)) || (!is_signed && value < 0)) return NULL;
+    for (int at = 0; at < like->itemsize; at++) bytes[PY_LITTLE_ENDIAN ? at : like->itemsize - 1 - at] = (char)(value >> 8 * at & 255);
+    return bytes;
+}
+
+PyDoc_STRVAR(put_doc, "put(place, obs, action, reward, terminated, truncated, stream, final_obs, each_stream)\n--\n\n"
+"Store a step that goes on with its episode, or one of each stream; return whether it fits at first sight. If not,\n"
+"nothing has changed. Twin of `Quick.add` and `QuickLanes.add`.");
+
+static PyObject *put(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    Place *it = arguments(nargs, 9) < 0 ? NULL : PyCapsule_GetPointer(args[0], "place");
+    if (it == NULL) return NULL;
+    Py_buffer views[6];
+    Held held = {views, 0, 6};
+    char bytes[8];
+    double single = 0.0, reward = 0.0;
+    const char *from[] = {NULL, NULL}, *rewards = (const char *)&single, *flags, *format = it->column[1]->format;
+    Py_ssize_t lanes = args[8] == Py_True ? it->streams : 0, count = lanes > 0 ? lanes : 1, first = 0;
+    int fits = it->column[0]->len / it->slots * count < LARGE, is_wide = 1;  /* the rest lets other threads go on */
+    for (int each = 4; fits && each < 6; each++) {
+        if (lanes == 0) fits = args[each] == Py_False || args[each] == PyTuple_GetItem(it->kinds, 3);
+        else fits = (flags = rows(&held, it, args[each], 2, "?", lanes)) != NULL;
+        for (Py_ssize_t lane = 0; fits && lane < lanes; lane++) fits = flags[lane] == 0;
+    }
+    if (fits && lanes > 0) {
+        fits = (rewards = rows(&held, it, args[3], 2, "fd", lanes)) != NULL
+            && (args[7] == Py_None || rows(&held, it, args[7], 0, it->column[0]->format, lanes) != NULL);
+        is_wide = fits && views[2].itemsize == 8;
+    } else if (fits) {
+        fits = PyLong_CheckExact(args[6]) && (first = PyLong_AsSsize_t(args[6])) >= 0 && first < it->streams
+            && PySet_Contains(PyTuple_GetItem(it->kinds, 2), (PyObject *)Py_TYPE(args[3])) == 1
+            && ((single = PyFloat_AsDouble(args[3])) != -1.0 || !PyErr_Occurred());
+    }
+    fits = fits && (from[0] = rows(&held, it, args[1], 0, it->column[0]->format, lanes)) != NULL
+        && (from[1] = lanes == 0 && PyLong_CheckExact(args[2]) ? whole(args[2], it->column[1], bytes)
+                                                               : rows(&held, it, args[2], 1, format, lanes)) != NULL;
+    for (Py_ssize_t turn = 0; fits && turn < 2 * count; turn++) {  /* all are looked at before one is stored */
+        Py_ssize_t lane = turn % count, stream = first + lane;
+        int64_t head = it->head[stream], tail = it->tail[stream], episode = it->open[stream];
+        reward = is_wide ? ((const double *)(const void *)rewards)[lane] : (double)((const float *)(const void *)rewards)[lane];
+        fits = reward >= -FLT_MAX && reward <= FLT_MAX && tail >= 0 && tail <= head && head < INT64_MAX / 4 && episode >= 0
+            && episode < it->entries && (head - tail < it->capacity || tail + 1 < it->front_stop[stream]);
+        if (!fits || turn < count) continue;
+        int64_t slot = stream * it->capacity + head % it->capacity;
+        for (int column = 0; column < 2; column++) {
+            size_t row = (size_t)(it->column[column]->len / it->slots);
+            memmove((char *)it->column[column]->buf + (size_t)slot * row, from[column] + (size_t)lane * row, row);
+        }
+        it->reward[slot] = (float)reward;
+        it->episode_of[slot] = (int32_t)episode;
+        it->total[episode] += (float)reward;
+        it->settled[episode] = head;
+        it->tail[stream] += head - tail == it->capacity;
+        it->stop[episode] = it->head[stream] = head + 1;
+    }
+    while (held.used > 0) PyBuffer_Release(&views[--held.used]);
+    if (!fits) PyErr_Clear();
+    return PyBool_FromLong(fits);
+}
+
 static PyMethodDef methods[] = {
     {"choose", (PyCFunction)(void (*)(void))choose, METH_FASTCALL, choose_doc},
     {"walk", (PyCFunction)(void (*)(void))walk, METH_FASTCALL, walk_doc},
     {"fill", (PyCFunction)(void (*)(void))fill, METH_FASTCALL, fill_doc},
+    {"place", (PyCFunction)(void (*)(void))place, METH_FASTCALL, place_doc},
+    {"put", (PyCFunction)(void (*)(void))put, METH_FASTCALL, put_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static int execute(PyObject *module)
 {
-    return PyModule_AddIntConstant(module, "TWINS", 2);
+    return PyModule_AddIntConstant(module, "TWINS", 3);
 }
 
 static PyModuleDef_Slot slots[] = {

@@ -191,6 +191,27 @@ class Helpers:
         for other in others:
             other.result()
 
+    def spread(self, work: Callable[[Item], object], items: Iterable[Item]) -> None:
+        """Call `work` of each item, in whatever thread has time: here, too, while enough of them wait for the others.
+
+        The items are asked for here, one by one. Raise what making or working on them raises, once nobody is at it.
+        """
+        waiting: deque[Future[object]] = deque()
+        try:
+            for item in items:
+                while waiting and waiting[0].done():
+                    waiting.popleft().result()
+                if self._cores == 1 or len(waiting) >= 2 * self._cores:
+                    work(item)
+                else:
+                    waiting.append(self._begun(work, item))
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()
+            wait(waiting)
+
     def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield `work` of each item, in order; a few are worked on before they are asked for.
 
