@@ -100,3 +100,17 @@ def test_final_observations_that_the_file_has_take_no_memory(tmp_path, durabilit
         assert buffer.engine.finals.nbytes < 17 * 1000
         for number in range(40):
             np.testing.assert_array_equal(buffer.episode(number).final_obs, noise[4 * number + 3])
+
+
+def test_a_file_without_a_rewritten_run_counts_none(tmp_path):
+    """By this count an interrupted `write_back` is told from one that has happened: the first one is number 1."""
+    with rv.ReplayBuffer(SPEC, 100, seed=0, path=tmp_path / "a.replay", durability="step") as buffer:
+        for number in range(40):
+            add(buffer, number)
+        writer = buffer.engine.changes.writer
+        for count in range(3):
+            writer.marks.rewrites = 99
+            writer.marks.ask(writer.file)
+            assert writer.rewrites == count
+            batch = buffer.sample(60, 6, boundary="pad_both")
+            buffer.write_back(batch, note=batch.step_ids() + count)
