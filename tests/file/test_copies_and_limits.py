@@ -101,3 +101,20 @@ def test_a_new_table_leaves_the_number_of_a_log_odd(tmp_path):
         before = file.db.one("PRAGMA schema_version")
         file.db.add_table("CREATE TABLE extra (number INTEGER)")
         assert file.db.one("PRAGMA schema_version") == before + 2
+
+
+def test_what_was_discarded_is_not_in_a_copy_of_another_size(tmp_path):
+    """Its steps lie in the ring as before, and hold zeros; the steps beside them hold what they held."""
+    path, copy = tmp_path / "a.replay", tmp_path / "larger.replay"
+    with rv.ReplayBuffer(scalar_spec(), 100, path=path, seed=0) as buffer:
+        for step in range(100):
+            buffer.add(obs=1000 + step, action=5, reward=1.0, terminated=step % 10 == 9, truncated=False)
+        buffer.discard([0, 4, 7])
+        buffer.flush()
+        buffer.save_as(copy, capacity=130)
+    gone = [step for step in range(100) if step // 10 in (0, 4, 7)]
+    with rv.open(copy, mode="r", residency="ram") as again:
+        kept = again.engine.store.columns["obs"][:100].tolist()
+        assert [step for step in range(100) if kept[step] == 0] == gone
+        assert all(kept[step] == 1000 + step for step in range(100) if step not in gone)
+        assert again.episodes.ids.tolist() == [1, 2, 3, 5, 6, 8, 9]

@@ -5,7 +5,15 @@ import pytest
 
 import reverie as rv
 from reverie.file import check_settings, make_file
-from reverie.file.records import EpisodeRecord, RunRecord, StepRecord, checksums, wrong_checksums
+from reverie.file.records import (
+    MOST_COLUMNS,
+    EpisodeRecord,
+    RunRecord,
+    StepRecord,
+    check_names,
+    checksums,
+    wrong_checksums,
+)
 
 SPEC = rv.StepSpec(rv.Field((2,), "uint8"), rv.Field((), "uint8"))
 VALUES = {"obs": b"\0ab", "action": b"\0c", "reward": b"\0defg"}
@@ -135,3 +143,22 @@ def test_what_is_no_record_has_no_checksums():
     assert wrong_checksums("<2q", (1, 2), good[:-4], [b"a", None]) is None
     assert wrong_checksums("<2q", (1, 2), good + b"1234", [b"a", None]) is None
     assert wrong_checksums("<2q", (1, 2), 5, [b"a", None]) is None
+
+
+@pytest.mark.parametrize("extra", ["x", "_", "latent", "é2"])
+def test_names_of_columns_are_those_of_fields(extra):
+    """A tree's leaves, and the names of extras, which are identifiers of one letter or more."""
+    names = ["obs/frame", "action", f"extras/{extra}", "reward"]
+    assert check_names(names, ["obs/frame"]) == names
+
+
+@pytest.mark.parametrize("names", [
+    "reward", [], ["obs"], ["obs", "action", "reward", "reward"], ["obs", "action", "reward", "extras/1a"],
+    ["obs", "action", "reward", "extras/"], ["obs", "action", "reward", "extras/a b"], ["obs", "action", "reward", 3],
+    ["obs", "obs/low", "reward"], ["obs", *(f"extras/a{number}" for number in range(MOST_COLUMNS)), "reward"],
+    ["action", "reward"], ["obs", "action", "reward", 'extras/a"'],
+])  # fmt: skip
+def test_other_names_of_columns_are_refused(names):
+    """What is no list, no name, there twice, too much, or has other observations than those that are told."""
+    with pytest.raises(ValueError, match=r"column|observations"):
+        check_names(names, ["obs"])

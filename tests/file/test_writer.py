@@ -83,3 +83,34 @@ def test_a_sealed_run_takes_the_place_of_its_steps(tmp_path):
         assert [run for run, _ in file.runs()] == [(0, 0, 0, 32)]
         assert file.stops() == ({0: 32}, {0: 33})
         file.close()
+
+
+@pytest.mark.parametrize("durability", ["step", "chunk"])
+def test_final_observations_that_the_file_has_take_no_memory(tmp_path, durability):
+    """With residency "disk", once their run is sealed: those of the newest steps alone are held. All can be read."""
+    spec = rv.StepSpec(rv.Field((1000,), "uint8"), rv.Field((), "int64"))
+    noise = np.random.default_rng(0).integers(0, 256, (160, 1000), np.uint8)
+    with rv.ReplayBuffer(
+        spec, 200, seed=0, path=tmp_path / "a.replay", durability=durability, residency="disk"
+    ) as buffer:
+        for number in range(160):
+            ends = number % 4 == 3
+            buffer.add(obs=noise[number], action=0, reward=1.0, terminated=ends, truncated=False,
+                       final_obs=noise[number] if ends else None)  # fmt: skip
+        assert buffer.engine.finals.nbytes < 17 * 1000
+        for number in range(40):
+            np.testing.assert_array_equal(buffer.episode(number).final_obs, noise[4 * number + 3])
+
+
+def test_a_file_without_a_rewritten_run_counts_none(tmp_path):
+    """By this count an interrupted `write_back` is told from one that has happened: the first one is number 1."""
+    with rv.ReplayBuffer(SPEC, 100, seed=0, path=tmp_path / "a.replay", durability="step") as buffer:
+        for number in range(40):
+            add(buffer, number)
+        writer = buffer.engine.changes.writer
+        for count in range(3):
+            writer.marks.rewrites = 99
+            writer.marks.ask(writer.file)
+            assert writer.rewrites == count
+            batch = buffer.sample(60, 6, boundary="pad_both")
+            buffer.write_back(batch, note=batch.step_ids() + count)

@@ -350,3 +350,12 @@ def test_the_newest_of_each_stream_have_the_same_weight():
     newest = drawn.ids == pair.index.head[pair.index.stream[drawn.episodes]] - 1
     counts = np.bincount(pair.index.stream[drawn.episodes][newest], minlength=3)
     assert counts == pytest.approx([counts.mean()] * 3, rel=0.05)
+
+
+def test_parts_by_age_follow_episodes_that_go_while_another_runs():
+    """No episode begins meanwhile: the oldest one goes, and the one that runs stays within reach."""
+    buffer, sampler = ended_episodes(2, 2, 2, capacity=10), rv.EpisodeUniform((0.5, 0.5))
+    add(buffer)
+    assert shown(buffer, sampler) == {0, 1, 2, 3}
+    add(buffer, steps=5)
+    assert shown(buffer, sampler) == {1, 2, 3}

@@ -229,3 +229,28 @@ def test_a_tile_of_rows_begins_a_step_earlier_only_where_that_step_has_a_row(whe
         buffer.engine.index.evict(0, tail)
     second = sampler.draw(anchors, np.random.default_rng(0), 1)
     assert [0, *second.ids.tolist()][-len(wanted) :] == wanted
+
+
+def a_buffer(*lengths):
+    buffer = rv.ReplayBuffer(scalar_spec(), 100, seed=0)
+    for length in lengths:
+        for step in range(length):
+            buffer.add(obs=0, action=0, reward=0.0, terminated=step == length - 1, truncated=False)
+    return buffer
+
+
+def test_what_is_left_before_a_discarded_episode_holds_nothing_up():
+    """Of five rows three are shown; the other two are too few, and the next tile lies behind the gap."""
+    buffer = a_buffer(4, 3, 5)
+    buffer.discard([1])
+    sampler, anchors = rv.Fresh(Marked()), Anchors(buffer.engine.index, "cross", 3)
+    drawn = sampler.draw(anchors, np.random.default_rng(0), 2)
+    assert drawn.ids.tolist() == [0, 7]
+
+
+def test_tiles_of_steps_leave_no_mark_for_tiles_of_rows():
+    """After a tile of steps that ends with its episode, rows begin with the next episode's first step."""
+    index, sampler = a_buffer(2, 6).engine.index, rv.Fresh(Marked())
+    rng = np.random.default_rng(0)
+    assert sampler.draw(Anchors(index, "pad_right", 2), rng, 1).ids.tolist() == [0]
+    assert sampler.draw(Anchors(index, "cross", 2), rng, 1).ids.tolist() == [2]
