@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,12 +52,36 @@ def draws(sizes: Sizes, folder: Path) -> dict[str, Table]:
 def sampling(sources: dict[str, Any], actor: Any, size: int, sizes: Sizes) -> dict[str, Callable[[], None]]:
     """Return what draws one batch after the other, and the same of Ray alone."""
     ours = {name: drawing(source, Uniform(), sizes.batch, sizes.length) for name, source in sources.items()}
+    far = {f"{name}, carried by Ray": elsewhere(call) for name, call in ours.items() if name != LOCAL}
     theirs = {RAY: one_by_one(actor, Owned(size, 2)), NOT_COPIED: one_by_one(actor, None)}
-    for count in sizes.counts[1:]:
-        each = size // count
-        actors = [started(each) for _ in range(count)]
-        theirs[f"Ray, {count} actors with a part each"] = from_all(actors, [Owned(each, 2) for _ in actors])
-    return {**ours, **theirs}
+    for name, (actors, each) in split(size, sizes).items():
+        theirs[name] = from_all(actors, [Owned(each, 2) for _ in actors])
+    return {**ours, **far, **theirs}
+
+
+def elsewhere(draw: Callable[[], None]) -> Callable[[], None]:
+    """Return a draw in which no memory can be lent, as if the shards were on other machines."""
+
+    def run() -> None:
+        lend = os.memfd_create
+        del os.memfd_create
+        try:
+            draw()
+        finally:
+            os.memfd_create = lend
+
+    return run
+
+
+def split(size: int, sizes: Sizes) -> dict[str, tuple[list[Any], int]]:
+    """Start plain actors that hold a part of the bytes each; return them and the bytes of each, by name."""
+    return {
+        f"Ray, {count} actors with a part each": (
+            [started(size // count) for _ in range(count)],
+            size // count,
+        )
+        for count in sizes.counts[1:]
+    }
 
 
 @contextmanager
@@ -71,7 +96,12 @@ def feeding(
             name: steadily(stack.enter_context(feed(source, sizes.batch, sizes.length, device="cpu")))
             for name, source in sources.items()
         }
-        theirs = {RAY: steadily(Stream(actor, Owned(size, 4))), NOT_COPIED: steadily(Stream(actor, None))}
+        theirs = {
+            RAY: steadily(Stream([actor], [Owned(size, 4)])),
+            NOT_COPIED: steadily(Stream([actor], None)),
+        }
+        for name, (actors, each) in split(size, sizes).items():
+            theirs[name] = steadily(Stream(actors, [Owned(each, 4) for _ in actors]))
         yield {**ours, **theirs}
 
 

@@ -109,19 +109,21 @@ def from_all(actors: list[Any], owned: list[Owned]) -> Callable[[], None]:
 
 
 class Stream:
-    """Batches of an actor, of which two are asked for at any time: the limit of a feed."""
+    """Batches of actors that hold a part each, of which two are asked for at any time: the limit of a feed."""
 
-    def __init__(self, actor: Any, owned: Owned | None) -> None:
-        self._actor, self._owned = actor, owned
+    def __init__(self, actors: list[Any], owned: list[Owned] | None) -> None:
+        self._actors, self._owned = actors, owned
         self._asked = deque([self._ask(), self._ask()])
 
-    def _ask(self) -> Any:
-        return self._actor.get.remote().future()
+    def _ask(self) -> list[Any]:
+        return [actor.get.remote().future() for actor in self._actors]
 
-    def __next__(self) -> np.ndarray:
-        batch: np.ndarray = self._asked.popleft().result()
+    def __next__(self) -> list[np.ndarray]:
+        parts: list[np.ndarray] = [future.result() for future in self._asked.popleft()]
         self._asked.append(self._ask())
-        return batch if self._owned is None else self._owned.copy(batch)
+        if self._owned is None:
+            return parts
+        return [one.copy(part) for one, part in zip(self._owned, parts, strict=True)]
 
 
 def steadily(batches: Iterator[Any]) -> Callable[[], float]:

@@ -11,6 +11,8 @@ ray = pytest.importorskip("ray")
 
 from reverie.errors import BadSetting  # noqa: E402
 from reverie.file import verdict_on  # noqa: E402
+from reverie.iris.app.commands import dream_run, evaluate_run  # noqa: E402
+from reverie.iris.app.page import report_run  # noqa: E402
 from reverie.iris.config import (  # noqa: E402
     ActorCriticConfig,
     ActorCriticLoss,
@@ -57,8 +59,11 @@ def cluster():
     ray.shutdown()
 
 
-def test_a_team_plays_and_a_killed_player_comes_back(tmp_path):
-    """Every epoch plays as many steps as the settings say, whoever was killed; the run goes on from its shard."""
+def test_a_team_plays_and_a_killed_player_comes_back(tmp_path, monkeypatch, capsys):
+    """Every epoch plays as many steps as the settings say, whoever was killed; the run goes on from its shard.
+
+    What looks at a run looks at that of a team, too.
+    """
     run = Run.start(tmp_path, CONFIG, lights, team=Team(2))
     first = run.epoch()
     assert first["steps"] == 40
@@ -75,6 +80,13 @@ def test_a_team_plays_and_a_killed_player_comes_back(tmp_path):
     run.close()
     shard = tmp_path / "shards" / "shard-000-of-001.replay"
     assert not verdict_on(shard).findings
+
+    monkeypatch.setattr("reverie.iris.app.commands.games", lambda name: lights)
+    evaluate_run(tmp_path, 1, "cpu")
+    assert "after 3 epochs and 120 steps, 1 episode" in capsys.readouterr().out
+    assert "imagined" in dream_run(tmp_path, tmp_path / "dream.png", "cpu")
+    monkeypatch.setattr("reverie.iris.app.page.games", lambda name: lights)
+    assert report_run(tmp_path, tmp_path / "page.html").stat().st_size
 
     again = Run.resume(tmp_path, lights)
     assert again.collector.team == Team(2)

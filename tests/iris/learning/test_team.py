@@ -12,6 +12,7 @@ from reverie.errors import BadSetting, FileError
 from reverie.iris.learning.players import Streams, Team, team_of
 from reverie.iris.learning.run import Run
 from reverie.iris.learning.tokens import TOKENS, DrawnTokens, mirror_tokens, tokens_of
+from support.games import Lights
 
 
 def test_games_are_shared_out_evenly(config):
@@ -48,6 +49,23 @@ def test_shards_that_no_checkpoint_names_are_refused(tmp_path, config):
     with pytest.raises(BadSetting, match="wanted a folder without shards"):
         Run.start(tmp_path, config, lambda training: None, team=Team(2))
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FileError])
+def test_a_team_that_kept_no_epoch_takes_its_shards_with_it(tmp_path, config, monkeypatch, error):
+    """Nobody could go on with them, and the same command would refuse them. What else is there stays."""
+
+    def players(agent, games, spec, folder, team, seed):
+        folder.mkdir()
+        (folder / "shard-000-of-001.replay").touch()
+        (tmp_path / "notes").touch()
+        raise error("interrupted")
+
+    monkeypatch.setattr("reverie.iris.learning.run.Players", players)
+    with pytest.raises(error):
+        Run.start(tmp_path, config, lambda training: Lights(life=7, lives=2), team=Team(2))
+    assert not (tmp_path / "shards").exists()
+    assert (tmp_path / "notes").exists()
 
 
 class Noted:

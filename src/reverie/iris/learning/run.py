@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -121,9 +122,9 @@ class Run:
         with self._closed_on_error():
             if team is None:
                 self._use(new_replay(config, self.seed))
-                self._claim()
-            else:
-                self._claim()
+            self._claim()
+            if team is not None:
+                self._held.callback(_forget_shards, folder)  # once they are closed
                 self._share(team)
         return self
 
@@ -160,6 +161,7 @@ class Run:
         if team is not None:
             with self._closed_on_error():
                 self._claim()
+                self._held.callback(_forget_shards, folder)  # once they are closed
                 self._share(team)
                 with reading(folder / CHECKPOINT):
                     self._load(state)
@@ -362,6 +364,12 @@ def _check_new(folder: Path, team: Team, config: Config) -> None:
             f"run: wanted a folder without {SHARDS}, got {folder / SHARDS}, which no checkpoint names; if a run that "
             f"kept no epoch left it, remove it, else choose another folder"
         )
+
+
+def _forget_shards(folder: Path) -> None:
+    """Remove the shards of a run that has kept no epoch: nobody could go on with them."""
+    if not (folder / CHECKPOINT).exists():
+        shutil.rmtree(folder / SHARDS, ignore_errors=True)
 
 
 def _told(phase: str, played: Played) -> Metrics:
