@@ -14,7 +14,10 @@ SHARDS = 2
 LOOKS = 100  # how often memory is looked at
 FIRST, LAST = "the first quarter", "the last quarter"
 STORE = "most in use in Ray's store"
-SHOWN = {"RssAnon": "memory of the process's own", "RssShmem": "pages of Ray's store that it has seen"}
+SHOWN = {
+    "RssAnon": "memory of the process's own",
+    "RssShmem": "shared pages: of Ray's store, and what it lends",
+}
 
 
 def memory(sizes: Sizes, folder: Path) -> dict[str, Table]:

@@ -40,4 +40,4 @@ def test_every_section_runs():
             assert least < figure.value < math.inf, figure
             for low, middle, high in figure.ratios.values():
                 assert least < low <= middle <= high < math.inf, figure
-    assert [figure.bound for figure in tables["sample"].figures] == [0.8, None, None, None]
+    assert [figure.bound for figure in tables["sample"].figures] == [0.8, None, None, None, None]
