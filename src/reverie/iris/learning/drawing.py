@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,15 +16,18 @@ from reverie import (
     Uniform,
     VisitBalanced,
 )
-from reverie.index import EpisodeTable
 from reverie.iris.config import Sampling
 from reverie.iris.learning.tokens import Replay
 
 BEST = 0.75  # the quantile of returns from which an episode is one of the best
 
 
-def best_quarter(episodes: EpisodeTable) -> npt.NDArray[np.bool_]:
-    """Return which episodes have a return no smaller than the upper quartile of all, the running ones included."""
+def best_quarter(episodes: Any) -> npt.NDArray[np.bool_]:
+    """Return which episodes have a return no smaller than the upper quartile of all, the running ones included.
+
+    Args:
+        episodes: the table of episodes that `where=` hands over.
+    """
     returns = episodes["return"]
     best: npt.NDArray[np.bool_] = returns >= np.quantile(returns, BEST)
     return best
