@@ -16,8 +16,8 @@ from reverie.engine import Layout, Layouts
 from reverie.episode import Episode
 from reverie.errors import NoAnswer, ReplayError
 from reverie.ray.lent import Lender, Lent
+from reverie.ray.messages import Asked, News, Seed, Sent
 from reverie.ray.shard import Facts
-from reverie.ray.wire import Asked, News, Seed, Sent
 from reverie.samplers import Sampler
 from reverie.union import Answer, Later, Request
 

@@ -14,8 +14,8 @@ from reverie.buffer import ReplayBuffer
 from reverie.buffer import open as open_file
 from reverie.errors import BadSetting, FileError, SpecMismatch
 from reverie.ray.lent import Tray
+from reverie.ray.messages import Asked, Flat, Sent
 from reverie.ray.notes import read_note, write_note
-from reverie.ray.wire import Asked, Flat, Sent
 from reverie.spec import StepSpec
 from reverie.union import Answer, LocalPart
 
