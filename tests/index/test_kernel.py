@@ -345,7 +345,7 @@ def test_numpy_can_be_asked_for():
 def test_a_kernel_of_another_version_is_refused(monkeypatch):
     """It would take other arguments."""
     monkeypatch.setattr(kernel, "import_module", lambda name: SimpleNamespace(TWINS=0))
-    with pytest.raises(ImportError, match="wanted a C kernel of version 2, got 0"):
+    with pytest.raises(ImportError, match="wanted a C kernel of version 3, got 0"):
         kernel.load(False)
 
 
