@@ -28,9 +28,9 @@ def tried(folder: Path, seed: int, count: int) -> dict:
 @pytest.mark.parametrize("seed", [0])
 def test_a_hostile_file_is_refused_or_read_aright(seed, tmp_path):
     """Open, sample, add to, copy, verify, inspect and film files with a few changes that no checksum tells of."""
-    result = tried(tmp_path, seed, 500)
-    assert result["tried"] == 500
-    assert 50 < result["used"] < 400, "some are harmless, most are not"
+    result = tried(tmp_path, seed, 300)
+    assert result["tried"] == 300
+    assert 30 < result["used"] < 240, "some are harmless, most are not"
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_an_operation_has_happened_or_has_not(seed):
     """Of 160 cells of the product, memory and file are as before or as after, go on, and open again."""
     tried, broken = try_cells(cells(seed), 160)
@@ -41,9 +41,9 @@ def test_more_of_the_product_holds(seed):
 # --- the driver itself -------------------------------------------------------------------------------------
 
 
-def a_tenth(scene: str) -> dict[str, str]:
-    """What broke of a tenth of the cells of operation/state/home/fault."""
-    return try_cells(every_cell(0.1, only=f"^{scene}$"))[1]
+def a_tenth(scene: str, share: float = 0.1) -> dict[str, str]:
+    """What broke of a tenth, or another share, of the cells of operation/state/home/fault."""
+    return try_cells(every_cell(share, only=f"^{scene}$"))[1]
 
 
 def test_it_notices_a_batch_that_is_added_step_by_step(monkeypatch):
@@ -69,8 +69,8 @@ def test_it_notices_a_stretch_that_is_added_step_by_step(monkeypatch):
             extend(self, **{name: _rows(value, place) for name, value in steps.items()})
 
     monkeypatch.setattr(rv.ReplayBuffer, "extend", one_by_one)
-    assert a_tenth("extend-few/filling/ram/interrupt")
-    assert a_tenth("extend-few/filling/ram-step/interrupt")
+    assert a_tenth("extend-few/filling/ram/interrupt", 0.03)
+    assert a_tenth("extend-few/filling/ram-step/interrupt", 0.03)
 
 
 def _rows(value, place):
