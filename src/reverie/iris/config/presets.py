@@ -173,7 +173,7 @@ _MINATAR_COLUMNS = replace(
         calm_share=0.5,
         capacity=160_000,
     ),
-    epochs=9,
+    epochs=12,
 )
 
 presets: dict[str, Config] = {
