@@ -30,9 +30,8 @@ class Plans:
 
     def __init__(self, spec: StepSpec, index: EpisodeIndex, layouts: Layouts) -> None:
         self._spec, self._index, self._layouts = spec, index, layouts
-        self._asked: tuple[Any, ...] = (
-            object(),
-        )  # the arguments of the last call of `wanted`, and what it returned
+        # The arguments of the last call of `wanted`, and what it returned.
+        self._asked: tuple[Any, ...] = (object(),)
         self._plan: Plan | None = None
 
     def wanted(

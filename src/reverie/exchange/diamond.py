@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from reverie.errors import BadSetting, FileError, need
 from reverie.exchange.drafts import folder_draft
 from reverie.exchange.format import Incoming, Outgoing
 from reverie.exchange.names import REWARD_EXTRA, are_exact, options_of, spec_of, tell
-from reverie.exchange.tensors import check_integer_actions, load_tensors
+from reverie.exchange.tensors import check_integer_actions, load_tensors, numbered
 from reverie.spec import Field, StepSpec
 
 Array = npt.NDArray[Any]
@@ -108,11 +108,7 @@ def _place(number: int) -> Path:
 
 def _paths(folder: Path) -> list[Path]:
     """Return the files of episodes by number."""
-    try:
-        found = [path for path in folder.glob("*/*/*/*.pt") if re.fullmatch(r"\d+\.pt", path.name)]
-    except OSError as error:
-        raise FileError(f"{folder}: wanted a folder, got none ({error.strerror}); check the path") from error
-    return sorted(found, key=lambda path: int(path.stem))
+    return numbered(folder, partial(folder.glob, "*/*/*/*.pt"))
 
 
 def _checked(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,22 @@ def load_tensors(path: Path, *, beside: str | None = None) -> dict[str, Any]:
         raise FileError(
             f"{path}: wanted a dict of tensors, got none ({type(error).__name__}); it is damaged"
         ) from error
+
+
+def numbered(folder: Path, listed: Callable[[], Iterable[Path]]) -> list[Path]:
+    """Return those of some files that are named `<number>.pt`, by number.
+
+    Args:
+        folder: where they are, for the error. listed: yields the files.
+
+    Raises:
+        FileError: the folder cannot be read.
+    """
+    try:
+        found = [path for path in listed() if re.fullmatch(r"\d+\.pt", path.name)]
+    except OSError as error:
+        raise FileError(f"{folder}: wanted a folder, got none ({error.strerror}); check the path") from error
+    return sorted(found, key=lambda path: int(path.stem))
 
 
 def check_integer_actions(action: Tree, format: str) -> None:

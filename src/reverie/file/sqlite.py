@@ -34,9 +34,8 @@ class Database(Connection):
                 f"put the file on a local disk"
             )
         self.do("PRAGMA synchronous = NORMAL")
-        self.do(
-            "PRAGMA secure_delete = OFF"
-        )  # some systems have it on: each page that a run leaves is written once more
+        # Some systems have it on: then each page that a run leaves is written once more.
+        self.do("PRAGMA secure_delete = OFF")
         self.do("PRAGMA wal_autocheckpoint = 0")  # `check` does it: each log is to begin with a mark
         self._log_inode = inode(self._log)
         self._limit = self._most_bytes = CHECKPOINT_PAGES * int(self.one("PRAGMA page_size"))

@@ -135,10 +135,8 @@ class Anchors:
             return None
         index, episodes, chosen = self.index, np.empty(count, np.int64), np.empty(count, np.int64)
         streams = None if isinstance(stream, int) else stream
-        sizes, table = (
-            (0, 0, index.capacity, self.length),
-            (index.episode_of_slot, index.settled, index.ended),
-        )
+        sizes = 0, 0, index.capacity, self.length
+        table = index.episode_of_slot, index.settled, index.ended
         good = native.choose(ids, streams, *sizes, *table, episodes, chosen, None)
         return (episodes, chosen) if good >= count else None
 

@@ -7,20 +7,19 @@ write: only the one that has its file locked draws.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import secrets
 import weakref
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch
 from reverie.engine import Layout
-from reverie.store import Blocks
+from reverie.store import Blocks, leased
 
 Bytes = npt.NDArray[np.uint8]
 LENT_FROM = 32 * 1024  # bytes of a batch: what is smaller travels in the answer itself
@@ -64,9 +63,7 @@ class Lent:
 
     def view(self, free: deque[Lent], nbytes: int) -> Bytes:
         """Return the first bytes; the block is free once no array looks at them."""
-        lease: Any = (ctypes.c_uint8 * len(self._memory)).from_address(self._memory.ctypes.data)
-        weakref.finalize(lease, free.append, self).atexit = False
-        return np.frombuffer(lease, np.uint8)[:nbytes]
+        return leased(self._memory, nbytes, free.append, self)
 
 
 class Lender:

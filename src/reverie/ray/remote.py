@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reverie.engine import Layout, Layouts
+from reverie.engine import Layouts
 from reverie.episode import Episode
 from reverie.errors import NoAnswer, ReplayError
 from reverie.ray.lent import Lender, Lent
@@ -181,23 +181,19 @@ class RemotePart:
         self, request: Request, most: int, ask: Callable[..., Later[Any]], name: str, *args: Any
     ) -> Later[Answer]:
         """Ask for an answer with a batch of at most so many rows."""
-        lent = self._lender.lend(self._layout(request, most).nbytes) if most else None
+        lent = self._lender.lend(request.layout(self._layouts, most).nbytes) if most else None
         answer = ask(name, request, *args, lent=lent)
 
         def said() -> Answer:
             found = answer()
             if isinstance(found, Sent):
-                layout = self._layout(request, found.rows)
+                layout = request.layout(self._layouts, found.rows)
                 return found.answer._replace(batch=self._lender.opened(layout, lent, found.block))
             self._lender.returned(lent)
             empty: Answer = found
             return empty
 
         return said
-
-    def _layout(self, request: Request, rows: int) -> Layout:
-        cross, steps = request.boundary == "cross", request.burn_in + request.length
-        return self._layouts.get(cross, rows, steps, fields=request.fields)
 
     def _called_back(self) -> Call:
         return Call(self._actor, self.number, self._wait_s, "facts", patient=False)

@@ -10,7 +10,7 @@ promises:
 
 from reverie.store.codec import DELTA, LEAST_STEP_BYTES, PLAIN, Helpers, pack, pack_step, unpack, unpack_step
 from reverie.store.finals import PackedFinals
-from reverie.store.memory import ALIGNMENT, RECYCLE_FROM, Blocks, check_room, format_bytes, reserve
+from reverie.store.memory import ALIGNMENT, RECYCLE_FROM, Blocks, check_room, format_bytes, leased, reserve
 from reverie.store.packed import Chunks, PackedRing
 from reverie.store.plain import Finals, Ring
 
@@ -29,6 +29,7 @@ __all__ = [
     "Ring",
     "check_room",
     "format_bytes",
+    "leased",
     "pack",
     "pack_step",
     "reserve",

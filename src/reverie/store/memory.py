@@ -7,14 +7,17 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.errors import TooLarge
 from reverie.process import watch
+
+Owner = TypeVar("Owner")
 
 ALIGNMENT = 64  # bytes of a cache line
 # Below this nothing is kept: the allocator serves it from warm memory anyway.
@@ -205,10 +208,17 @@ class Blocks:
             self._free.append(candidate)
         if block is None:
             block = aligned_empty(nbytes)
-        lease: Any = (ctypes.c_uint8 * nbytes).from_address(block.ctypes.data)
-        # The finalizer owns the block meanwhile; without `atexit` off it would keep it at interpreter exit.
-        weakref.finalize(lease, self._free.append, block).atexit = False
-        return np.frombuffer(lease, np.uint8)
+        return leased(block, nbytes, self._free.append, block)
+
+
+def leased(
+    memory: npt.NDArray[np.uint8], nbytes: int, done: Callable[[Owner], object], owner: Owner
+) -> npt.NDArray[np.uint8]:
+    """Return the first bytes of memory, and call `done` with its owner once no array looks at them any more."""
+    lease: Any = (ctypes.c_uint8 * nbytes).from_address(memory.ctypes.data)
+    # The finalizer owns the memory meanwhile; without `atexit` off it would keep it at interpreter exit.
+    weakref.finalize(lease, done, owner).atexit = False
+    return np.frombuffer(lease, np.uint8)
 
 
 def aligned_empty(nbytes: int) -> npt.NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from reverie.batch import Batch
 from reverie.buffer import ReplayBuffer
-from reverie.engine import Chosen, Fields, Layout, span_of
+from reverie.engine import Chosen, Fields, Layout, Layouts, span_of
 from reverie.episode import Episode
 from reverie.errors import BadSetting
 from reverie.index import Anchors, Bools, Drawn, Ints
@@ -70,6 +70,10 @@ class Request:
     def below(self, place: int) -> Request:
         """Return the request for a sampler in the sampler."""
         return replace(self, path=(*self.path, place))
+
+    def layout(self, layouts: Layouts, rows: int) -> Layout:
+        """Return where the arrays of a batch of so many windows lie."""
+        return layouts.get(self.boundary == "cross", rows, self.burn_in + self.length, fields=self.fields)
 
 
 class Answer(NamedTuple):
@@ -340,8 +344,7 @@ class LocalPart:
         if not count:
             return None
         windows = anchors.windows(drawn, request.burn_in, np.random.default_rng(0) if rng is None else rng)
-        length = request.burn_in + request.length
-        layout = engine.layouts.get(request.boundary == "cross", count, length, fields=request.fields)
+        layout = request.layout(engine.layouts, count)
         batch = self._allocate(layout)
         origin = engine.origins.of(self.samplers[request.key])
         engine.gatherer.fill(Chosen(windows, drawn.weight, origin), layout, batch)

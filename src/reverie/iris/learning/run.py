@@ -124,7 +124,6 @@ class Run:
                 self._use(new_replay(config, self.seed))
             self._claim()
             if team is not None:
-                self._held.callback(_forget_shards, folder)  # once they are closed
                 self._share(team)
         return self
 
@@ -161,7 +160,6 @@ class Run:
         if team is not None:
             with self._closed_on_error():
                 self._claim()
-                self._held.callback(_forget_shards, folder)  # once they are closed
                 self._share(team)
                 with reading(folder / CHECKPOINT):
                     self._load(state)
@@ -312,6 +310,7 @@ class Run:
         self.collector = Collector(self.agent, self._playing, buffer, seed=self.seed)
 
     def _share(self, team: Team) -> None:
+        self._held.callback(_forget_shards, self.folder)  # once they are closed
         spec, folder = _spec(self.config), self.folder / SHARDS
         self.collector = players = Players(self.agent, self.games, spec, folder, team, self.seed)
         self._held.callback(players.close)  # before the folder is let go of
