@@ -47,7 +47,7 @@ def train(
 
     Args:
         run: The folder of the run. If there is a run already, it goes on.
-        preset: The numbers of the run: paper, demo, minatar or minatar-columns.
+        preset: The numbers of the run: paper, demo, minatar, minatar-columns or minatar-rows.
         game: The game that is played.
         seed: Fixes every random choice.
         device: Where the models run, such as cpu or cuda.
@@ -123,7 +123,7 @@ def learn(
     Args:
         out: The folder for what is written. A run in it that was interrupted goes on.
         seeds: One agent is trained from each.
-        preset: The numbers of the runs: minatar, or minatar-columns, which takes longer.
+        preset: The numbers of the runs: minatar, or minatar-columns or minatar-rows, which take longer.
         epochs: How many epochs each run has. More of them take longer and learn more.
         game: One of MinAtar's games.
     """
@@ -156,7 +156,7 @@ def bench(
 
     Args:
         what: The agent.
-        preset: The sizes of its models: paper, demo, minatar or minatar-columns.
+        preset: The sizes of its models: paper, demo, minatar, minatar-columns or minatar-rows.
         device: Where the models run, such as cpu or cuda.
         precision: The precision of tokenizer and world model.
         share: The share of each batch that is used.

@@ -43,6 +43,7 @@ GAMES = {
     "demo": "Breakout",
     "minatar": "minatar:breakout",
     "minatar-columns": "minatar:breakout",
+    "minatar-rows": "minatar:seaquest",
 }
 
 
@@ -57,7 +58,7 @@ class Train:
     Attributes:
         run: The folder of the run. If there is a run already, it goes on. It may get more epochs then, and no
             other change.
-        preset: The numbers that flags change: paper, demo, minatar or minatar-columns.
+        preset: The numbers that flags change: paper, demo, minatar, minatar-columns or minatar-rows.
         game: An Atari game such as Breakout, or one of MinAtar's such as minatar:breakout.
         seed: Fixes every random choice.
         device: Where the models run, such as cpu or cuda.

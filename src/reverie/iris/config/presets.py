@@ -1,9 +1,9 @@
-"""Four configurations by name.
+"""Five configurations by name.
 
 `paper` is IRIS as published, with the reconstruction loss of Δ-IRIS, which needs no pretrained network. `demo`
 trains a tokenizer and a world model in minutes on two processor cores. `minatar` learns to play a game of ten by
-ten pixels in minutes on two processor cores. `minatar-columns` learns the same games for longer; its
-tokens are columns of pixels, which show what squares cannot.
+ten pixels in minutes on two processor cores. `minatar-columns` and `minatar-rows` learn the same games for
+longer; their tokens are columns or rows of pixels, which show what squares cannot.
 """
 
 from __future__ import annotations
@@ -176,11 +176,17 @@ _MINATAR_COLUMNS = replace(
     epochs=12,
 )
 
+# Where things move along rows, a row shows one of them. Nothing but the patch's shape differs.
+_MINATAR_ROWS = replace(
+    _MINATAR_COLUMNS, tokenizer=replace(_MINATAR_COLUMNS.tokenizer, patch=1, patch_width=10)
+)
+
 presets: dict[str, Config] = {
     "paper": Config(),
     "demo": _DEMO,
     "minatar": _MINATAR,
     "minatar-columns": _MINATAR_COLUMNS,
+    "minatar-rows": _MINATAR_ROWS,
 }
 
 
