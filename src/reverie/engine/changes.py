@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
-from weakref import WeakMethod
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -341,15 +341,15 @@ def _rows_of(values: Values, ended: Ints, final: Values | None) -> list[Told]:
     ]
 
 
-def _loosely(method: Callable[[], None]) -> Callable[[], None]:
+def _loosely(method: Any) -> Callable[[], None]:
     """Return what calls a method and does not keep its object alive.
 
     If engine and changes knew each other, all memory would wait for the garbage collector once nobody has the buffer.
     """
-    known = WeakMethod(method)
+    known, function = ref(method.__self__), method.__func__
 
     def call() -> None:
         if (found := known()) is not None:
-            found()
+            function(found)
 
     return call
