@@ -1,8 +1,10 @@
 """A call's cost follows what it is asked for, not what the buffer holds. Calls and bytes are counted, not seconds."""
 
+import gc
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from pathlib import Path
 from statistics import median
 
@@ -191,3 +193,28 @@ def test_a_frame_is_held_once():
     """A full ring of frames takes from the system one frame a step and one for each episode's end, and hardly more."""
     run = subprocess.run([sys.executable, "-c", HOLD], check=True, capture_output=True, text=True)
     assert 0.95 < float(run.stdout) < 1.25
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("kind", ["memory", "budget", "file", "r", "r+"])
+def test_memory_is_given_back_with_the_last_reference(kind, closes, tmp_path):
+    """Not when the garbage collector comes: whoever opens a file again would hold all its steps twice until then."""
+    path, spec = tmp_path / "a.replay", rv.StepSpec(rv.Field((), "int64"), rv.Field((), "int64"))
+    settings = {"budget": {"residency": "packed", "max_bytes": 10**7}, "memory": {}}.get(kind, {"path": path})
+    gc.collect()
+    gc.disable()
+    try:
+        buffer = rv.ReplayBuffer(spec, SMALL, **settings)
+        for number in range(200):
+            buffer.add(**step(number))
+        if kind in ("r", "r+"):
+            buffer.close()
+            buffer = rv.open(path, mode=kind)
+        buffer.sample(4, 4)
+        engine, index = weakref.ref(buffer.engine), weakref.ref(buffer.engine.index)
+        if closes:
+            buffer.close()
+        del buffer
+        assert (engine(), index()) == (None, None)
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,10 @@ class Changes:
         self.budget = None if settings.max_bytes is None else Budget(settings, index, store, finals, file)
         self.check: Callable[[], None] | None = None
         self.pending: Pending | None = None
+
+    def check_by(self, method: Callable[[], None]) -> None:
+        """Have every change checked from here on by a method of an object that knows this one."""
+        self.check = _loosely(method)
 
     # --- the changes -----------------------------------------------------------------------------------
 
@@ -334,3 +339,17 @@ def _rows_of(values: Values, ended: Ints, final: Values | None) -> list[Told]:
         )
         for lane, kind in enumerate(ended.tolist())
     ]
+
+
+def _loosely(method: Any) -> Callable[[], None]:
+    """Return what calls a method and does not keep its object alive.
+
+    If engine and changes knew each other, all memory would wait for the garbage collector once nobody has the buffer.
+    """
+    known, function = ref(method.__self__), method.__func__
+
+    def call() -> None:
+        if (found := known()) is not None:
+            function(found)
+
+    return call

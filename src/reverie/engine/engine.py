@@ -80,13 +80,14 @@ class Engine(Shared):
         # Of a buffer of the process that this one was forked from; and whether that one writes to the file.
         self._is_copy = self._was_writer = False
         if file is not None or settings.max_bytes is not None:
-            self.changes.check = self.check_writable
+            self.changes.check_by(self.check_writable)
         self.share()  # from here on there is a lock, and a turn to read
         self._copies = Copies(self.lock)
 
     def _forked(self, at_rest: bool) -> None:
         """In a forked child: draw random numbers of its own, and be told of every step, to refuse it."""
-        self._is_copy, self.changes.check = True, self.check_writable
+        self._is_copy = True
+        self.changes.check_by(self.check_writable)
         self._was_writer = self._was_writer or self.changes.writer is not None
         self.changes.writer = None
         own_stream(self.memories.rng)
@@ -317,7 +318,7 @@ class Engine(Shared):
             if self.changes.writer is not None:
                 self._copies.wait()
             self.closed = True  # from now on; what follows is done again if it was interrupted
-            self.changes.check = self.check_writable
+            self.changes.check_by(self.check_writable)
             if self.file is None or self.file.closed:
                 return
             try:
