@@ -152,7 +152,11 @@ static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
     for (int64_t each = 0; good == 0 && each < count; each++) {
         int64_t step = steps[each], lane = streams == NULL ? 0 : streams[each];
         int is_there = step >= 0 && step < (by_slot ? capacity : INT64_MAX / 4) && lane >= 0 && lane < slots / capacity;
-        found[each] = is_there ? episode_of[step % capacity + lane * capacity] : -1;
+        if (!is_there) good = -1;
+        else fetch(&episode_of[found[each] = step % capacity + lane * capacity], 1);
+    }
+    for (int64_t each = 0; good == 0 && each < count; each++) {
+        found[each] = episode_of[found[each]];
         if (found[each] < 0 || found[each] >= entries) good = -1;
     }
     if (good < 0) PyErr_SetString(PyExc_IndexError, "steps: wanted those that the index has, got others");
@@ -213,9 +217,8 @@ static int windows_fit(Windows *w)
 {
     for (int64_t each = 0; each < w->count; each++) {
         int64_t episode = w->episode[each], start = w->start[each], stream = w->stream[each];
-        if (episode < 0 || episode >= w->entries || start < 0 || start > INT64_MAX / 4 || stream < 0
-            || stream >= w->slots / w->capacity)
-            return 0;
+        if (episode < 0 || episode >= w->entries || start < 0 || start > INT64_MAX / 4) return 0;
+        if (stream < 0 || stream >= w->slots / w->capacity) return 0;
         int ends = start + w->length == w->stop[episode];
         int64_t last = w->final_slot[episode];
         if (w->length + !ends > w->capacity) return 0;
@@ -233,15 +236,16 @@ static void copy_columns(const Windows *w, const Column *columns, const Column *
             if (each + AHEAD < w->count) fetch(it->from + (size_t)w->slot[each + AHEAD] * row, (size_t)it->shown * row);
             if (each < 0) continue;
             int64_t slot = w->slot[each], base = w->stream[each] * w->capacity, left = base + w->capacity - slot;
-            int64_t last = w->final_slot[w->episode[each]];
             int ends = it->shown > w->length && w->start[each] + w->length == w->stop[w->episode[each]];
             int64_t rows = it->shown - ends, straight = rows < left ? rows : left;
             char *to = it->to + (size_t)(each * it->shown) * row, *behind = to + (size_t)rows * row;
             memcpy(to, it->from + (size_t)slot * row, (size_t)straight * row);
-            /* What is left lies at the beginning of the stream's slots. */
-            memcpy(to + (size_t)straight * row, it->from + (size_t)base * row, (size_t)(rows - straight) * row);
+            if (straight < rows)  /* it goes on at the beginning of the stream's slots */
+                memcpy(to + (size_t)straight * row, it->from + (size_t)base * row, (size_t)(rows - straight) * row);
+            if (!ends) continue;
             /* The successor lies beside the ring; where none is known, the last observation stands for it. */
-            if (ends) memcpy(behind, last == NO_FINAL ? behind - row : it->finals + (size_t)last * row, row);
+            int64_t last = w->final_slot[w->episode[each]];
+            memcpy(behind, last == NO_FINAL ? behind - row : it->finals + (size_t)last * row, row);
         }
     }
 }
@@ -295,8 +299,7 @@ static PyObject *fill(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
                     || shown != steps + w.count))
         failed = FAIL(PyExc_ValueError, "length, burn_in: wanted those of the batch, got others");
     for (Py_ssize_t at = COUNT(wants); !failed && at < nargs; at += 3) failed = column(&held, end++, args + at, &w);
-    if (!failed && !windows_fit(&w))
-        failed = FAIL(PyExc_IndexError, "starts: wanted windows of steps that are stored, got others");
+    if (!failed && !windows_fit(&w)) failed = FAIL(PyExc_IndexError, "starts: wanted windows of steps that are stored");
     if (!failed) {
         PyThreadState *state = w.bytes >= LARGE ? PyEval_SaveThread() : NULL;
         copy_columns(&w, columns, end);
@@ -407,10 +410,8 @@ static PyObject *walk(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
         if (!failed && (size[each] < (each > 0 ? size[each - 1] / FAN : 1) || (each < root && size[each] % FAN != 0)))
             failed = FAIL(PyExc_ValueError, "levels: wanted nodes of %d children, and a parent for each node", FAN);
     }
-    for (int64_t each = 0; up && !failed && each < count; each++) {
-        if (places[each] < 0 || places[each] >= size[0])
-            failed = FAIL(PyExc_IndexError, "places: wanted leaves of the tree, got others");
-    }
+    for (int64_t each = 0; up && !failed && each < count; each++)
+        if (places[each] < 0 || places[each] >= size[0]) failed = FAIL(PyExc_IndexError, "places: wanted leaves");
     if (!failed && up) ascend(&it, memcpy(work, places, (size_t)count * sizeof(int64_t)), count);
     if (!failed && !up) missed = descend(&it, targets, (double *)(void *)work, places, count);
     return let_go(&held, failed ? NULL : PyLong_FromLongLong(missed));
@@ -559,8 +560,8 @@ static PyObject *put(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     return store(it, views, from, fits, stream, 1);
 }
 
-PyDoc_STRVAR(put_lanes_doc, "put_lanes(place, obs, action, reward, terminated, truncated, final_obs)\n--\n\n"
-"Do the same for a step of each stream. Twin of `QuickLanes.add`.");
+PyDoc_STRVAR(put_lanes_doc,
+"Do the same for a step of each stream; in the place of `stream` stands `final_obs`. Twin of `QuickLanes.add`.");
 
 static PyObject *put_lanes(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
