@@ -147,89 +147,94 @@ def test_anchors_are_chosen_as_in_numpy(seed, count, room, length, lanes):
 
 
 def filling():
-    """Return good arguments of `fill`: two windows of three steps of a stream of eight."""
-    out = {name: np.full((2, 3 + more), True) for name, more in (
+    """Return good arguments of `fill`, in their order: two windows of three steps of a stream of eight."""
+    flags = {name: np.full((2, 3 + more), True) for name, more in (
         ("terminated", 0), ("truncated", 0), ("is_first", 1), ("mask", 0), ("obs_mask", 1), ("train_mask", 0))}  # fmt: skip
-    out |= {name: np.full(2, 9) for name in ("stream", "start", "anchor")} | {
-        "weight": np.full(2, 9, np.float32)
-    }
-    out |= {"obs": np.full((2, 4, 2), 9, np.uint8), "reward": np.full((2, 3), 9, np.float32)}
-    columns = {"obs": np.arange(16, dtype=np.uint8).reshape(8, 2), "reward": np.arange(8, dtype=np.float32)}
-    table = (np.array([0, 3]), np.array([3, 9]), np.array([1, -1]), np.array([1, 0], np.int8))
-    addresses = (np.zeros(2, np.int64), np.array([0, 1]), np.array([0, 4]), np.array([0, 4]))
-    finals = {"obs": np.arange(4, dtype=np.uint8).reshape(2, 2)}
-    return [columns, finals, out, [("obs", True), ("reward", False)], table, addresses, 3, 1, 8, 8]
+    beside = {name: np.full(2, 9) for name in ("stream", "start", "anchor")}
+    return flags | beside | {
+        "weight": np.full(2, 9, np.float32),
+        "streams": np.zeros(2, np.int64),
+        "starts": np.array([0, 4]),
+        "anchors": np.array([0, 4]),
+        "episodes": np.array([0, 1]),
+        "first": np.array([0, 3]),
+        "stop": np.array([3, 9]),
+        "final_slot": np.array([1, -1]),
+        "ended": np.array([1, 0], np.int8),
+        "length": 3,
+        "burn_in": 1,
+        "slots": 8,
+        "capacity": 8,
+        "stored obs": np.arange(16, dtype=np.uint8).reshape(8, 2),
+        "obs": np.full((2, 4, 2), 9, np.uint8),
+        "finals": np.arange(4, dtype=np.uint8).reshape(2, 2),
+        "stored reward": np.arange(8, dtype=np.float32),
+        "reward": np.full((2, 3), 9, np.float32),
+        "no finals": None,
+    }  # fmt: skip
+
+
+WRITTEN = ("terminated", "truncated", "is_first", "mask", "obs_mask", "train_mask", "stream", "start", "anchor",
+           "weight", "obs", "reward")  # fmt: skip
 
 
 def test_two_windows_by_hand():
     """One ends its episode, whose final observation lies beside the ring; context is left out of `train_mask`."""
-    args = filling()
-    native.fill(*args)
-    out = args[2]
+    out = filling()
+    native.fill(*out.values())
     assert out["obs"].tolist() == [[[0, 1], [2, 3], [4, 5], [2, 3]], [[8, 9], [10, 11], [12, 13], [14, 15]]]
     assert out["reward"].tolist() == [[0, 1, 2], [4, 5, 6]]
     assert out["terminated"].tolist() == [[False, False, True], [False] * 3]
+    assert not out["truncated"].any()
     assert out["is_first"].tolist() == [[True, False, False, False], [False] * 4]
+    assert out["mask"].all()
     assert out["train_mask"].tolist() == [[False, True, True]] * 2
     assert out["obs_mask"].all()
-    assert out["start"].tolist() == [0, 4]
+    assert [out[name].tolist() for name in ("stream", "start", "anchor")] == [[0, 0], [0, 4], [0, 4]]
     assert out["weight"].tolist() == [1.0, 1.0]
 
 
-def put(place, value):
-    """Return what puts a value at a path of places of `filling`."""
-
-    def change(args):
-        *path, last = place if isinstance(place, tuple) else (place,)
-        inside = args
-        for step in path:
-            if isinstance(inside[step], tuple):
-                inside[step] = list(inside[step])
-            inside = inside[step]
-        inside[last] = value
-        for step in (4, 5):
-            if isinstance(args[step], list):
-                args[step] = tuple(args[step])
-
-    return change
-
-
 BAD_FILLS = {
-    "a start that was never": put((5, 2), np.array([0, -1])),
-    "an episode that is none": put((5, 1), np.array([0, 2])),
-    "an episode below none": put((5, 1), np.array([-1, 1])),
-    "a stream too many": put((5, 0), np.array([0, 1])),
-    "a stream below none": put((5, 0), np.array([0, -1])),
-    "integers of another kind": put((5, 2), np.array([0, 4], np.int32)),
-    "one address too few": put((5, 3), np.array([0])),
-    "a table of two lengths": put((4, 1), np.array([3, 9, 9])),
-    "a final observation beyond all": put((4, 2), np.array([2, -1])),
-    "a final observation below none": put((4, 2), np.array([-2, -1])),
-    "a table of another kind": put((4, 3), np.array([1, 0])),
-    "a short column": put((0, "obs"), np.zeros((7, 2), np.uint8)),
-    "a column with gaps": put((0, "obs"), np.zeros((8, 4), np.uint8)[:, ::2]),
-    "no column": put(0, {}),
-    "rows of another size": put((1, "obs"), np.zeros((2, 3), np.uint8)),
-    "no final observations": put(1, {}),
-    "a batch of one window": put((2, "obs"), np.zeros((1, 4, 2), np.uint8)),
-    "a batch of three windows": put((2, "reward"), np.zeros((3, 3), np.float32)),
-    "a step too few": put((2, "obs"), np.zeros((2, 3, 2), np.uint8)),
-    "flags of another size": put((2, "is_first"), np.zeros((2, 3), np.bool_)),
-    "flags of another kind": put((2, "mask"), np.zeros((2, 3), np.uint8)),
-    "numbers of another kind": put((2, "start"), np.zeros(2, np.float64)),
-    "weights of another kind": put((2, "weight"), np.zeros(2, np.int32)),
-    "a missing flag": lambda args: args[2].pop("truncated"),
-    "reads that are no pairs": put((3, 0), "obs"),
-    "reads that are no list": put(3, (("obs", True),)),
-    "columns that are no dict": put(0, [1]),
-    "no length": put(6, 0),
-    "a length beyond all": put(6, 2**62),
-    "a length beyond memory": put(6, 2**60),
-    "windows longer than a stream": put(9, 3),
-    "more context than there is": put(7, 4),
-    "no capacity": put(9, 0),
-    "a length that is none": put(6, "3"),
-    "one argument too few": lambda args: args.pop(),
+    "a start that was never": ("starts", np.array([0, -1])),
+    "a start beyond all": ("starts", np.array([0, 2**62])),
+    "an episode that is none": ("episodes", np.array([0, 2])),
+    "an episode below none": ("episodes", np.array([-1, 1])),
+    "a stream too many": ("streams", np.array([0, 1])),
+    "a stream below none": ("streams", np.array([0, -1])),
+    "integers of another kind": ("starts", np.array([0, 4], np.int32)),
+    "one address too few": ("anchors", np.array([0])),
+    "a table of two lengths": ("stop", np.array([3, 9, 9])),
+    "a final observation beyond all": ("final_slot", np.array([2, -1])),
+    "a final observation below none": ("final_slot", np.array([-2, -1])),
+    "a table of another kind": ("ended", np.array([1, 0])),
+    "a short column": ("stored obs", np.zeros((7, 2), np.uint8)),
+    "a column without rows": ("stored obs", np.array(3, np.uint8)),
+    "a column with gaps": ("stored obs", np.zeros((8, 4), np.uint8)[:, ::2]),
+    "a list for a column": ("stored obs", [[0, 1]] * 8),
+    "no column": ("stored obs", None),
+    "rows of another size": ("finals", np.zeros((2, 3), np.uint8)),
+    "no final observations": ("finals", np.zeros((0, 2), np.uint8)),
+    "final observations of what has none": ("no finals", np.zeros(2, np.float32)),
+    "a batch of one window": ("obs", np.zeros((1, 4, 2), np.uint8)),
+    "a batch of three windows": ("reward", np.zeros((3, 3), np.float32)),
+    "a step too few": ("obs", np.zeros((2, 3, 2), np.uint8)),
+    "a batch of half rows": ("obs", np.zeros((2, 7), np.uint8)),
+    "flags of another size": ("is_first", np.zeros((2, 3), np.bool_)),
+    "flags of another length": ("mask", np.zeros((2, 4), np.bool_)),
+    "flags of another kind": ("mask", np.zeros((2, 3), np.uint8)),
+    "numbers of another kind": ("start", np.zeros(2, np.float64)),
+    "numbers that are not aligned": ("start", np.zeros(17, np.int8)[1:].view(np.int64)),
+    "weights of another kind": ("weight", np.zeros(2, np.int32)),
+    "no length": ("length", 0),
+    "another length": ("length", 2),
+    "a length beyond all": ("length", 2**62),
+    "a length beyond memory": ("length", 2**60),
+    "a length beyond integers": ("length", 2**70),
+    "windows longer than a stream": ("capacity", 3),
+    "more context than there is": ("burn_in", 4),
+    "no capacity": ("capacity", 0),
+    "no slots": ("slots", 0),
+    "a length that is none": ("length", "3"),
 }  # fmt: skip
 
 
@@ -237,20 +242,41 @@ BAD_FILLS = {
 def test_fill_refuses_and_touches_nothing(name):
     """Every array of the batch is as before."""
     args = filling()
-    BAD_FILLS[name](args)
-    before = {name: array.tobytes() for name, array in args[2].items()}
-    with pytest.raises((TypeError, ValueError, IndexError, KeyError, OverflowError)):
-        native.fill(*args)
-    assert {name: array.tobytes() for name, array in args[2].items()} == before
+    place, value = BAD_FILLS[name]
+    args[place] = value
+    before = {name: args[name].tobytes() for name in WRITTEN}
+    with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
+        native.fill(*args.values())
+    assert {name: args[name].tobytes() for name in WRITTEN} == before
 
 
-def test_fill_refuses_what_must_not_be_written():
+@pytest.mark.parametrize("count", [0, 1, 9, 21, 23, 24, 26, 27])
+def test_fill_refuses_another_number_of_arguments(count):
+    """One that is too few, and columns of which a part is missing."""
+    args = filling()
+    before = {name: args[name].tobytes() for name in WRITTEN}
+    with pytest.raises(TypeError, match="wanted 22 arguments or more"):
+        native.fill(*list(args.values())[:count])
+    assert {name: args[name].tobytes() for name in WRITTEN} == before
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_fill_refuses_what_must_not_be_written(name):
     """A batch whose array is read-only stays as it is."""
     args = filling()
-    args[2]["reward"].flags.writeable = False
+    args[name].flags.writeable = False
+    before = {name: args[name].tobytes() for name in WRITTEN}
     with pytest.raises(ValueError, match=r"read-only|writable"):
-        native.fill(*args)
-    assert (args[2]["obs"] == 9).all()
+        native.fill(*args.values())
+    assert {name: args[name].tobytes() for name in WRITTEN} == before
+
+
+@pytest.mark.parametrize("call", ["choose", "walk", "fill", "place", "put", "put_lanes"])
+def test_every_function_counts_its_arguments(call):
+    """None at all, and many."""
+    for count in (0, 40):
+        with pytest.raises((TypeError, ValueError)):
+            getattr(native, call)(*[None] * count)
 
 
 @pytest.mark.parametrize(("place", "value"), [
@@ -314,23 +340,90 @@ def test_choose_refuses_slots_and_touches_nothing(place, value):
 @pytest.mark.parametrize("places", [np.array([0, 1025]), np.array([-1]), np.array([1.0]), [0]])
 def test_trees_refuse_places_that_are_none(places):
     """No sum changes."""
-    tree = sumtree.SumTree(1020)
-    levels = [np.ones((64, 16)), np.full(64, 3.0)]
+    levels, sums = [np.ones((64, 16)), np.full(64, 3.0)], np.full(64, 7.0)
     with pytest.raises((IndexError, TypeError)):
-        native.walk(levels, tree._root_sums[:64].copy(), False, None, places)
+        native.walk(None, places, 0, sums, *levels)
     assert (levels[1] == 3.0).all()
+    assert (sums == 7.0).all()
 
 
 @pytest.mark.parametrize(("levels", "sums"), [
     ([], np.ones(4)), ([np.ones(4)], np.ones(3)), ([np.ones((4, 15)), np.ones(4)], np.ones(4)),
-    ([np.ones((4, 16)), np.ones(3)], np.ones(3)), ([np.ones(0)], np.ones(0)), ((np.ones(4),), np.ones(4)),
-    ([np.ones(4, np.float32)], np.ones(4)), ([np.ones(1)] * 17, np.ones(1)),
+    ([np.ones((4, 16)), np.ones(3)], np.ones(3)), ([np.ones(0)], np.ones(0)), ([[np.ones(4)]], np.ones(4)),
+    ([np.ones(4, np.float32)], np.ones(4)), ([np.ones((1, 16))] * 16 + [np.ones(1)], np.ones(1)),
+    ([np.ones((4, 16)), np.ones(4)[:, None][:, :0], np.ones(4)], np.ones(4)),
 ])  # fmt: skip
 def test_trees_refuse_levels_that_do_not_fit(levels, sums):
-    """Each node has 16 children and a parent."""
+    """Each node has 16 children and a parent, and there are no more than 16 levels."""
     for targets in (None, np.zeros(1)):
+        places = np.full(1, 0)
         with pytest.raises((TypeError, ValueError)):
-            native.walk(levels, sums, False, targets, np.zeros(1, np.int64))
+            native.walk(targets, places, 0, sums, *levels)
+        assert places.tolist() == [0]
+
+
+@pytest.mark.parametrize("barred", [-1, None, 2**70])
+def test_trees_refuse_how_many_are_barred(barred):
+    """It is a count."""
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        native.walk(None, np.zeros(1, np.int64), barred, np.ones(4), np.ones(4))
+
+
+# --- where steps are put ---------------------------------------------------------------------------------------------
+
+
+def putting(row=(3,), dtype=np.float32):
+    """Return good arguments of `place`: two streams of four slots, of which the first ones hold a step."""
+    heads = np.array([1, 1])
+    return {
+        "obs": np.zeros((8, *row), dtype), "action": np.zeros(8, np.int64), "reward": np.zeros(8, np.float32),
+        "head": heads, "tail": np.zeros(2, np.int64), "open_episode": np.array([0, 1]),
+        "front_stop": np.array([9, 9]), "episode_of_slot": np.zeros(8, np.int32), "stop": np.array([1, 1]),
+        "settled": np.zeros(2, np.int64), "total": np.zeros(2), "capacity": 4,
+        "ndarray": np.ndarray, "number": np.int64, "rewards": frozenset({float}), "false": np.False_,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("obs", np.zeros((7, 3))), ("obs", np.zeros(())), ("action", np.zeros(9, np.int64)), ("reward", np.zeros(8)),
+    ("reward", np.zeros((4, 2), np.float32)), ("head", np.zeros(1, np.int64)), ("tail", np.zeros(3, np.int64)),
+    ("open_episode", np.zeros(2, np.int32)), ("front_stop", [9, 9]), ("episode_of_slot", np.zeros(8, np.int64)),
+    ("stop", np.zeros(3, np.int64)), ("total", np.zeros(2, np.float32)), ("capacity", 3), ("capacity", 0),
+    ("capacity", 8), ("capacity", 2**62),
+])  # fmt: skip
+def test_place_refuses_arrays_that_do_not_fit(name, value):
+    """Each has a row for every slot, every stream or every episode."""
+    args = putting()
+    native.place(*args.values())
+    args[name] = value
+    with pytest.raises((TypeError, ValueError)):
+        native.place(*args.values())
+
+
+@pytest.mark.parametrize("width", [3, 16, 1024, 1040, 1041, 12_288])
+@pytest.mark.parametrize("shift", [0, 1, 16, 40])
+def test_rows_of_every_size_are_stored_whole(width, shift):
+    """Also where they go past the cache, from wherever they lie; and nothing is written beside them."""
+    rng, args = np.random.default_rng(width + shift), putting((width,), np.uint8)
+    args["obs"][...] = 7
+    held = rng.integers(0, 256, width + shift, np.uint8)
+    assert native.put(native.place(*args.values()), held[shift:], 5, 0.5, False, False, 1)
+    expected = np.full((8, width), 7, np.uint8)
+    expected[5] = held[shift:]
+    assert args["obs"].tobytes() == expected.tobytes()
+    assert args["action"].tolist() == [0, 0, 0, 0, 0, 5, 0, 0]
+    assert args["head"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("shift", [0, 16, 1024, 2048, 3072])
+def test_a_row_may_overlap_its_slot(shift):
+    """A view of what is stored is a row like any other."""
+    args = putting((2048,), np.uint8)
+    flat = args["obs"].reshape(-1)
+    flat[...] = np.arange(len(flat)) // 16
+    row = flat[shift : shift + 2048].copy()
+    assert native.put(native.place(*args.values()), flat[shift : shift + 2048], 5, 0.5, False, False, 0)
+    assert args["obs"][1].tobytes() == row.tobytes()
 
 
 # --- which one is in use ---------------------------------------------------------------------------------------------
@@ -345,7 +438,7 @@ def test_numpy_can_be_asked_for():
 def test_a_kernel_of_another_version_is_refused(monkeypatch):
     """It would take other arguments."""
     monkeypatch.setattr(kernel, "import_module", lambda name: SimpleNamespace(TWINS=0))
-    with pytest.raises(ImportError, match="wanted a C kernel of version 3, got 0"):
+    with pytest.raises(ImportError, match="wanted a C kernel of version 4, got 0"):
         kernel.load(False)
 
 

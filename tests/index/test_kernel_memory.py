@@ -68,19 +68,16 @@ def filling():
     count, length, capacity, streams = (int(n) for n in rng.integers(1, 7, 4))
     capacity += length
     slots, burn_in = capacity * streams, int(rng.integers(0, length + 1))
-    out = {name: np.ones((count, length + more), np.bool_) for name, more in (
-        ("terminated", 0), ("truncated", 0), ("is_first", 1), ("mask", 0), ("obs_mask", 1), ("train_mask", 0))}
-    out |= {name: np.zeros(count, np.int64) for name in ("stream", "start", "anchor")} | {"weight": np.zeros(count, np.float32)}
-    out |= {"obs": np.zeros((count, length + 1, 3), np.uint8), "reward": np.zeros((count, length), np.float32)}
-    columns = {"obs": np.zeros((slots, 3), np.uint8), "reward": np.zeros(slots, np.float32)}
+    flags = [np.ones((count, length + more), np.bool_) for more in (0, 0, 1, 0, 1, 0)]
+    beside = [np.zeros(count, kind) for kind in (np.int64, np.int64, np.int64, np.float32)]
     stop = rng.integers(0, 2 * capacity, 4)
-    table = (stop - 1, stop, rng.integers(-1, 3, 4), rng.integers(0, 4, 4).astype(np.int8))
+    table = [stop - 1, stop, rng.integers(-1, 3, 4), rng.integers(0, 4, 4).astype(np.int8)]
     episode = rng.integers(0, 4, count)
     start = np.maximum(stop[episode] - length - rng.integers(0, 2, count), 0)
-    addresses = (rng.integers(0, streams, count), episode, start, start)
-    finals = {"obs": np.zeros((3, 3), np.uint8)}
-    return native.fill, [columns, finals, out, [("obs", True), ("reward", False)], table, addresses, length, burn_in,
-                         slots, capacity]
+    addresses = [rng.integers(0, streams, count), start, start, episode]
+    columns = [np.zeros((slots, 3), np.uint8), np.zeros((count, length + 1, 3), np.uint8), np.zeros((3, 3), np.uint8),
+               np.zeros(slots, np.float32), np.zeros((count, length), np.float32), None]
+    return native.fill, [*flags, *beside, *addresses, *table, length, burn_in, slots, capacity, *columns]
 
 def choosing():
     count, capacity, lanes = (int(n) for n in rng.integers(1, 9, 3))
@@ -99,11 +96,11 @@ def tree():
 def finding():
     levels, sums = tree()
     targets = rng.random(8) * sums[-1] * rng.choice((-1, 1, 2, np.nan, np.inf), 8)
-    return native.walk, [levels, sums, bool(rng.integers(2)), targets, np.zeros(8, np.int64)]
+    return native.walk, [targets, np.zeros(8, np.int64), bool(rng.integers(2)), sums, *levels]
 
 def adding():
     levels, sums = tree()
-    return native.walk, [levels, sums, bool(rng.integers(2)), None, rng.integers(0, levels[0].size, 8)]
+    return native.walk, [None, rng.integers(0, levels[0].size, 8), bool(rng.integers(2)), sums, *levels]
 
 def putting():
     streams, capacity, entries = (int(n) for n in rng.integers(1, 5, 3))
@@ -113,7 +110,7 @@ def putting():
               np.zeros(streams * capacity, np.float32), heads, np.maximum(heads - capacity, 0),
               rng.integers(-1, entries, streams), rng.integers(0, 99, streams),
               np.zeros(streams * capacity, np.int32), np.zeros(entries, np.int64), np.zeros(entries, np.int64),
-              np.zeros(entries), capacity, (np.ndarray, kind, frozenset({float, np.float32, np.float64}), np.False_)]
+              np.zeros(entries), capacity, np.ndarray, kind, frozenset({float, np.float32, np.float64}), np.False_]
     if rng.random() < 0.3:
         place = rng.integers(len(arrays))
         arrays[place] = other(arrays[place])
@@ -121,8 +118,8 @@ def putting():
     lead, flags = (streams,) if lanes else (), np.zeros(streams, np.bool_) if lanes else False
     rewards = rng.random(streams) if lanes else float(rng.random())
     action = np.ones(lead, kind) if lanes or rng.random() < 0.5 else number()
-    return native.put, [native.place(*arrays), np.ones((*lead, 3), np.float32), action, rewards, flags, flags,
-                        int(rng.integers(0, streams)), None, lanes]
+    step = [native.place(*arrays), np.ones((*lead, 3), np.float32), action, rewards, flags, flags]
+    return (native.put_lanes, [*step, None]) if lanes else (native.put, [*step, int(rng.integers(0, streams))])
 
 good = refused = stored = 0
 for _ in range(int(sys.argv[2])):

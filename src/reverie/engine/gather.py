@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie.batch import Batch, Origin, RowBatch, SequenceBatch, StepBatch, from_contents, note_origin
-from reverie.engine.layout import Layout, Parts, partial_tree, read_trees
+from reverie.engine.layout import OFF, ON, Layout, Parts, partial_tree, read_trees
 from reverie.engine.selection import Fields, is_read
 from reverie.file import FinalStore, Store
 from reverie.index import (
@@ -26,6 +27,8 @@ from reverie.spec import Column, StepSpec
 from reverie.store import Finals, Ring
 
 Array = npt.NDArray[Any]
+# What a batch of sequences says beside its fields, in the order of the kernel.
+pick_beside = itemgetter(*OFF, *ON, "stream", "start", "anchor", "weight")
 
 
 class Chosen(NamedTuple):
@@ -103,16 +106,20 @@ class Gatherer:
         self, windows: Windows, parts: Parts, columns: Mapping[str, Array], finals: Mapping[str, Array]
     ) -> None:
         """Do the same for whole windows, in C."""
-        index, length, burn_in = self._index, windows.length, windows.burn_in
+        index, arrays = self._index, parts.arrays
         table = index.start, index.stop, index.final_slot, index.ended
-        addresses = windows.stream, windows.episode, windows.start, windows.anchor
-        known = columns, finals, parts.arrays, parts.layout.reads, table
-        sizes = length, burn_in, len(index.episode_of_slot), index.capacity
+        addresses = windows.stream, windows.start, windows.anchor, windows.episode
+        sizes = windows.length, windows.burn_in, len(index.episode_of_slot), index.capacity
+        copied: list[Array | None] = []
+        for name, is_obs in parts.layout.reads:
+            copied += columns[name], arrays[name], finals[name] if is_obs else None
+        beside = pick_beside(arrays)
         try:
-            native.fill(*known, addresses, *sizes)
+            native.fill(*beside, *addresses, *table, *sizes, *copied)
         except (TypeError, ValueError, BufferError):
             # A sampler of a user's own may draw other kinds of integers. Nothing was written yet.
-            native.fill(*known, tuple([np.ascontiguousarray(each, np.int64) for each in addresses]), *sizes)
+            whole = [np.ascontiguousarray(each, np.int64) for each in addresses]
+            native.fill(*beside, *whole, *table, *sizes, *copied)
 
     def _fields(self, windows: Windows, at_end: Ints, parts: Parts) -> None:
         """Copy the stored values; `_ends` fills in what follows an episode's last step."""

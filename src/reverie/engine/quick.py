@@ -235,18 +235,20 @@ class Direct:
         self._quick, self._lanes = Quick(engine, ring, obs, action), QuickLanes(engine, ring, obs, action)
         self._columns = [ring.columns[name] for name in ("obs", "action", "reward")]
         self._kinds = ndarray, action.dtype.type, REWARDS, FALSE
-        self._put = native.put
+        self._put, self._put_lanes = native.put, native.put_lanes
         self._place = self._total = cast(Any, None)
 
     def add(
         self, obs: Any, action: Any, reward: Any, terminated: object, truncated: object, stream: object
     ) -> bool:
         """Store a step that does not end its episode, if it fits at first sight; return whether it was stored."""
-        index = self._index
+        index, changes = self._index, self._changes
         with self._engine.lock:
-            if self._may_put():
+            if changes.check is None and changes.pending is None and not index.seams:
+                if index.total is not self._total:
+                    self._look()
                 found, index.found = index.found, None
-                if self._put(self._place, obs, action, reward, terminated, truncated, stream, None, False):
+                if self._put(self._place, obs, action, reward, terminated, truncated, stream):
                     return True
                 index.found = found
         return self._quick.add(obs, action, reward, terminated, truncated, stream)
@@ -255,27 +257,25 @@ class Direct:
         self, obs: Any, action: Any, reward: Any, terminated: Any, truncated: Any, final_obs: Any
     ) -> bool:
         """Store a step of each stream if none ends and all fit at first sight; return whether they were stored."""
-        index = self._index
+        index, changes = self._index, self._changes
         with self._engine.lock:
-            if self._may_put():
+            if changes.check is None and changes.pending is None and not index.seams:
+                if index.total is not self._total:
+                    self._look()
                 found, index.found = index.found, None
-                if self._put(self._place, obs, action, reward, terminated, truncated, 0, final_obs, True):
+                if self._put_lanes(self._place, obs, action, reward, terminated, truncated, final_obs):
                     return True
                 index.found = found
         return self._lanes.add(obs, action, reward, terminated, truncated, final_obs)
 
-    def _may_put(self) -> bool:
-        """Whether nothing but the step has to be looked at; then the kernel knows where the arrays are."""
-        changes, index = self._changes, self._index
-        if native is None or changes.check is not None or changes.pending is not None or index.seams:
-            return False
-        if index.total is not self._total:  # the table of episodes has grown
-            table = index.stop, index.settled, index.total
-            streams = index.head, index.tail, index.open_episode, index.front_stop
-            arrays = *self._columns, *streams, index.episode_of_slot, *table
-            self._place = native.place(*arrays, index.capacity, self._kinds)
-            self._total = index.total
-        return True
+    def _look(self) -> None:
+        """Tell the kernel where the arrays are: the table of episodes has grown."""
+        index = self._index
+        streams = index.head, index.tail, index.open_episode, index.front_stop
+        table = index.stop, index.settled, index.total
+        arrays = *self._columns, *streams, index.episode_of_slot, *table
+        self._place = native.place(*arrays, index.capacity, *self._kinds)
+        self._total = index.total
 
 
 def quick_ways(engine: Engine) -> tuple[Callable[..., bool], Callable[..., bool]]:

@@ -103,7 +103,7 @@ class SumTree:
         """Compute every sum that one of these places is part of."""
         if native is not None:
             leaves = np.ascontiguousarray(places, np.int64)
-            native.walk(self._levels, self._root_sums, self.barred > 0, None, leaves)
+            native.walk(None, leaves, self.barred, self._root_sums, *self._levels)
             return
         for level, parents in enumerate(self._levels[1:]):
             places = places // FAN
@@ -136,7 +136,7 @@ class SumTree:
         """
         if native is not None:
             found = np.empty(len(targets), np.int64)
-            missed = native.walk(self._levels, self._root_sums, self.barred > 0, targets, found)
+            missed = native.walk(targets, found, self.barred, self._root_sums, *self._levels)
             return self._step_back(found) if missed else found
         root = self._levels[-1]
         place = self._root_sums.searchsorted(targets, side="right")
