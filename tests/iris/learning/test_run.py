@@ -456,20 +456,6 @@ def test_learning_rates_follow_the_run() -> None:
     assert training.rates(0.5, 1.0) == [0.75, 0.6875, 0.625, 0.5625]
 
 
-def test_the_weight_of_the_entropy_falls_over_the_run(config: Config, tmp_path: Path) -> None:
-    """What is subtracted from the other terms, per nat, lies on a line from the first epoch to the last."""
-    loss = replace(config.actor_critic_loss, entropy=0.5, final_entropy=0.1, value=2.0)
-    run = Run.start(tmp_path, replace(config, actor_critic_loss=loss, epochs=5), lights)
-    epochs = [run.epoch() for _ in range(5)][2:]  # the actor-critic rests in two
-    run.close()
-    weights = [
-        (epoch["actor_critic/policy"] + 2.0 * epoch["actor_critic/value"] - epoch["actor_critic/total"])
-        / epoch["actor_critic/entropy"]
-        for epoch in epochs
-    ]
-    assert weights == pytest.approx([0.3, 0.2, 0.1], abs=1e-4)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -274,7 +274,6 @@ def test_a_later_pass_over_an_unchanged_policy_has_the_gradient_of_the_first() -
         (lambda: ActorCriticLoss(gamma=1.5), "gamma: wanted a number in 0..1"),
         (lambda: ActorCriticLoss(horizon=1), "horizon: wanted at least 2"),
         (lambda: ActorCriticLoss(passes=0), "passes: wanted at least 1"),
-        (lambda: ActorCriticLoss(final_entropy=-0.1), "final_entropy: wanted at least 0"),
         (lambda: ActorCriticLoss(clip_ratio=1.5), "clip_ratio: wanted a number in 0..1"),
         (lambda: ActorCriticLoss(reward="clipped"), "wanted one of"),  # type: ignore[arg-type]
         (lambda: small(strides=(8, 4)), "something left"),

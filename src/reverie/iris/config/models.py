@@ -7,7 +7,7 @@ smaller game needs is a setting here too, and off by default.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from reverie import BadSetting
@@ -351,8 +351,6 @@ class ActorCriticLoss:
         gamma: what a reward is worth a step later.
         lam: λ, how much of a return comes from rewards further on and not from the next value.
         entropy: weight of the policy's entropy, which is raised.
-        final_entropy: the weight in the last epoch, to which `entropy` moves linearly over the run; None keeps it
-            constant, as published. What keeps a policy from settling too soon keeps it from settling at all.
         value: weight of the critic's squared error.
         reward: "sampled" draws -1, 0 or 1, as published; "expected" takes their mean.
         mask_after_end: leave out of the loss what was imagined after an imagined end; as published, it counts.
@@ -368,7 +366,6 @@ class ActorCriticLoss:
     gamma: float = 0.995
     lam: float = 0.95
     entropy: float = 0.001
-    final_entropy: float | None = None
     value: float = 1.0
     reward: Literal["sampled", "expected"] = "sampled"
     mask_after_end: bool = False
@@ -382,15 +379,7 @@ class ActorCriticLoss:
         at_least(
             0, burn_in=self.burn_in, entropy=self.entropy, value=self.value, gamma=self.gamma, lam=self.lam
         )
-        at_least(0, final_entropy=self.final_entropy or 0)
         for name, share in {"gamma": self.gamma, "lam": self.lam, "clip_ratio": self.clip_ratio}.items():
             if share > 1:
                 raise BadSetting(f"{name}: wanted a number in 0..1, got {share}; lower it")
         one_of(("sampled", "expected"), reward=self.reward)
-
-    def in_epoch(self, epoch: int, epochs: int) -> ActorCriticLoss:
-        """Return these settings with the entropy's weight of epoch `epoch`, from 1, of a run of `epochs`."""
-        if self.final_entropy is None:
-            return self
-        share = (epoch - 1) / max(1, epochs - 1)
-        return replace(self, entropy=self.entropy + (self.final_entropy - self.entropy) * share)

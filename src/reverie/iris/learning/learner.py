@@ -80,7 +80,7 @@ class Learner:
         rates = training.rates((number - 1) / epochs, number / epochs, first=first)
         sums: dict[str, torch.Tensor] = {}  # they stay on the device until the phase is over
         began = perf_counter()
-        for progress in self._updates(phase, training, buffer, rates, number):
+        for progress in self._updates(phase, training, buffer, rates):
             for term, loss in progress.losses._asdict().items():
                 sums[term] = sums[term] + loss if term in sums else loss
             watch(phase, progress.step + 1, len(rates))
@@ -92,7 +92,7 @@ class Learner:
         return metrics
 
     def _updates(
-        self, phase: str, training: Optimisation, buffer: Replay, rates: list[float], number: int
+        self, phase: str, training: Optimisation, buffer: Replay, rates: list[float]
     ) -> Iterator[Progress]:
         agent, optimiser = self.agent, self._optimisers[phase]
         sampler = self.drawing.sampler(buffer, phase)
@@ -127,7 +127,6 @@ class Learner:
             optimiser=optimiser,
             sampler=sampler,
             rates=rates,
-            loss=agent.config.actor_critic_loss.in_epoch(number, agent.config.epochs),
             imagine=self._imagine,
             ranked=ranked,
         )

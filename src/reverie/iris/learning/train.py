@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie import Recent, Sampler, SequenceBatch
-from reverie.iris.config import ActorCriticLoss, Optimisation, TokenizerLoss
+from reverie.iris.config import Optimisation, TokenizerLoss
 from reverie.iris.learning.tokens import TOKENS, Replay, Tokens, tokens_of
 from reverie.iris.models import (
     ActorCriticLosses,
@@ -246,7 +246,6 @@ def train_actor_critic(
     optimiser: torch.optim.Optimizer | None = None,
     sampler: Sampler | None = None,
     rates: Iterable[float] | None = None,
-    loss: ActorCriticLoss | None = None,
     imagine: Imagine | None = None,
     ranked: bool = False,
 ) -> Iterator[Progress]:
@@ -258,11 +257,10 @@ def train_actor_critic(
     Args:
         agent: its actor-critic is trained in place; nothing else of it is.
         buffer: holds `obs` as one uint8 array a step.
-        settings: how.
+        settings: how; `agent.config.actor_critic_loss` says for what.
         optimiser: one that goes on from an earlier call; None begins with a new one.
         sampler: chooses the frames that games start from; None takes all with equal probability.
         rates: the learning rate of each update; None takes those of a whole run of one epoch.
-        loss: for what; None takes `agent.config.actor_critic_loss`.
         imagine: plays the games; None makes one that does not capture them.
         ranked: whether the critic's error at a frame becomes its priority; wants a sampler that keeps priorities.
 
@@ -271,7 +269,7 @@ def train_actor_critic(
     """
     optimiser = optimiser or new_optimiser(agent.actor_critic, settings)
     imagine = imagine or Imagine(agent)
-    loss = loss or agent.config.actor_critic_loss
+    loss = agent.config.actor_critic_loss
     agent.eval()  # dropout would garble what is imagined
     batch = None
     for step, rate in enumerate(settings.rates() if rates is None else rates):
