@@ -1,7 +1,5 @@
 """Packed residency: the same answers as RAM, bit for bit, from a fraction of the bytes."""
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ import reverie as rv
 from reverie.engine.layout import Layout
 from reverie.index import RUN
 from reverie.spec import Column
-from reverie.store.codec import PLAIN, ZSTD, Helpers, pack, unpack
+from reverie.store.codec import PLAIN, ZSTD, pack, unpack
 from reverie.store.packed import LEAST_RUN_BYTES, is_wide
 from support.buffers import fill, scalar_spec
 
@@ -140,63 +138,6 @@ def test_a_sample_decides_whether_packing_is_tried():
         assert packed[:1] == ZSTD
         assert len(packed) < most * run.nbytes
         assert np.array_equal(unpack(packed, run.shape, run.dtype), run)
-
-
-@pytest.mark.parametrize("cores", [1, 3])
-def test_work_is_spread(cores, monkeypatch):
-    """Each item is worked on once, here and elsewhere; after an error nobody is at work any more."""
-    helpers = Helpers()
-    monkeypatch.setattr(helpers, "_cores", cores)
-    done, threads, busy = [], set(), []
-
-    def work(item):
-        busy.append(item)
-        threads.add(threading.get_ident())
-        if item == 30 and wrong:
-            raise ZeroDivisionError
-        done.append(item)
-        busy.remove(item)
-
-    wrong = False
-    helpers.spread(work, range(200))
-    assert sorted(done) == list(range(200))
-    assert len(threads) <= cores
-    wrong = True
-    with pytest.raises(ZeroDivisionError):
-        helpers.spread(work, range(200))
-    assert busy == [30]
-    with pytest.raises(ValueError, match="no more"):
-        helpers.spread(work, _ending())
-    assert busy == [30]
-
-
-def _ending():
-    yield from range(20)
-    raise ValueError("no more")
-
-
-@pytest.mark.parametrize("cores", [1, 3])
-def test_helpers_work_ahead_in_order(cores, monkeypatch):
-    """What they make comes in order, an error where it belongs; whoever stops early leaves nothing running."""
-    helpers = Helpers()
-    monkeypatch.setattr(helpers, "_cores", cores)
-    assert list(helpers.ahead(lambda item: -item, range(50))) == [-item for item in range(50)]
-    with pytest.raises(ZeroDivisionError):
-        list(helpers.ahead(lambda item: 1 // (item - 20), range(50)))
-    done = []
-    made = helpers.ahead(done.append, range(50))
-    next(made)
-    made.close()
-    assert len(done) <= 1 + Helpers.MOST_AHEAD + 1
-
-    def refuse():
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(helpers, "_threads", refuse)
-    assert list(helpers.ahead(lambda item: -item, range(50))) == [-item for item in range(50)]
-    done.clear()
-    helpers.share(done.extend, list(range(50)))
-    assert sorted(done) == list(range(50))
 
 
 def test_nbytes_follows_what_is_packed():

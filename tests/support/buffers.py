@@ -1,6 +1,7 @@
 """Small specs and comparisons that several engine tests share."""
 
 import sys
+import threading
 
 import numpy as np
 
@@ -110,3 +111,21 @@ def interrupted(call, at_line: int, inner: tuple[str, ...], spared: tuple[str, .
     finally:
         sys.settrace(None)
     return False
+
+
+def kept_locks(buffer: rv.ReplayBuffer) -> list[str]:
+    """Return which locks another thread could not have now. None is waited for, since a busy machine may stop anyone."""
+    file, kept = buffer.engine.file, []
+    locks = {"buffer": buffer.engine.lock} | ({} if file is None else {"connection": file.db._working})
+
+    def take() -> None:
+        for name, lock in locks.items():
+            if lock.acquire(blocking=False):
+                lock.release()
+            else:
+                kept.append(name)
+
+    other = threading.Thread(target=take)
+    other.start()
+    other.join()
+    return kept

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sys
-import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import reverie as rv
 from reverie.file.verify import verify_file
+from support.buffers import kept_locks
 from support.faults import ERRORS, Lines, SystemCalls
 from support.operations import FAR, Scene, go_on, plan, scene
 from support.torn import Broken, copied, overwrite, torn
@@ -166,11 +167,11 @@ class Cell:
     ) -> tuple[Moment, list[Moment]]:
         """Return the moment that memory shows, and those that the file may show."""
         scene, buffer = self.scene, world.buffer
-        waiting = threading.Thread(target=len, args=(buffer,), daemon=True)
-        waiting.start()
-        waiting.join(10)
-        if waiting.is_alive():
-            raise Broken("memory: another thread waits for ever")
+        kept = kept_locks(buffer)
+        if kept:
+            raise Broken(
+                f"memory: another thread waits for ever for the lock of the {' and of the '.join(kept)}"
+            )
         got = look(buffer)
         if self.fault == "arrays" and not error:
             twin = torn(scene, got, first, second)
@@ -341,7 +342,10 @@ ACCEPTED: dict[str, tuple[type[BaseException], ...]] = {
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """Return an error and where it arose, for a message that has to tell all of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _is_closed(buffer: rv.ReplayBuffer) -> bool:

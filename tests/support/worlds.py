@@ -380,7 +380,9 @@ def copy_aside(path: Path, target: Path, log: bool = True) -> Path:
     pairs = [(f"{path}{suffix}", f"{target}{suffix}") for suffix in (("", "-wal") if log else ("",))]
     copier.stdin.write(json.dumps(pairs) + "\n")
     copier.stdin.flush()
-    copier.stdout.readline()
+    if copier.stdout.readline() != "\n":
+        stop_copying()
+        raise OSError(f"{path}: wanted a copy, got a copier that ended with status {copier.returncode}")
     return target
 
 

@@ -7,8 +7,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ STEP_LEVEL = -5
 MOST_WINDOW = 8 << 20
 # Values of fewer bytes are not worth a compressor's call.
 LEAST_STEP_BYTES = 128
+LATER_CALL = "wanted one call of these helpers at a time, got a later call before this one was over"
 
 
 # Of a run of so many bytes a sample is looked at first: packing what does not pack takes longer than writing it.
@@ -164,8 +166,85 @@ def _bits(value: Array) -> Array:
     return value.view(f"u{value.itemsize}") if value.dtype.kind == "f" else value
 
 
+class _Job(Generic[Item, Result]):
+    """A piece of work for a helper; for the one who wants its result, if no helper could be asked.
+
+    It lets go of the work before anybody can see that it is over: a helper's thread may get on late, and must not
+    keep alive what the work belonged to, such as an open file and its lock.
+    """
+
+    __slots__ = ("_error", "_result", "_seen", "_todo", "_turn", "is_asked", "is_over")
+
+    def __init__(self, work: Callable[[Item], Result], item: Item) -> None:
+        self._turn = threading.Lock()  # held by whoever is at it
+        self._seen = threading.Lock()  # held until a helper has come by
+        self._seen.acquire()
+        self._todo: tuple[Callable[[Item], Result], Item] | None = (work, item)
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self.is_asked = self.is_over = False
+
+    def help(self) -> None:
+        """Do it, unless it was done or skipped; called once."""
+        with self._turn:
+            self._do()
+        self._seen.release()
+
+    def result(self) -> Result:
+        """Return what came of it, or raise, once; wait for a helper that was asked, or do it here."""
+        if self.is_asked:
+            with self._seen:
+                pass
+        with self._turn:
+            self._do()
+        if not self.is_over:
+            raise RuntimeError(LATER_CALL)
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback holds this frame
+        result, self._result = self._result, None
+        return cast(Result, result)
+
+    def skip(self) -> None:
+        """Let nobody begin it any more."""
+        self._todo = None
+
+    def wait(self) -> None:
+        """Wait until nobody is at it, once it was skipped; what came of it is of no use."""
+        with self._turn:
+            self._result = self._error = None
+
+    def _do(self) -> None:
+        todo, self._todo = self._todo, None
+        if todo is None:
+            return
+        work, item = todo
+        try:
+            self._result = work(item)
+        except BaseException as error:
+            self._error = error
+        self.is_over = True
+
+
+Jobs = deque[_Job[Any, Any]]
+
+
+def _end(jobs: Jobs) -> None:
+    """Let nobody begin any of these, and wait until nobody is at one; may be interrupted, and called again."""
+    for job in jobs:
+        job.skip()
+    for job in jobs:
+        job.wait()
+
+
 class Helpers:
-    """Shares work on many runs between the cores there are; zstd and large copies let go of the interpreter."""
+    """Shares work on many runs between the cores there are; zstd and large copies let go of the interpreter.
+
+    When a call has ended, with an error or without, nobody is at its work any more. Where an interrupt comes into the
+    wait for that, the next call waits first. So it is one call at a time: a later one ends what is left of an earlier.
+    """
 
     MOST_AHEAD = 4  # items whose results wait; each may take megabytes
     LEAST_RUNS = 8  # below, waking a thread costs more than it saves
@@ -175,71 +254,92 @@ class Helpers:
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
         self._pool: ThreadPoolExecutor | None = None
+        self._jobs: Jobs = deque()  # those of the last call
         watch(self._forked)
 
     def _forked(self, at_rest: bool) -> None:
-        self._pool = None  # its threads stayed in the parent
+        # Its threads stayed in the parent, and with them whoever is at a job.
+        self._pool, self._jobs = None, deque()
 
     def share(self, work: Callable[[Sequence[int]], None], runs: list[int]) -> None:
         """Call `work(some of the runs)` so that all runs are worked on once; raise what it raises."""
+        jobs = self._begin()
         if self._cores == 1 or len(runs) < self.LEAST_RUNS:
             work(runs)
             return
         parts = [runs[part :: self._cores] for part in range(self._cores)]
-        others = [self._begun(work, part) for part in parts[1:]]
-        work(parts[0])
-        for other in others:
-            other.result()
+        try:
+            for part in parts[1:]:
+                self._ask(jobs, work, part)
+            work(parts[0])
+            for job in jobs:
+                job.result()
+        finally:
+            _end(jobs)
 
     def spread(self, work: Callable[[Item], object], items: Iterable[Item]) -> None:
         """Call `work` of each item, in whatever thread has time: here, too, while enough of them wait for the others.
 
-        The items are asked for here, one by one. Raise what making or working on them raises, once nobody is at it.
+        The items are asked for here, one by one. Raise what making or working on them raises.
         """
-        waiting: deque[Future[object]] = deque()
+        jobs = self._begin()
         try:
             for item in items:
-                while waiting and waiting[0].done():
-                    waiting.popleft().result()
-                if self._cores == 1 or len(waiting) >= 2 * self._cores:
+                while jobs and jobs[0].is_over:
+                    self._first(jobs)
+                if self._cores == 1 or len(jobs) >= 2 * self._cores:
                     work(item)
                 else:
-                    waiting.append(self._begun(work, item))
-            while waiting:
-                waiting.popleft().result()
+                    self._ask(jobs, work, item)
+            while jobs:
+                self._first(jobs)
         finally:
-            for one in waiting:
-                one.cancel()
-            wait(waiting)
+            _end(jobs)
 
     def ahead(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield `work` of each item, in order; a few are worked on before they are asked for.
 
         Whoever stops early waits for those that are being worked on.
+
+        Raises:
+            RuntimeError: there was a later call, which has ended this one.
         """
         if self._cores == 1:
             yield from map(work, items)
             return
-        waiting: deque[Future[Result]] = deque()
+        jobs = self._begin()
         try:
             for item in items:
-                if len(waiting) > self.MOST_AHEAD:
-                    yield waiting.popleft().result()
-                waiting.append(self._begun(work, item))
-            while waiting:
-                yield waiting.popleft().result()
+                if len(jobs) > self.MOST_AHEAD:
+                    yield self._first(jobs)
+                self._ask(jobs, work, item)
+            while jobs:
+                yield self._first(jobs)
         finally:
-            for one in waiting:
-                one.cancel()
-            wait(waiting)
+            _end(jobs)
 
-    def _begun(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:
-        try:
-            return self._threads().submit(work, item)
-        except RuntimeError:  # the program is about to end, or the system has no more threads
-            done: Future[Result] = Future()
-            done.set_result(work(item))
-            return done
+    def _begin(self) -> Jobs:
+        """Return where the jobs of a call are noted, once nobody is at those of the last one any more."""
+        _end(self._jobs)
+        self._jobs = deque()
+        return self._jobs
+
+    def _ask(self, jobs: Jobs, work: Callable[[Item], Any], item: Item) -> None:
+        """Note a job, and ask for a helper."""
+        if jobs is not self._jobs:
+            raise RuntimeError(LATER_CALL)
+        job = _Job(work, item)
+        jobs.append(job)  # first: whatever comes in between, it is known of
+        with suppress(RuntimeError):  # the program is about to end, or the system has no more threads
+            self._threads().submit(job.help)
+            job.is_asked = True
+
+    @staticmethod
+    def _first(jobs: Jobs) -> Any:
+        """Return the result of the first job, and forget it."""
+        result = jobs[0].result()
+        jobs.popleft()  # last: an interrupt may come into the wait for it
+        return result
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:

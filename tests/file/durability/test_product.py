@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from support.faults import Lines, SystemCalls
 from support.recorder import library
 from support.torn import Broken
 from support.twin import LENGTHS, expected
-from support.worlds import HOMES, STATES, World, arguments, difference, look
+from support.worlds import HOMES, STATES, World, arguments, copy_aside, difference, look
 
 pytestmark = [
     pytest.mark.long,
@@ -104,6 +105,54 @@ def test_it_notices_a_refusal_that_has_changed_something(monkeypatch):
 
     monkeypatch.setattr(rv.ReplayBuffer, "add", cutting)
     assert try_cells(every_cell(only="^add/filling/ram-step/ENOSPC$"))[1]
+
+
+def test_it_notices_a_lock_that_is_kept(monkeypatch):
+    """Where an interrupted add keeps the lock, cells are broken, and the message names the lock."""
+    add = rv.ReplayBuffer.add
+
+    def keeping(self, **step):
+        self.engine.lock.acquire()
+        add(self, **step)
+        self.engine.lock.release()
+
+    monkeypatch.setattr(rv.ReplayBuffer, "add", keeping)
+    broken = a_tenth("add/filling/ram/interrupt")
+    assert broken
+    assert all("waits for ever for the lock of the buffer" in text for text in broken.values())
+
+
+def test_a_thread_that_gets_on_late_is_no_lock_that_is_kept(monkeypatch):
+    """However long the machine lets a thread wait, a cell that holds is not broken: nothing there has a deadline."""
+
+    class Late(threading.Thread):
+        """A thread that gets on only when it is waited for without a limit."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self._now = threading.Event()
+
+        def run(self):
+            self._now.wait()
+            super().run()
+
+        def join(self, timeout=None):
+            if timeout is None:
+                self._now.set()
+                super().join()
+
+    monkeypatch.setattr("support.buffers.threading.Thread", Late)
+    assert Cell("cut/filling/ram/interrupt/9").run()
+
+
+def test_a_copier_that_ends_is_told_of(tmp_path):
+    """Where the process that copies files has ended, that is the error, and not the file that is missing then."""
+    (tmp_path / "a").write_bytes(b"1")
+    copy_aside(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(OSError, match="a copier that ended with status 1"):
+        copy_aside(tmp_path / "a", tmp_path / "nowhere" / "b")
+    copy_aside(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == b"1"
 
 
 def test_a_cell_is_named_for_ever():
