@@ -173,7 +173,7 @@ _MINATAR_COLUMNS = replace(
         calm_share=0.5,
         capacity=160_000,
     ),
-    epochs=12,
+    epochs=28,
 )
 
 # Where things move along rows, a row shows one of them. Nothing but the patch's shape differs.
